@@ -1,0 +1,1 @@
+"""Learn image encoders from unlabeled images without end-to-end backpropagation."""

@@ -1,0 +1,60 @@
+"""The pretraining config: every key, its default and what it means. Unknown keys are errors."""
+
+import torch
+from fvcore.common.config import CfgNode as CN
+
+
+def get_cfg():
+    """A fresh config with the defaults: LoCo ResNet-50 as in the paper."""
+    _C = CN()
+    _C.OUTPUT_DIR = "./output/pretrain"
+    _C.SEED = 0  # of initialisation, order of the data and augmentation
+
+    _C.DATASETS = CN()
+    _C.DATASETS.TRAIN = "datasets/imagenet/train"  # folder of images; sub-folders are read, their names ignored
+    _C.DATASETS.MAX_UNREADABLE = 0.01  # stop when more than this share of the images turns out to be unreadable
+
+    _C.DATALOADER = CN()
+    _C.DATALOADER.NUM_WORKERS = 8  # processes that decode and augment; 0: none, in the training process
+
+    _C.INPUT = CN()  # SimCLR's augmentation (arXiv 2002.05709, Appendix A)
+    _C.INPUT.CROP_SIZE = 224  # side of a view, in pixels
+    _C.INPUT.CROP_AREA = [0.08, 1.0]  # range of the crop's share of the image's area
+    _C.INPUT.JITTER_STRENGTH = 1.0  # colour jitter is this x (0.8, 0.8, 0.8, 0.2)
+    _C.INPUT.JITTER_PROB = 0.8
+    _C.INPUT.GRAYSCALE_PROB = 0.2
+    _C.INPUT.BLUR_PROB = 0.5
+    _C.INPUT.BLUR_SIGMA = [0.1, 2.0]  # in pixels
+
+    _C.MODEL = CN()
+    _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    _C.MODEL.ENCODER = "resnet50"  # a name in pretrain/encoders.py
+    _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]  # RGB; what the detector has to use as well
+    _C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
+    # Each unit is a run of stages with one loss on its top stage; the gradient stops at the unit's input
+    # (pretrain/local.py). The default is LoCo; add ["res2"] for the fourth loss that the paper's supplement plots.
+    _C.MODEL.UNITS = [["res2", "res3"], ["res3", "res4"], ["res4", "res5"]]
+
+    _C.MODEL.DECODER = CN()
+    _C.MODEL.DECODER.CONV_BLOCKS = 1  # residual conv blocks before the pooling (LoCo, Sec. 4.2); 0: SimCLR's head
+    _C.MODEL.DECODER.DOWNSAMPLE = True  # stride 2 in the first conv block (65.1 against 63.6, Table 4)
+    _C.MODEL.DECODER.HIDDEN_DIM = 2048  # of the two-layer MLP; not stated in the paper, SimCLR's for ResNet-50
+    _C.MODEL.DECODER.OUT_DIM = 128
+
+    _C.LOSS = CN()
+    _C.LOSS.TEMPERATURE = 0.1  # not stated in the paper; SimCLR's
+
+    _C.SOLVER = CN()
+    _C.SOLVER.OPTIMIZER = "LARS"  # LARS, SGD or AdamW
+    _C.SOLVER.IMS_PER_BATCH = 4096  # images in a step, over all processes; each gives two views
+    _C.SOLVER.BASE_LR = 0.3  # for 256 images: the learning rate is BASE_LR * IMS_PER_BATCH / 256
+    _C.SOLVER.MOMENTUM = 0.9  # of LARS and SGD
+    _C.SOLVER.WEIGHT_DECAY = 1e-6  # not stated in the LoCo paper; SimCLR's paper (its code: 1e-4). None on BN, biases
+    _C.SOLVER.EPOCHS = 800.0  # may be a fraction
+    _C.SOLVER.WARMUP_EPOCHS = 10.0
+    _C.SOLVER.CHECKPOINT_PERIOD = 5000  # iterations
+    _C.SOLVER.LOG_PERIOD = 20  # iterations between lines on the terminal and in metrics.json
+
+    _C.SOLVER.AMP = CN()
+    _C.SOLVER.AMP.ENABLED = False  # bfloat16 autocast of the forward passes; the losses stay in float32
+    return _C

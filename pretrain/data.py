@@ -1,0 +1,160 @@
+"""A folder of images as an endless, seeded, resumable stream of two-view batches."""
+
+import logging
+import os
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .augment import SimCLRView
+
+logger = logging.getLogger(__name__)
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+
+def list_images(folder):
+    """All image files below a folder, in sorted order; other files are counted and named in the log.
+
+    Args:
+        folder: path of an image folder, with or without sub-folders (of classes, say: they are ignored).
+
+    Returns:
+        list[str]: paths.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or holds no images.
+    """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder}: no such folder of images; set DATASETS.TRAIN")
+    images, others = [], []
+    for root, dirs, files in os.walk(folder, followlinks=True):
+        dirs.sort()
+        for name in sorted(files):
+            (images if name.lower().endswith(EXTENSIONS) else others).append(os.path.join(root, name))
+    if others:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        logger.info(f"{folder}: {len(others)} files are not images and are left out: {shown}")
+    if not images:
+        raise FileNotFoundError(f"{folder}: no images ({', '.join(EXTENSIONS)}) in this folder or below it")
+    return images
+
+
+def read_image(path):
+    """Decode an image to (H, W, 3) uint8 RGB; raises OSError if the file is unreadable, truncated or no image."""
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter("ignore")  # palette images with transparency and the like are still readable
+        return np.asarray(image.convert("RGB"))
+
+
+class TwoViews(Dataset):
+    """Images as pairs of views. Indexed by (position in the stream, image): the position seeds the augmentation, so
+    that a run is the same whatever the number of workers, and goes on exactly where it was stopped."""
+
+    def __init__(self, images, view, seed):
+        """
+        Args:
+            images: list of paths.
+            view: function (image, numpy Generator) -> (H, W, 3) uint8.
+            seed: int, of the run.
+        """
+        self.images, self.view, self.seed = images, view, seed
+
+    def __getitem__(self, key):
+        """
+        Returns:
+            tuple: views (2, H, W, 3) uint8, and the list of files that could not be read. An unreadable image is
+            replaced by the next one that can be read; if a hundred in a row cannot, OSError is raised.
+        """
+        position, index = key
+        unreadable = []
+        while True:
+            path = self.images[index]
+            try:
+                image = read_image(path)
+                break
+            except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow, on broken PNG files
+                unreadable.append(path)
+                if len(unreadable) >= min(100, len(self.images)):
+                    raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
+                index = (index + 1) % len(self.images)
+        rng = np.random.default_rng([self.seed, position])
+        return np.stack([self.view(image, rng), self.view(image, rng)]), unreadable
+
+
+class StreamSampler(Sampler):
+    """Endless stream of (position, image) keys: a new permutation of all images in each epoch.
+
+    Process ``rank`` of ``world_size`` takes its slice of each global batch, so that the global batches do not
+    depend on the number of processes.
+    """
+
+    def __init__(self, num_images, batch_size, seed, start, rank=0, world_size=1):
+        """
+        Args:
+            num_images: images in an epoch.
+            batch_size: images in a global batch.
+            seed: of the permutations.
+            start: global batches to pass over (the iteration at which a run is resumed).
+        """
+        self.num_images, self.seed = num_images, seed
+        self.batch_size, self.start, self.rank, self.world_size = batch_size, start, rank, world_size
+
+    def __iter__(self):
+        epoch, local = None, self.batch_size // self.world_size
+        position = self.start * self.batch_size + self.rank * local
+        while True:
+            for p in range(position, position + local):
+                if p // self.num_images != epoch:
+                    epoch = p // self.num_images
+                    generator = torch.Generator().manual_seed(self.seed + epoch)
+                    order = torch.randperm(self.num_images, generator=generator).tolist()
+                yield p, order[p % self.num_images]
+            position += self.batch_size
+
+
+def _collate(samples):
+    """Samples to (2B, 3, H, W) uint8 views, all first ones then all second ones, and the unreadable files."""
+    views = torch.from_numpy(np.stack([views for views, _ in samples], axis=1)).flatten(0, 1)
+    return views.permute(0, 3, 1, 2), [path for _, paths in samples for path in paths]
+
+
+def build_loader(cfg, images, start, rank=0, world_size=1):
+    """The stream of batches, from iteration ``start`` on.
+
+    Args:
+        cfg: the config.
+        images: list of paths.
+
+    Returns:
+        DataLoader: yields (views (2B, 3, H, W) uint8 in channels_last, list of unreadable files).
+
+    Raises:
+        ValueError: if the folder has fewer images than a batch (an image would be its own negative), or the batch
+            cannot be divided among the processes.
+    """
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if batch % world_size:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} cannot be divided among {world_size} processes")
+    if len(images) < batch:
+        raise ValueError(
+            f"{len(images)} images are fewer than SOLVER.IMS_PER_BATCH {batch}: an image would be its own negative; "
+            f"set SOLVER.IMS_PER_BATCH to {len(images)} or less"
+        )
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        TwoViews(images, SimCLRView(cfg.INPUT), cfg.SEED),
+        batch_size=batch // world_size,
+        sampler=StreamSampler(len(images), batch, cfg.SEED, start, rank, world_size),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _one_thread(_):
+    torch.set_num_threads(1)  # workers and the training process share the cores

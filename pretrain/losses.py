@@ -1,0 +1,32 @@
+"""Losses between the embeddings of two views: pure functions of two matrices."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.utils import comm
+from fvcore.nn.distributed import differentiable_all_gather
+
+
+def info_nce(z1, z2, temperature):
+    """InfoNCE of SimCLR (NT-Xent, arXiv 2002.05709, Eq. 1), averaged over the 2B anchors of this process.
+
+    Across processes the anchors are local and the candidates come from everybody. The gather's backward sums the
+    gradients of all processes, so that averaging parameter gradients over processes gives exactly the gradient of
+    the loss over the whole batch.
+
+    Args:
+        z1, z2: embeddings of the two views, (B, D); row i of both is the same image. Need not be normalised.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        Tensor: scalar.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        z = torch.cat([z1, z2])
+        z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)  # bfloat16 is too coarse here
+        candidates = torch.cat(differentiable_all_gather(z))  # (world * 2B, D)
+        logits = z @ candidates.T / temperature
+    n = len(z)
+    row = torch.arange(n, device=z.device)
+    first = comm.get_rank() * n  # where this process's embeddings start among the candidates
+    logits[row, first + row] = float("-inf")  # an anchor is not its own candidate
+    return F.cross_entropy(logits, first + (row + n // 2) % n)

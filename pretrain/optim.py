@@ -1,0 +1,54 @@
+"""Parameter groups, optimiser and schedule of the SimCLR family."""
+
+import torch
+from detectron2.solver import LRMultiplier
+from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler, LinearParamScheduler
+
+
+def build_optimizer(cfg, model):
+    """The optimiser, with neither weight decay nor LARS adaptation on BN and biases (SimCLR, Sec. 2.2 and code).
+
+    Args:
+        cfg: the SOLVER node.
+        model: module whose parameters are trained.
+
+    Returns:
+        Optimizer: its learning rate is BASE_LR * IMS_PER_BATCH / 256.
+
+    Raises:
+        ValueError: if OPTIMIZER is not known.
+    """
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]  # BN's weights and biases, and biases
+    groups = [{"params": weights, "weight_decay": cfg.WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
+    lr = cfg.BASE_LR * cfg.IMS_PER_BATCH / 256
+    if cfg.OPTIMIZER == "LARS":
+        from timm.optim import Lars  # here, because importing timm takes seconds
+
+        return Lars(groups, lr=lr, momentum=cfg.MOMENTUM, trust_coeff=0.001)  # skips groups without weight decay
+    if cfg.OPTIMIZER == "SGD":
+        return torch.optim.SGD(groups, lr=lr, momentum=cfg.MOMENTUM)
+    if cfg.OPTIMIZER == "AdamW":
+        return torch.optim.AdamW(groups, lr=lr)
+    raise ValueError(f"unknown SOLVER.OPTIMIZER {cfg.OPTIMIZER!r}: choose one of LARS, SGD, AdamW")
+
+
+def build_scheduler(cfg, optimizer, max_iter):
+    """Linear warm-up from 0 over WARMUP_EPOCHS of EPOCHS, then a cosine to 0 without restarts.
+
+    Args:
+        cfg: the SOLVER node.
+        max_iter: iterations in the run.
+
+    Raises:
+        ValueError: if the warm-up is not shorter than the run.
+    """
+    warmup = cfg.WARMUP_EPOCHS / cfg.EPOCHS
+    if not 0 <= warmup < 1:
+        raise ValueError(f"SOLVER.WARMUP_EPOCHS {cfg.WARMUP_EPOCHS} must be less than SOLVER.EPOCHS {cfg.EPOCHS}")
+    schedule = CosineParamScheduler(1, 0)
+    if warmup:
+        schedule = CompositeParamScheduler(
+            [LinearParamScheduler(0, 1), schedule], [warmup, 1 - warmup], ["rescaled", "rescaled"]
+        )
+    return LRMultiplier(optimizer, schedule, max_iter)

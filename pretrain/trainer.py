@@ -1,0 +1,180 @@
+"""The pretraining loop, on Detectron2's TrainerBase, hooks and EventStorage."""
+
+import functools
+import logging
+import math
+import os
+import time
+
+import torch
+from detectron2.engine import TrainerBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+
+from .augment import save_views
+from .checkpoint import AtomicCheckpointer
+from .data import build_loader, list_images, read_image
+from .decoders import Decoder
+from .distributed import average_gradients, broadcast_state
+from .encoders import build_encoder
+from .local import LocalLearner
+from .losses import info_nce
+from .optim import build_optimizer, build_scheduler
+
+logger = logging.getLogger(__name__)
+
+
+def build_learner(cfg):
+    """Encoder, decoders and loss of a config, on its device in channels_last.
+
+    Raises:
+        ValueError: if the encoder or a unit is not known.
+    """
+    encoder = build_encoder(cfg.MODEL.ENCODER)
+    channels = dict(zip(encoder.stage_names, encoder.channels, strict=True))
+    decoder, decoders = cfg.MODEL.DECODER, {}
+    for unit in cfg.MODEL.UNITS:
+        if not unit or unit[-1] not in channels:
+            raise ValueError(f"MODEL.UNITS: {unit} does not end with one of {', '.join(channels)}")
+        decoders[unit[-1]] = Decoder(
+            channels[unit[-1]],
+            conv_blocks=decoder.CONV_BLOCKS,
+            downsample=decoder.DOWNSAMPLE,
+            bottleneck=encoder.channels[-1] > 512,
+            hidden_dim=decoder.HIDDEN_DIM,
+            out_dim=decoder.OUT_DIM,
+        )
+    loss = functools.partial(info_nce, temperature=cfg.LOSS.TEMPERATURE)
+    learner = LocalLearner(encoder, cfg.MODEL.UNITS, decoders, loss)
+    return learner.to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)
+
+
+class Trainer(TrainerBase):
+    """Trains a :class:`LocalLearner` on a folder of images.
+
+    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of every unit, their sum ``total_loss``, ``lr``,
+    ``images_per_second``, ``time``, ``data_time`` and ``eta_seconds``.
+    """
+
+    def __init__(self, cfg, resume=False):
+        """
+        Args:
+            cfg: the config.
+            resume: go on from the last checkpoint in OUTPUT_DIR.
+
+        Raises:
+            FileNotFoundError: if there are no images, or nothing to resume.
+            ValueError: if the config cannot work.
+        """
+        super().__init__()
+        self.cfg = cfg
+        solver = cfg.SOLVER
+        images = list_images(cfg.DATASETS.TRAIN)
+        self.num_images = len(images)
+        self.max_iter = max(1, round(solver.EPOCHS * len(images) / solver.IMS_PER_BATCH))
+        self.learner = build_learner(cfg)
+        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cpu":  # torch has no SyncBatchNorm for the CPU
+            self.learner = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)
+        self.optimizer = build_optimizer(solver, self.learner)
+        self.scheduler = build_scheduler(solver, self.optimizer, self.max_iter)
+        self.checkpointer = AtomicCheckpointer(
+            self.learner,
+            cfg.OUTPUT_DIR,
+            save_to_disk=comm.is_main_process(),
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+        )
+        self.start_iter = 0
+        if resume:
+            if not self.checkpointer.has_checkpoint():
+                raise FileNotFoundError(f"{cfg.OUTPUT_DIR}: nothing to resume; leave out --resume to start anew")
+            self.start_iter = self.checkpointer.resume_or_load("")["iteration"] + 1
+        broadcast_state(self.learner)
+        loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())
+        self.view = loader.dataset.view
+        self.images = images
+        self.batches = iter(loader)
+        self.unreadable = set()
+        mean, std = (torch.tensor(v, device=cfg.MODEL.DEVICE).view(3, 1, 1) for v in
+                     (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))  # fmt: skip
+        self.normalize = lambda views: ((views - mean) / std).contiguous(memory_format=torch.channels_last)
+        self.register_hooks(self._build_hooks())
+
+    def _build_hooks(self):
+        solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
+        writers = [TerminalWriter(self.max_iter), JSONWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
+        rest = [
+            hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD),
+            hooks.PeriodicWriter(writers, solver.LOG_PERIOD),
+        ]
+        schedule = hooks.LRScheduler(self.optimizer, self.scheduler)
+        return [hooks.IterationTimer(), schedule, *(rest if comm.is_main_process() else [])]
+
+    def train(self):
+        """Run to the end. Raises FloatingPointError on a loss that is not finite."""
+        if comm.is_main_process() and self.start_iter == 0:
+            save_views(os.path.join(self.cfg.OUTPUT_DIR, "views.png"), self._sample_images(), self.view, self.cfg.SEED)
+        self.learner.train()
+        super().train(self.start_iter, self.max_iter)
+
+    def _sample_images(self, count=6):
+        for path in self.images[:: math.ceil(len(self.images) / count)]:
+            try:
+                yield read_image(path)
+            except (OSError, ValueError, SyntaxError):
+                continue  # the loader counts and names it
+
+    def run_step(self):
+        start = time.perf_counter()
+        views, unreadable = next(self.batches)
+        data_time = time.perf_counter() - start
+        self._note_unreadable(unreadable)
+        views = self.normalize(views.to(self.cfg.MODEL.DEVICE, non_blocking=True))
+        with torch.autocast(views.device.type, torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
+            losses = self.learner.forward_backward(views)
+        for name, loss in losses.items():
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"loss_{name} is {loss.item()} at iteration {self.iter}: lower SOLVER.BASE_LR or lengthen the "
+                    "warm-up, and go on from the last checkpoint with --resume"
+                )
+        average_gradients(self.learner.parameters())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        storage = get_event_storage()
+        storage.put_scalars(**{f"loss_{name}": loss.item() for name, loss in losses.items()})
+        if len(losses) > 0:
+            storage.put_scalar("total_loss", sum(loss.item() for loss in losses.values()))
+        storage.put_scalar("data_time", data_time)
+        storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
+
+    def _note_unreadable(self, paths):
+        for path in set(paths) - self.unreadable:
+            self.unreadable.add(path)
+            share = len(self.unreadable) / self.num_images
+            logger.warning(f"unreadable image left out ({len(self.unreadable)} so far, {share:.2%}): {path}")
+            if share > self.cfg.DATASETS.MAX_UNREADABLE:
+                raise OSError(
+                    f"{len(self.unreadable)} of {self.num_images} images are unreadable, more than "
+                    f"DATASETS.MAX_UNREADABLE {self.cfg.DATASETS.MAX_UNREADABLE}; the last: {path}"
+                )
+
+
+class TerminalWriter(EventWriter):
+    """One line: ETA, iteration, losses, learning rate, images a second."""
+
+    def __init__(self, max_iter):
+        self._eta = functools.partial(CommonMetricPrinter._get_eta, CommonMetricPrinter(max_iter))
+        self.max_iter = max_iter
+
+    def write(self):
+        storage = get_event_storage()
+        if storage.iter >= self.max_iter:
+            return
+        smooth = {name: history.median(20) for name, history in storage.histories().items()}
+        losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)
+        logger.info(
+            f"eta: {self._eta(storage)}  iter: {storage.iter + 1}/{self.max_iter}  {losses}  "
+            f"lr: {storage.history('lr').latest():.5g}  {smooth['images_per_second']:.1f} images/s  "
+            f"data_time: {smooth['data_time']:.3f}"
+        )

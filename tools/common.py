@@ -1,0 +1,74 @@
+"""What the command lines share: config merging, and one-line errors with exit codes."""
+
+import contextlib
+import logging
+import os
+import shlex
+import sys
+import warnings
+
+import yaml
+from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
+SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
+
+
+def merge_config(cfg, args):
+    """Merge ``args.config_file`` and the KEY VALUE pairs of ``args.opts`` into ``cfg``.
+
+    Raises:
+        ValueError: on an unknown key, a value of the wrong type or a file that is no YAML; one line.
+        OSError: if the file cannot be read.
+    """
+    logging.getLogger("fvcore.common.config").setLevel(logging.CRITICAL)  # yacs logs what it raises
+    logging.getLogger("yacs.config").setLevel(logging.CRITICAL)
+    try:
+        if args.config_file:
+            cfg.merge_from_file(args.config_file)
+        cfg.merge_from_list(args.opts)
+    except (KeyError, AssertionError, AttributeError, yaml.YAMLError) as error:
+        where = f" (in {args.config_file} or the KEY VALUE pairs)"
+        raise ValueError(" ".join(str(error.args[0] if error.args else error).split()) + where) from error
+    return cfg
+
+
+def log_command(output_dir):
+    """Add this command line to ``command.txt`` in the run's folder, for the report."""
+    if comm.is_main_process():
+        os.makedirs(output_dir, exist_ok=True)
+        with open(os.path.join(output_dir, "command.txt"), "a") as f:
+            f.write(shlex.join(["python", *sys.argv]) + "\n")
+
+
+def quiet_trainer():
+    """TrainerBase logs the traceback of whatever stops it: leave that to :func:`one_line_errors`."""
+    logging.getLogger("detectron2.engine.train_loop").addFilter(lambda r: SHOW_TRACEBACK or r.exc_info is None)
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Turn errors into one line on stderr and an exit code: 2 for bad input, 1 for a failure, 130 for Ctrl-C.
+
+    With LOCO_DET_TRACEBACK set in the environment the traceback is shown instead.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (OSError, ValueError) as error:
+        _exit(str(error), 2, error)
+    except ProcessRaisedException as error:  # a child's error arrives as the text of its traceback
+        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        _exit(message, 1 if kind in ("RuntimeError", "FloatingPointError") else 2, error)
+    except (RuntimeError, FloatingPointError) as error:
+        _exit(str(error), 1, error)
+
+
+def _exit(message, code, error):
+    if SHOW_TRACEBACK:
+        raise error
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

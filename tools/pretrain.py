@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Pretrain an encoder on a folder of unlabeled images, in Detectron2's command-line habits."""
+
+import logging
+import os
+import sys
+
+# Before tools/, where this file would hide the package of the same name.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import torch
+from common import log_command, merge_config, one_line_errors, quiet_trainer
+from detectron2.engine import default_argument_parser, launch
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from pretrain.config import get_cfg
+from pretrain.trainer import Trainer
+
+EXAMPLE = """example:
+  python tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
+      DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
+Every key, with its default and meaning, is in pretrain/config.py."""
+
+
+def main(args):
+    quiet_trainer()
+    cfg = merge_config(get_cfg(), args)
+    cfg.freeze()
+    log_command(cfg.OUTPUT_DIR)
+    for name in ("fvcore", "pretrain"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
+    seed_all_rng(cfg.SEED)
+    trainer = Trainer(cfg, resume=args.resume)
+    if comm.is_main_process():
+        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
+            f.write(cfg.dump())
+    logging.getLogger("pretrain").info(
+        f"{cfg.MODEL.ENCODER}, units {cfg.MODEL.UNITS}, {trainer.num_images} images, "
+        f"{trainer.max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} on {comm.get_world_size()} processes"
+    )
+    trainer.train()
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser(EXAMPLE)
+    arguments = parser.parse_args()
+    if arguments.eval_only:
+        parser.error("pretraining has nothing to evaluate: convert the checkpoint and run tools/train_net.py")
+    with one_line_errors():
+        a = arguments
+        launch(main, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))
