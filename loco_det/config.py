@@ -1,0 +1,29 @@
+"""The keys that loco-det adds to Detectron2's config."""
+
+import torch
+from detectron2.config import CfgNode as CN
+
+
+def add_loco_config(cfg):
+    """Add loco-det's keys, with their defaults, to a Detectron2 config.
+
+    Of Detectron2's own keys, ``MODEL.WEIGHTS`` takes the word ``random`` for a random initialisation; empty or
+    incomplete weights are an error.
+
+    Args:
+        cfg: what ``detectron2.config.get_cfg()`` returned; changed in place.
+    """
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+    # Your own data in COCO format. With TRAIN_JSON or TEST_JSON set, DATASETS.TRAIN and TEST become <NAME>_train and
+    # <NAME>_test, and the number of classes is taken from the file.
+    cfg.DATASETS.CUSTOM = CN()
+    cfg.DATASETS.CUSTOM.NAME = "custom"
+    cfg.DATASETS.CUSTOM.TRAIN_JSON = ""  # COCO instance annotations, and the folder that their file names start from
+    cfg.DATASETS.CUSTOM.TRAIN_IMAGES = ""
+    cfg.DATASETS.CUSTOM.TEST_JSON = ""
+    cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
+
+    # After the last evaluation, this many test images are drawn with ground truth and prediction side by side
+    cfg.TEST.NUM_PICTURES = 8
+    cfg.TEST.PICTURE_THRESHOLD = 0.5  # lowest score that is drawn
