@@ -1,0 +1,48 @@
+# Every target works as the first command on a fresh clone: it makes .venv and installs what it needs, once.
+# `make PYTHON=python3.12 setup` chooses the Python of a new .venv.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# With it every process would compile torch's Python files anew, because of --no-compile below: 6 seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup demo demo-long test lint bench clean distclean
+
+setup: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(RUN) tools/demo.py
+
+demo-long: $(INSTALLED)
+	$(RUN) tools/demo.py --long
+
+# One thread a process: the tests' tensors are small, and several processes share the cores.
+test: export OMP_NUM_THREADS ?= 1
+test: $(INSTALLED)
+	$(RUN) -m pytest
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+
+bench: $(INSTALLED)
+	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do echo "== $$file"; $(RUN) $$file; done
+
+# Outputs and caches. The installation stays: `make distclean` removes that too.
+clean:
+	rm -rf output demo_output build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name .git -prune -o -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+# pip writes INSTALLER last: a package without it was cut off half-way, but pip would take it for installed.
+# --no-compile: Python compiles the modules that are used when they are first imported, a third of all.
+$(INSTALLED): setup.py pyproject.toml constraints.txt tools/install_detectron2.py
+	@if [ -d $(VENV) ]; then find $(VENV) -name '*.dist-info' -type d ! -exec test -f {}/INSTALLER \; -prune -exec rm -rf {} +; fi
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'
+	$(RUN) tools/install_detectron2.py --constraint constraints.txt
+	@touch $@

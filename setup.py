@@ -1,0 +1,36 @@
+"""Packaging of loco-det. Imports nothing but setuptools, so that metadata can be read before torch is installed.
+
+The ranges below say what should work; ``constraints.txt`` holds the exact set that is tested. Detectron2 is missing
+because it is not published under its own name: ``tools/install_detectron2.py`` installs it (``make setup`` does both).
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="loco-det",
+    version="0.1.0",
+    description="Local contrastive pretraining (LoCo) for detection and segmentation with Detectron2",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]),
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "pycocotools>=2.0.7",
+        "fvcore>=0.1.5",
+        "iopath>=0.1.9",
+        "yacs>=0.1.8",
+        "opencv-python-headless>=4.8",
+        "numpy>=1.26",
+        "pillow>=9.5",
+        "pyyaml>=6",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+        "timm>=1.0",  # its LARS optimiser
+        "tensorboard>=2.15",
+        "cityscapesscripts>=2.2.3",
+        "shapely>=2",  # Detectron2's loader of Cityscapes polygons
+        "setuptools<81",  # detectron2.model_zoo imports pkg_resources, which later releases no longer ship
+    ],
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "scipy>=1.11"]},
+)
