@@ -1,0 +1,1 @@
+"""Data sets: generated demo scenes, and what the detectors are trained on."""
