@@ -69,12 +69,13 @@ class Run:
 
     @property
     def iterations(self):
-        return self.results.get("iteration") or (self.series("total_loss")[0] or [None])[-1]
+        """Iterations trained; None if unknown."""
+        return self.results.get("iteration") or (self.series("data_time")[0] or [None])[-1]
 
     @property
     def seconds(self):
         """As the run recorded it, else from the time per iteration in its metrics; None if unknown."""
-        if "seconds" in self.results:
+        if self.results.get("seconds"):
             return self.results["seconds"]
         ends, times = self.series("time")
         return sum(t * (b - a) for t, a, b in zip(times, [0, *ends], ends, strict=False)) or None
@@ -135,7 +136,7 @@ def _read_metrics(path):
             iteration = int(entry["iteration"])
         except (ValueError, KeyError, TypeError):
             continue
-        if "total_loss" in entry:  # an evaluation's line may come out of turn, a training step's only after a resume
+        if "data_time" in entry:  # an evaluation's line may come out of turn, a training step's only after a resume
             if iteration < last:
                 merged = {i: m for i, m in merged.items() if i < iteration}
             last = iteration
@@ -184,8 +185,8 @@ def _duration(seconds):
     return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _ap(run, task, key):
-    value = run.results.get("results", {}).get(task, {}).get(key)
+def _ap(tasks, task, key):
+    value = tasks.get(task, {}).get(key)
     return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}"
 
 
@@ -198,18 +199,25 @@ def _iterations(run):
 def _decoder(run):
     """The decoder that a pretraining run looked through; published comparisons were unfair for not saying it."""
     blocks, hidden = run.key("MODEL.DECODER.CONV_BLOCKS"), run.key("MODEL.DECODER.HIDDEN_DIM")
-    if blocks is None:
+    if blocks is None or run.key("MODEL.UNITS") == []:  # no unit, no loss: the random control
         return NOTHING
     conv = f"{blocks} conv block{'s' * (blocks != 1)}{', downsampling' if run.key('MODEL.DECODER.DOWNSAMPLE') else ''}"
     return f"{conv if blocks else 'no conv block'}, MLP {hidden}-{run.key('MODEL.DECODER.OUT_DIM')}"
 
 
-def _detection_row(run, pretrained):
+def _evaluations(run):
+    """Dataset -> task ("bbox", "segm") -> metrics of a detection run; without metrics before its evaluation."""
+    results = run.results.get("results", {})
+    if any("bbox" in value or "segm" in value for value in results.values()):  # several test sets
+        return results
+    return {str(run.results.get("dataset") or (run.key("DATASETS.TEST") or [NOTHING])[0]): results}
+
+
+def _detection_row(run, dataset, tasks, pretrained):
     """Cells of a detection run; before its evaluation they come from its config."""
     weights = str(run.results.get("weights") or run.key("MODEL.WEIGHTS") or "random")
     source = pretrained.get(Path(weights).resolve().parent)
     depth = run.key("MODEL.RESNETS.DEPTH")
-    datasets = run.key("DATASETS.TEST") or [NOTHING]
     frozen = run.results.get("frozen", run.key("MODEL.BACKBONE.FREEZE_AT", 0) >= 5)
     cells = {
         "run": run.name,
@@ -217,20 +225,21 @@ def _detection_row(run, pretrained):
         "weights": "/".join(Path(weights).parts[-2:]),
         "decoder": str(run.results.get("decoder") or (_decoder(source) if source else NOTHING)),
         "trained": "frozen" if frozen else "fine-tuned",
-        "dataset": str(run.results.get("dataset") or datasets[0]),
+        "dataset": dataset,
         "iterations": _iterations(run),
         "time": _duration(run.seconds),
     }
     for name, task in (("box", "bbox"), ("mask", "segm")):
-        cells |= {f"{name} AP": _ap(run, task, "AP"), f"{name} AP50": _ap(run, task, "AP50")}
+        cells |= {f"{name} AP": _ap(tasks, task, "AP"), f"{name} AP50": _ap(tasks, task, "AP50")}
     for name, task in (("box", "bbox"), ("mask", "segm")):
-        cells[f"{name} APs / m / l"] = " / ".join(_ap(run, task, f"AP{size}") for size in "sml")
+        cells[f"{name} APs / m / l"] = " / ".join(_ap(tasks, task, f"AP{size}") for size in "sml")
     return cells
 
 
 def _detection_rows(runs):
     pretrained = {run.folder.resolve(): run for run in runs if run.kind == "pretraining"}
-    rows = [_detection_row(run, pretrained) for run in runs if run.kind == "detection"]
+    detection = [run for run in runs if run.kind == "detection"]
+    rows = [_detection_row(run, *item, pretrained) for run in detection for item in _evaluations(run).items()]
     if all(row["decoder"] == NOTHING for row in rows):
         for row in rows:
             del row["decoder"]
@@ -242,10 +251,16 @@ def _pretraining_rows(runs):
     for run in runs:
         if run.kind != "pretraining":
             continue
-        units = ["+".join(unit) for unit in run.key("MODEL.UNITS", [])]
+        units = run.key("MODEL.UNITS")
+        units = NOTHING if units is None else ", ".join("+".join(unit) for unit in units) or "none: random"
         losses = {name: run.series(name)[1] for name in _unit_losses(run)}
         change = ", ".join(f"{n.removeprefix('loss_')} {v[0]:.2f} → {v[-1]:.2f}" for n, v in losses.items())
-        cells = (run.key("MODEL.ENCODER", NOTHING), ", ".join(units) or NOTHING, _decoder(run), change or NOTHING)
+        cells = (
+            run.key("MODEL.ENCODER", NOTHING),
+            units,
+            _decoder(run),
+            change or NOTHING,
+        )
         names = ("encoder", "units", "decoder", "loss, first → last logged")
         first = {"run": run.name, "iterations": _iterations(run), "time": _duration(run.seconds)}
         rows.append(first | {name: str(cell) for name, cell in zip(names, cells, strict=True)})
@@ -474,9 +489,9 @@ def render(runs):
         )
         body += "<h2>Detection and segmentation</h2>\n" + _html_table(_detection_rows(runs), caption)
     by_dataset = defaultdict(list)
-    for row, run in zip(_detection_rows(runs), detection, strict=True):
+    for run in detection:
         if run.series("total_loss")[0]:
-            by_dataset[row["dataset"]].append(run)
+            by_dataset[", ".join(_evaluations(run))].append(run)
     for dataset, group in by_dataset.items():
         if len(group) > 1:
             alt = f"Total loss and mask loss by iteration on {dataset} of " + ", ".join(run.name for run in group)

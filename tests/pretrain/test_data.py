@@ -1,0 +1,126 @@
+"""The stream of batches: which images, in which order, and what happens to files that are no images."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pretrain.config import get_cfg
+from pretrain.data import StreamSampler, TwoViews, build_loader, list_images, read_image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight small photographs-to-be in two sub-folders."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path / "images" / "ab"[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def config(folder, **keys):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = str(folder)
+    cfg.INPUT.CROP_SIZE = 16
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.DATALOADER.NUM_WORKERS = keys.get("workers", 0)
+    return cfg
+
+
+def batches(folder, count, start=0, rank=0, world=1, **keys):
+    loader = build_loader(config(folder, **keys), list_images(str(folder)), start, rank, world)
+    return [views for views, _ in itertools.islice(iter(loader), count)]
+
+
+def test_shape_and_order_of_views(folder):
+    (views,) = batches(folder, 1)
+    assert views.shape == (8, 3, 16, 16) and views.dtype == torch.uint8
+    assert views.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_same_whatever_the_workers_and_after_a_resume(folder):
+    whole = batches(folder, 5)
+    for a, b in zip(whole, batches(folder, 5, workers=2), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(whole[3:], batches(folder, 2, start=3), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_two_processes_see_the_batches_of_one(folder):
+    for whole, *halves in zip(batches(folder, 3), *(batches(folder, 3, rank=r, world=2) for r in (0, 1)), strict=True):
+        first, second = zip(*(half.chunk(2) for half in halves), strict=True)
+        assert torch.equal(whole, torch.cat([*first, *second]))
+
+
+def test_views_of_two_epochs_differ(folder):
+    epoch0, epoch1 = (torch.cat(batches(folder, 2, start=s)).flatten(1).float() for s in (0, 2))
+    assert torch.cdist(epoch0, epoch1).min() > 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(0, 9))
+def test_every_epoch_is_a_permutation(num_images, local, world, start):
+    batch = local * world
+    streams = [iter(StreamSampler(num_images, batch, 0, 0, rank, world)) for rank in range(world)]
+    steps = -(-3 * num_images // batch) + start
+    keys = [key for _ in range(steps) for stream in streams for key in itertools.islice(stream, local)]
+    assert [p for p, _ in keys] == list(range(steps * batch))
+    for epoch in range(3):
+        assert sorted(i for _, i in keys[epoch * num_images : (epoch + 1) * num_images]) == list(range(num_images))
+    resumed = StreamSampler(num_images, batch, 0, start, 0, 1)
+    assert list(itertools.islice(resumed, batch)) == keys[start * batch : (start + 1) * batch]
+
+
+def spoil(folder):
+    """Beside the good images: a truncated one, an empty one, a text file with an image's name, and a note."""
+    good = (folder / "a" / "0.jpg").read_bytes()
+    bad = {"truncated.jpg": good[: len(good) // 2], "empty.png": b"", "text.jpg": b"no image"}
+    for name, content in bad.items():
+        (folder / name).write_bytes(content)
+    (folder / "notes.txt").write_text("not an image")
+    return {str(folder / name) for name in bad}
+
+
+def test_unreadable_files_are_replaced_and_named(folder, caplog):
+    bad = spoil(folder)
+    with caplog.at_level(logging.INFO):
+        images = list_images(str(folder))
+    assert len(images) == 11 and "1 files are not images" in caplog.text and "notes.txt" in caplog.text
+    for path in bad:
+        with pytest.raises(OSError):
+            read_image(path)
+    found = set()
+    for views, unreadable in itertools.islice(iter(build_loader(config(folder), images, 0)), 3):
+        assert views.shape == (8, 3, 16, 16)
+        found.update(unreadable)
+    assert found == bad
+
+
+def test_nothing_readable(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(b"no image")
+    with pytest.raises(OSError, match="3 images in a row are unreadable"):
+        TwoViews(list_images(str(tmp_path)), None, 0)[0, 0]
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        list_images(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="no images"):
+        list_images(str(tmp_path))
+
+
+def test_batches_that_cannot_be(folder):
+    cfg = config(folder)
+    with pytest.raises(ValueError, match="cannot be divided among 3"):
+        build_loader(cfg, list_images(str(folder)), 0, 0, 3)
+    cfg.SOLVER.IMS_PER_BATCH = 9
+    with pytest.raises(ValueError, match="8 images are fewer than SOLVER.IMS_PER_BATCH 9"):
+        build_loader(cfg, list_images(str(folder)), 0)

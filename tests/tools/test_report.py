@@ -1,0 +1,33 @@
+"""tools/report.py as a user runs it."""
+
+import json
+
+
+def test_writes_the_page_and_prints_the_table(run_tool, tmp_path):
+    run = tmp_path / "frozen"
+    run.mkdir()
+    results = {"bbox": {"AP": 12.34, "AP50": 30.0}, "segm": {"AP": 10.0, "AP50": None}}
+    (run / "results.json").write_text(json.dumps({"kind": "detection", "dataset": "demo_val", "results": results}))
+    done = run_tool("report.py", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "12.3" in done.stdout and str(tmp_path / "report.html") in done.stdout
+    assert "<!DOCTYPE html>" in (tmp_path / "report.html").read_text()
+    elsewhere = tmp_path / "page" / "x.html"
+    assert run_tool("report.py", run, run, "--output", elsewhere).returncode == 0
+    assert elsewhere.is_file() and not (run / "report.html").exists()
+
+
+def test_one_line_for_a_missing_folder_no_runs_and_a_damaged_run(run_tool, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "results.json").write_text("{")
+    for name, message in (("missing", "is not a folder"), ("empty", "no runs"), ("damaged", "is damaged")):
+        failed = run_tool("report.py", tmp_path / name)
+        assert failed.returncode == 2 and failed.stdout == ""
+        assert failed.stderr.startswith("error: ") and message in failed.stderr and failed.stderr.count("\n") == 1
+        assert not list((tmp_path).rglob("*.html"))
+
+
+def test_help_has_an_example(run_tool):
+    shown = run_tool("report.py", "--help")
+    assert shown.returncode == 0 and "example:" in shown.stdout

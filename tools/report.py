@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Write one self-contained HTML page about runs of tools/pretrain.py and tools/train_net.py."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from loco_det.report import find_runs, table_text, write_report
+
+EXAMPLE = """example:
+  python tools/report.py output/demo
+  python tools/report.py output/loco output/coco_loco_frozen output/coco_loco_finetune --output loco.html
+
+exit code: 0 written, 2 a folder is missing, holds no run, or is damaged"""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or a folder with run folders beneath it")
+    parser.add_argument("--output", help="the page (default: report.html in the first RUN)")
+    args = parser.parse_args()
+    try:
+        runs = find_runs(args.runs)
+        path = write_report(runs, args.output or Path(args.runs[0], "report.html"))
+        print(table_text(runs))
+        print(f"report: {path.resolve()}")
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
