@@ -30,11 +30,18 @@ class GuardedCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint):
         if not isinstance(checkpoint["model"], dict):
             raise ValueError(f"{self._path} is not a checkpoint that Detectron2 can load: it holds no state dict")
-        incompatible = super()._load_model(checkpoint)
-        wrong = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
-        needed = [k for k in self.model.state_dict() if k.startswith(self.required)]
+        # What is really given, after name matching and dropping of wrong shapes. load_state_dict's own list of missing
+        # keys will not do: Detectron2's FrozenBatchNorm2d fills in missing running statistics and says nothing.
+        given = set()
+        hook = self.model.register_load_state_dict_pre_hook(lambda _, state_dict, *__: given.update(state_dict))
+        try:
+            incompatible = super()._load_model(checkpoint)
+        finally:
+            hook.remove()
         # BN counts its batches for a cumulative average only, which nothing here uses
-        wrong = [k for k in needed if k in wrong and not k.endswith("num_batches_tracked")]
+        needed = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
+        needed = [k for k in needed if k.startswith(self.required)]
+        wrong = [k for k in needed if k not in given]
         if wrong:
             what = "the backbone" if self.required else "the detector"
             raise ValueError(

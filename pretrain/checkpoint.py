@@ -37,6 +37,8 @@ class AtomicCheckpointer(Checkpointer):
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(temporary, path)
+        except RuntimeError as error:  # torch's word for a full disk
+            raise OSError(f"cannot write {path}: {error}") from error
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)

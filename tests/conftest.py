@@ -1,5 +1,6 @@
 """Shared by all tests: two threads at most, and where the command lines are."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -23,3 +24,27 @@ def run_tool():
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def call_tool():
+    """Call the ``main`` of ``tools/NAME.py`` in this process, which saves the seconds of importing torch.
+
+    ``call_tool("pretrain", *arguments) -> exit code``; errors are one line on stderr, as from the command line.
+    """
+    sys.path.append(str(ROOT / "tools"))
+    from common import one_line_errors
+    from detectron2.engine import default_argument_parser
+
+    def call(name, *arguments):
+        spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        try:
+            with one_line_errors():
+                module.main(default_argument_parser().parse_args([str(a) for a in arguments]))
+        except SystemExit as exit:
+            return exit.code
+        return 0
+
+    return call

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of every child that it ends
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
 

@@ -1,0 +1,129 @@
+"""The guard on weights: what fills the backbone passes, everything else is one line."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from loco_det.checkpoint import GuardedCheckpointer
+from loco_det.config import add_loco_config
+from loco_det.convert import convert
+from pretrain.encoders import build_encoder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A converted ResNet-18 and the state dict that it was made of."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(build_encoder("resnet18").state_dict(), folder / "r18.pth")
+    convert(str(folder / "r18.pth"), str(folder / "r18.pkl"))
+    return folder
+
+
+def detector(freeze_at=5, depth=18):
+    cfg = get_cfg()
+    add_loco_config(cfg)
+    cfg.merge_from_file("configs/demo_coco_loco_frozen.yaml")
+    cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.DEVICE = freeze_at, depth, "cpu"
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    return build_model(cfg)
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+@pytest.mark.parametrize("freeze_at", [0, 5])
+def test_converted_weights_fill_the_backbone(weights, freeze_at):
+    model = detector(freeze_at)
+    GuardedCheckpointer(model).load(str(weights / "r18.pkl"))
+    expected = torch.load(weights / "r18.pth")["layer4.1.conv2.weight"]
+    assert torch.equal(model.backbone.bottom_up.res5[1].conv2.weight, expected)
+
+
+def without(weights, path, *names):
+    content = pickle.loads((weights / "r18.pkl").read_bytes())
+    for name in names:
+        del content["model"][name]
+    path.write_bytes(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("freeze_at", [0, 5])
+def test_one_missing_tensor_is_enough(weights, tmp_path, freeze_at):
+    """With frozen BN Detectron2 itself fills in the missing statistics and reports nothing."""
+    without(weights, tmp_path / "w.pkl", "res4.0.conv1.norm.running_var")
+    with pytest.raises(ValueError, match=r"fills 99 of 100 tensors .*res4.0.conv1.norm.running_var"):
+        GuardedCheckpointer(detector(freeze_at)).load(str(tmp_path / "w.pkl"))
+
+
+def test_weights_of_another_network(weights):
+    with pytest.raises(ValueError, match="fills .* of .* tensors of the backbone"):
+        GuardedCheckpointer(detector(depth=50)).load(str(weights / "r18.pkl"))
+
+
+def test_unconverted_weights(weights):
+    with pytest.raises(ValueError, match=r"fills 0 of .*tools/convert_to_d2.py"):
+        GuardedCheckpointer(detector()).load(str(weights / "r18.pth"))
+
+
+def test_evaluation_needs_the_whole_detector(weights, tmp_path):
+    class Whole(GuardedCheckpointer):
+        required = ""
+
+    model = detector()
+    with pytest.raises(ValueError, match="tensors of the detector"):
+        Whole(model).load(str(weights / "r18.pkl"))
+    Whole(model, str(tmp_path)).save("whole")
+    Whole(model).load(str(tmp_path / "whole.pth"))
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pkl"])
+@pytest.mark.parametrize("content", [b"hello, world\n" * 20, b"", b"\x80\x04K\x01."])
+def test_files_that_are_no_checkpoints(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a checkpoint that Detectron2 can load") as error:
+        GuardedCheckpointer(detector()).load(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_and_missing_files(weights, tmp_path):
+    for name in ("r18.pth", "r18.pkl"):
+        content = (weights / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match="is not a checkpoint"):
+            GuardedCheckpointer(detector()).load(str(tmp_path / name))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        GuardedCheckpointer(detector()).load(str(tmp_path / "nowhere.pkl"))
+
+
+FULL_DISK = """
+import resource, sys, torch
+from {module} import {name}
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    {name}(torch.nn.Linear(1000, 1000), sys.argv[1]{more}).save("model_final", iteration=1)
+except OSError as error:
+    print("OSError", len(str(error).splitlines()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "more"),
+    [("loco_det.checkpoint", "GuardedCheckpointer", ""), ("pretrain.checkpoint", "AtomicCheckpointer", "")],
+)
+def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, module, name, more):
+    (tmp_path / "model_final.pth").write_text("older")
+    (tmp_path / "last_checkpoint").write_text("older.pth")
+    code = FULL_DISK.format(module=module, name=name, more=more)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=os.getcwd())
+    assert done.stdout.strip() == "OSError 1", done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+    assert (tmp_path / "model_final.pth").read_text() == "older"
+    assert (tmp_path / "last_checkpoint").read_text() == "older.pth"

@@ -1,0 +1,127 @@
+"""Custom data: registration, number of classes, and one line for annotations that cannot be right."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from loco_det.config import add_loco_config
+from loco_det.data.datasets import check_coco, prepare_datasets
+
+GOOD = {
+    "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}],
+    "categories": [{"id": 7, "name": "cell"}, {"id": 3, "name": "dust"}],
+    "annotations": [
+        {"id": 5, "image_id": 1, "category_id": 7, "bbox": [2, 2, 8, 6], "area": 48, "iscrowd": 0,
+         "segmentation": [[2, 2, 10, 2, 10, 8, 2, 8]]}
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write annotations beside an image folder; returns the two paths."""
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+
+    def write(content, name="train.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path), str(tmp_path / "images")
+
+    return write
+
+
+def config(**keys):
+    cfg = get_cfg()
+    add_loco_config(cfg)
+    for key, value in keys.items():
+        cfg.DATASETS.CUSTOM[key] = value
+    return cfg
+
+
+def changed(path, value):
+    content = copy.deepcopy(GOOD)
+    *parts, last = path
+    part = content
+    for p in parts:
+        part = part[p]
+    part[last] = value
+    return content
+
+
+def test_classes_are_taken_from_the_file(write):
+    path, images = write(GOOD)
+    cfg = config(NAME="one", TRAIN_JSON=path, TRAIN_IMAGES=images, TEST_JSON=path, TEST_IMAGES=images)
+    prepare_datasets(cfg)
+    assert cfg.DATASETS.TRAIN == ("one_train",) and cfg.DATASETS.TEST == ("one_test",)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2 and cfg.INPUT.MASK_FORMAT == "polygon"
+    (record,) = DatasetCatalog.get("one_train")
+    assert MetadataCatalog.get("one_train").thing_classes == ["dust", "cell"]
+    assert record["annotations"][0]["category_id"] == 1
+
+
+def test_run_length_masks_need_bitmasks(write):
+    rle = {"size": [20, 30], "counts": "\\Y1"}
+    path, images = write(changed(("annotations", 0, "segmentation"), rle))
+    cfg = config(NAME="rle", TRAIN_JSON=path, TRAIN_IMAGES=images)
+    prepare_datasets(cfg)
+    assert cfg.INPUT.MASK_FORMAT == "bitmask" and cfg.DATASETS.TEST == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (changed(("annotations", 0, "bbox"), [2, 2, 0, 6]), "annotation 5: of a.png has a box of zero size"),
+        (changed(("annotations", 0, "category_id"), 9), "annotation 5: category_id 9 is not among the categories"),
+        (changed(("annotations", 0, "image_id"), 2), "annotation 5: image_id 2 is not among the images"),
+        (changed(("annotations", 0, "segmentation"), []), "annotation 5: of a.png has no segmentation"),
+        (changed(("annotations", 0, "bbox"), None), "annotation 5: of a.png has no bbox"),
+        (changed(("images", 0, "file_name"), "b.png"), "1 of 1 images are not in"),
+        (changed(("categories",), []), "categories are missing"),
+        ({"images": []}, "no COCO instance file"),
+        ("[]", "no COCO instance file"),
+        ('{"images": [', "is no JSON"),
+    ],
+)
+def test_wrong_annotations(write, content, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        check_coco(*write(content))
+    assert "\n" not in str(error.value)
+
+
+def test_half_a_data_set_and_two_that_differ(write):
+    path, images = write(GOOD)
+    with pytest.raises(ValueError, match="TRAIN_JSON and DATASETS.CUSTOM.TRAIN_IMAGES go together"):
+        prepare_datasets(config(TRAIN_JSON=path))
+    other, _ = write(changed(("categories", 0, "name"), "else"), "val.json")
+    with pytest.raises(ValueError, match="list different categories"):
+        prepare_datasets(config(TRAIN_JSON=path, TRAIN_IMAGES=images, TEST_JSON=other, TEST_IMAGES=images))
+    with pytest.raises(FileNotFoundError, match="no such annotation file"):
+        check_coco("/nowhere.json", images)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        check_coco(path, "/nowhere")
+
+
+def test_data_that_are_not_there():
+    cfg = config()
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)
+    with pytest.raises(FileNotFoundError, match="coco_2017_train: .* is not there; DETECTRON2_DATASETS is"):
+        prepare_datasets(cfg)
+    cfg.DATASETS.TRAIN = ("coco_2018_train",)
+    with pytest.raises(ValueError, match="'coco_2018_train' is not a registered data set"):
+        prepare_datasets(cfg)
+
+
+def test_number_of_classes_of_registered_data(tmp_path):
+    name = "three_classes"
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(thing_classes=["a", "b", "c"])
+    cfg = config()
+    cfg.DATASETS.TRAIN = (name,)
+    with pytest.raises(ValueError, match="three_classes has 3 classes, MODEL.ROI_HEADS.NUM_CLASSES is 80: set it to 3"):
+        prepare_datasets(cfg)
