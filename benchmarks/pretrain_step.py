@@ -3,10 +3,10 @@
 
     python benchmarks/pretrain_step.py [--encoder resnet50] [--batch 32] [--size 96] [--steps 5] [--rounds 3]
 
-Every figure comes from a process of its own; the rules take turns, round after round, because the machine may be shared,
-and the table shows medians and ratios to the first row. Memory is the peak of the process above what it held before
-its first step (parameters and imports), which on the CPU is activations, gradients and workspace. All rows have the same
-decoder: one residual conv block with downsampling, pooling, two-layer MLP.
+Every figure comes from a process of its own; the rules take turns, round after round, because the machine may be
+shared, and the table shows medians and ratios to the first row. Memory is the peak of the process above what it held
+before its first step (parameters and imports), which on the CPU is activations, gradients and workspace. All rows have
+the same decoder: one residual conv block with downsampling, pooling, two-layer MLP.
 """
 
 import argparse

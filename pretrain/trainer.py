@@ -69,8 +69,7 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg
         solver = cfg.SOLVER
-        images = list_images(cfg.DATASETS.TRAIN)
-        self.num_images = len(images)
+        self.images = images = list_images(cfg.DATASETS.TRAIN)
         self.max_iter = max(1, round(solver.EPOCHS * len(images) / solver.IMS_PER_BATCH))
         self.learner = build_learner(cfg)
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cpu":  # torch has no SyncBatchNorm for the CPU
@@ -92,23 +91,23 @@ class Trainer(TrainerBase):
         broadcast_state(self.learner)
         loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())
         self.view = loader.dataset.view
-        self.images = images
         self.batches = iter(loader)
         self.unreadable = set()
-        mean, std = (torch.tensor(v, device=cfg.MODEL.DEVICE).view(3, 1, 1) for v in
-                     (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))  # fmt: skip
-        self.normalize = lambda views: ((views - mean) / std).contiguous(memory_format=torch.channels_last)
+        self.mean, self.std = (
+            torch.tensor(value, device=cfg.MODEL.DEVICE).view(3, 1, 1)
+            for value in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+        )
         self.register_hooks(self._build_hooks())
 
     def _build_hooks(self):
         solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
-        writers = [TerminalWriter(self.max_iter), JSONWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
-        rest = [
-            hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD),
-            hooks.PeriodicWriter(writers, solver.LOG_PERIOD),
-        ]
-        schedule = hooks.LRScheduler(self.optimizer, self.scheduler)
-        return [hooks.IterationTimer(), schedule, *(rest if comm.is_main_process() else [])]
+        chosen = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
+        if comm.is_main_process():
+            metrics = JSONWriter(os.path.join(out, "metrics.json"))
+            writers = [TerminalWriter(self.max_iter), metrics, TensorboardXWriter(out)]
+            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+            chosen.append(hooks.PeriodicWriter(writers, solver.LOG_PERIOD))
+        return chosen
 
     def train(self):
         """Run to the end. Raises FloatingPointError on a loss that is not finite."""
@@ -129,7 +128,7 @@ class Trainer(TrainerBase):
         views, unreadable = next(self.batches)
         data_time = time.perf_counter() - start
         self._note_unreadable(unreadable)
-        views = self.normalize(views.to(self.cfg.MODEL.DEVICE, non_blocking=True))
+        views = (views.to(self.cfg.MODEL.DEVICE, non_blocking=True) - self.mean) / self.std  # keeps channels_last
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
             losses = self.learner.forward_backward(views)
         for name, loss in losses.items():
@@ -151,11 +150,11 @@ class Trainer(TrainerBase):
     def _note_unreadable(self, paths):
         for path in set(paths) - self.unreadable:
             self.unreadable.add(path)
-            share = len(self.unreadable) / self.num_images
+            share = len(self.unreadable) / len(self.images)
             logger.warning(f"unreadable image left out ({len(self.unreadable)} so far, {share:.2%}): {path}")
             if share > self.cfg.DATASETS.MAX_UNREADABLE:
                 raise OSError(
-                    f"{len(self.unreadable)} of {self.num_images} images are unreadable, more than "
+                    f"{len(self.unreadable)} of {len(self.images)} images are unreadable, more than "
                     f"DATASETS.MAX_UNREADABLE {self.cfg.DATASETS.MAX_UNREADABLE}; the last: {path}"
                 )
 
@@ -174,7 +173,7 @@ class TerminalWriter(EventWriter):
         smooth = {name: history.median(20) for name, history in storage.histories().items()}
         losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)
         logger.info(
-            f"eta: {self._eta(storage)}  iter: {storage.iter + 1}/{self.max_iter}  {losses}  "
+            f"eta: {self._eta(storage) or 'unknown'}  iter: {storage.iter + 1}/{self.max_iter}  {losses}  "
             f"lr: {storage.history('lr').latest():.5g}  {smooth['images_per_second']:.1f} images/s  "
             f"data_time: {smooth['data_time']:.3f}"
         )

@@ -64,12 +64,12 @@ def value(cfg, key):
 
 @pytest.mark.parametrize("path", PRETRAIN + DETECTION, ids=lambda p: p.stem)
 def test_no_key_stands_twice(path):
-    yaml.load(path.read_text(), _Strict)  # noqa: S506: a SafeLoader
+    yaml.load(path.read_text(), _Strict)
 
 
 def test_the_check_for_keys_that_stand_twice_can_fail():
     with pytest.raises(AssertionError, match="stands twice"):
-        yaml.load("MODEL:\n  NORM: BN\n  NORM: SyncBN\n", _Strict)  # noqa: S506
+        yaml.load("MODEL:\n  NORM: BN\n  NORM: SyncBN\n", _Strict)
 
 
 @pytest.mark.parametrize("name", REAL)

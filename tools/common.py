@@ -12,7 +12,8 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
-logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of every child that it ends
+for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension"):  # each child that is ended; no CUDA compiler
+    logging.getLogger(name).setLevel(logging.ERROR)
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
 

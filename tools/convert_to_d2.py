@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # Importing Detectron2 prints it under recent torch; errors are to be one line.
 warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
 
-from loco_det.convert import VerificationError, convert  # noqa: E402
-from pretrain.encoders import ENCODERS  # noqa: E402
+from loco_det.convert import VerificationError, convert
+from pretrain.encoders import ENCODERS
 
 EXAMPLE = """example:
   python tools/convert_to_d2.py output/loco/model_final.pth output/loco/backbone.pkl

@@ -38,7 +38,7 @@ def main(args):
         with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
             f.write(cfg.dump())
     logging.getLogger("pretrain").info(
-        f"{cfg.MODEL.ENCODER}, units {cfg.MODEL.UNITS}, {trainer.num_images} images, "
+        f"{cfg.MODEL.ENCODER}, units {cfg.MODEL.UNITS}, {len(trainer.images)} images, "
         f"{trainer.max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} on {comm.get_world_size()} processes"
     )
     trainer.train()

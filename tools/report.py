@@ -2,10 +2,15 @@
 """Write one self-contained HTML page about runs of tools/pretrain.py and tools/train_net.py."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from loco_det.report import find_runs, table_text, write_report
+# So that it works in a checkout that is not installed.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from loco_det.report import write_report
+from loco_det.runs import find_runs, seeds_text, table_text
 
 EXAMPLE = """example:
   python tools/report.py output/demo
@@ -24,6 +29,9 @@ if __name__ == "__main__":
         runs = find_runs(args.runs)
         path = write_report(runs, args.output or Path(args.runs[0], "report.html"))
         print(table_text(runs))
+        seeds = seeds_text(runs)
+        if seeds:
+            print(f"\n{seeds}\n")
         print(f"report: {path.resolve()}")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -48,7 +48,8 @@ def evaluate(name, outputs, tmp_path):
 
 
 def test_coco(demo, tmp_path):
-    register_coco_instances("demo_perfect", {}, str(demo / "coco/annotations/instances_val.json"), str(demo / "coco/val"))
+    coco = demo / "coco"
+    register_coco_instances("demo_perfect", {}, str(coco / "annotations/instances_val.json"), str(coco / "val"))
     outputs = []
     for record in DatasetCatalog.get("demo_perfect"):
         masks = [a["segmentation"] for a in record["annotations"]]

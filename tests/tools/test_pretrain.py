@@ -150,9 +150,8 @@ def test_exploding_loss_names_the_unit_and_keeps_the_last_good_checkpoint(run_to
 
 def test_ctrl_c(images, tmp_path):
     command = [sys.executable, "tools/pretrain.py", "DATASETS.TRAIN", images, "OUTPUT_DIR", tmp_path, *SMALL]
-    process = subprocess.Popen(
-        [*map(str, command), "SOLVER.EPOCHS", "1000"], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [*map(str, command), "SOLVER.EPOCHS", "1000"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while not (tmp_path / "model_0000003.pth").exists():
         time.sleep(0.1)
         assert process.poll() is None

@@ -1,20 +1,41 @@
 """tools/report.py as a user runs it."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_run(folder, ap=12.34):
+    folder.mkdir(parents=True)
+    results = {"bbox": {"AP": ap, "AP50": 30.0}, "segm": {"AP": 10.0, "AP50": None}}
+    (folder / "results.json").write_text(json.dumps({"kind": "detection", "dataset": "demo_val", "results": results}))
 
 
 def test_writes_the_page_and_prints_the_table(run_tool, tmp_path):
     run = tmp_path / "frozen"
-    run.mkdir()
-    results = {"bbox": {"AP": 12.34, "AP50": 30.0}, "segm": {"AP": 10.0, "AP50": None}}
-    (run / "results.json").write_text(json.dumps({"kind": "detection", "dataset": "demo_val", "results": results}))
+    write_run(run)
     done = run_tool("report.py", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "12.3" in done.stdout and str(tmp_path / "report.html") in done.stdout
+    assert "12.3" in done.stdout and "±" not in done.stdout and str(tmp_path / "report.html") in done.stdout
     assert "<!DOCTYPE html>" in (tmp_path / "report.html").read_text()
     elsewhere = tmp_path / "page" / "x.html"
     assert run_tool("report.py", run, run, "--output", elsewhere).returncode == 0
     assert elsewhere.is_file() and not (run / "report.html").exists()
+
+
+def test_seeds_from_a_checkout_that_is_not_installed(tmp_path):
+    for seed in (0, 1):
+        for name, ap in (("frozen_loco", 10.0 + 2 * seed), ("frozen_random", 5.0)):
+            write_run(tmp_path / f"seed{seed}" / name, ap)
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(ROOT / "tools" / "report.py"), "."]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "11.0 ± 1.4" in done.stdout and "+6.0 ± 1.4" in done.stdout and (tmp_path / "report.html").is_file()
 
 
 def test_one_line_for_a_missing_folder_no_runs_and_a_damaged_run(run_tool, tmp_path):

@@ -34,7 +34,8 @@ def arguments(data, out, config="demo_coco_loco_frozen"):
         for split, name in (("TRAIN", "train"), ("TEST", "val")):
             custom += [f"DATASETS.CUSTOM.{split}_JSON", coco / f"annotations/instances_{name}.json"]
             custom += [f"DATASETS.CUSTOM.{split}_IMAGES", coco / name]
-    return ["--config-file", f"configs/{config}.yaml", *TINY, "MODEL.WEIGHTS", data / "r18.pkl", "OUTPUT_DIR", out, *custom]
+    common = ["--config-file", f"configs/{config}.yaml", *TINY, "MODEL.WEIGHTS", data / "r18.pkl", "OUTPUT_DIR", out]
+    return [*common, *custom]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,8 @@ def test_a_frozen_backbone_stays_what_it_was(trained, data):
 
 
 def test_evaluation_of_the_result_gives_the_same_numbers(run_tool, trained, data, tmp_path):
-    done = run_tool("train_net.py", "--eval-only", *arguments(data, tmp_path), "MODEL.WEIGHTS", trained / "model_final.pth")
+    weights = ("MODEL.WEIGHTS", trained / "model_final.pth")
+    done = run_tool("train_net.py", "--eval-only", *arguments(data, tmp_path), *weights)
     assert done.returncode == 0, done.stderr
     assert results(tmp_path)["results"] == results(trained)["results"]
 

@@ -1,0 +1,121 @@
+"""Finding runs, and the tables of them."""
+
+import json
+import statistics
+
+import pytest
+
+from loco_det.run_folder import read_run
+from loco_det.runs import find_runs, seeds_text, table_text
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_finds_runs(tmp_path, detection, pretraining):
+    assert [run.name for run in find_runs(tmp_path)] == ["finetune", "frozen", "loco"]
+    runs = find_runs([pretraining, tmp_path / "demo", pretraining])
+    assert [run.name for run in runs] == ["loco", "finetune", "frozen"]
+    assert [run.name for run in find_runs(str(pretraining))] == ["loco"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no runs at or beneath"):
+        find_runs(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="missing is not a folder"):
+        find_runs(tmp_path / "missing")
+
+
+def test_same_folder_names_are_told_apart(tmp_path, training_line, write_lines):
+    for seed in ("seed1/frozen", "seed2/frozen"):
+        (tmp_path / seed).mkdir(parents=True)
+        write_lines(tmp_path / seed / "metrics.json", [training_line(19)])
+    assert [run.name for run in find_runs(tmp_path)] == ["seed1/frozen", "seed2/frozen"]
+
+
+def test_table(tmp_path, detection):
+    header, rule, interrupted, done = table_text(find_runs(tmp_path)).splitlines()
+    assert len({len(line) for line in (header, rule, interrupted, done)}) == 1  # aligned
+    row = dict(zip(cells(header), cells(done), strict=True))
+    assert row == {
+        "run": "frozen", "backbone": "ResNet-18", "weights": "loco/backbone.pkl",
+        "decoder": "1 conv block, downsampling, MLP 512-128", "trained": "frozen", "dataset": "demo_val",
+        "iterations": "300", "time": "2 min 03 s",
+        "box AP": "12.3", "box AP50": "30.1", "mask AP": "10.1", "mask AP50": "30.1",
+    }  # fmt: skip
+    row = dict(zip(cells(header), cells(interrupted), strict=True))
+    assert (row["iterations"], row["time"], row["weights"]) == ("120 of 300", "1 min 00 s", "random")
+    assert (row["trained"], row["dataset"], row["mask AP"]) == ("fine-tuned", "demo_val", "–")
+
+
+def test_table_of_several_test_sets_evaluated_only(tmp_path, training_line, write_lines):
+    aps = {"a_val": {"bbox": {"AP": 1}}, "b_val": {"bbox": {"AP": 2}, "segm": {"AP": None}}}
+    results = {"dataset": "a_val, b_val", "iteration": None, "seconds": None, "weights": "x.pth", "results": aps}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_lines(tmp_path / "metrics.json", [training_line(19)])  # tells what results.json leaves open
+    _, _, *rows = table_text(find_runs(tmp_path)).splitlines()
+    assert all("10 s" in row and " 20 " in row for row in rows)
+    assert ["a_val" in rows[0], " 1.0 " in rows[0], "b_val" in rows[1], " 2.0 " in rows[1]] == [True] * 4
+    assert len(rows) == 2
+
+
+def test_table_without_detection_runs(pretraining):
+    assert table_text(find_runs(pretraining)) == "no detection runs"
+
+
+def write_aps(folder, *aps, **more):
+    """The results.json of a run with box AP, box AP50, mask AP and mask AP50."""
+    folder.mkdir(parents=True)
+    tasks = {
+        "bbox": dict(zip(("AP", "AP50"), aps[:2], strict=True)),
+        "segm": dict(zip(("AP", "AP50"), aps[2:], strict=True)),
+    }
+    (folder / "results.json").write_text(json.dumps({"dataset": "demo_val", "results": tasks} | more))
+
+
+def test_seeds(tmp_path, training_line, write_lines):
+    loco, random = (10.0, 12.0, 17.0), (9.0, 10.0, 11.0)
+    for seed, (a, b) in enumerate(zip(loco, random, strict=True)):
+        write_aps(tmp_path / f"seed{seed}" / "frozen_loco", a, 2 * a, a + 1, None if seed == 1 else 30.0)
+        write_aps(tmp_path / f"seed{seed}" / "frozen_random", b, b, b, 30.0)
+    write_aps(tmp_path / "seed0" / "finetune_loco", 50.0, 50.0, 50.0, 50.0)  # of one seed only
+    write_aps(tmp_path / "seed0_long" / "frozen_loco", 20.0, 20.0, 20.0, 20.0)
+    write_aps(tmp_path / "seed10_long" / "frozen_loco", 22.0, 22.0, 22.0, 22.0)
+    write_aps(tmp_path / "seed10_long" / "frozen_random", 7.0, 7.0, 7.0, 7.0)  # a pair of one seed only
+    write_aps(tmp_path / "frozen_loco", 99.0, 99.0, 99.0, 99.0)
+    begun = tmp_path / "seed7" / "frozen_loco"
+    begun.mkdir(parents=True)
+    write_lines(begun / "metrics.json", [training_line(19)])  # no AP yet
+    (begun / "config.yaml").write_text("DATASETS: {TEST: [demo_val]}")
+    header, _, *rows = map(cells, seeds_text(find_runs(tmp_path)).splitlines())
+    assert header == ["run", "seeds", "box AP", "box AP50", "mask AP", "mask AP50"]
+    assert statistics.stdev(loco) == pytest.approx(3.606, abs=1e-3)  # not 2.944, that of a whole population
+    assert sorted(rows[:3]) == [
+        ["seed*/frozen_loco", "0, 1, 2", "13.0 ± 3.6", "26.0 ± 7.2", "14.0 ± 3.6", "–"],
+        ["seed*/frozen_random", "0, 1, 2", "10.0 ± 1.0", "10.0 ± 1.0", "10.0 ± 1.0", "30.0 ± 0.0"],
+        ["seed*_long/frozen_loco", "0, 10", "21.0 ± 1.4", "21.0 ± 1.4", "21.0 ± 1.4", "21.0 ± 1.4"],
+    ]
+    # 1, 2, 6: their deviation is not that of the means
+    difference = ["seed*/frozen_loco − frozen_random", "0, 1, 2", "+3.0 ± 2.6", "+16.0 ± 6.2", "+4.0 ± 2.6", "–"]
+    assert rows[3:] == [difference]
+
+
+def test_seeds_pair_by_number_and_dataset(tmp_path):
+    write_aps(tmp_path / "a" / "seed1" / "frozen_loco", 10, 10, 10, 10)
+    write_aps(tmp_path / "a" / "seed2" / "frozen_loco", 30, 30, 30, 30)
+    write_aps(tmp_path / "a" / "seed2" / "frozen_random", 31, 31, 31, 31)
+    write_aps(tmp_path / "a" / "seed1" / "frozen_random", 12, 12, 12, 12)
+    write_aps(tmp_path / "a" / "seed3" / "frozen_random", 99, 99, 99, 99, dataset="other_val")
+    write_aps(tmp_path / "b" / "seed3" / "frozen_random", 99, 99, 99, 99)  # of another demo
+    folders = [path.parent for path in sorted(tmp_path.rglob("results.json"), reverse=True)]
+    for runs in (find_runs(tmp_path), [read_run(folder) for folder in folders]):
+        rows = [cells(line) for line in seeds_text(runs).splitlines()[2:]]
+        assert len(rows) == 3 and {row[1].replace(" ", "") for row in rows} == {"1,2"}
+        assert rows[-1][2:] == ["-1.5 ± 0.7"] * 4
+
+
+def test_no_table_of_seeds_without_several(tmp_path, detection, pretraining):
+    assert seeds_text(find_runs(tmp_path)) == "" and seeds_text([]) == ""
+    for name in ("seed0", "seed0_long", "seedling", "seed1_short", "aseed1"):
+        write_aps(tmp_path / "demo" / name / "frozen_loco", 1, 2, 3, 4)
+    write_aps(tmp_path / "demo" / "seed3", 1, 2, 3, 4)  # the run itself is named so
+    assert seeds_text(find_runs(tmp_path)) == ""
