@@ -67,7 +67,8 @@ def test_a_failing_step_shows_why_and_stops(demo, capfd, tmp_path):
 def test_ctrl_c(tmp_path):
     """As a terminal does it: the signal reaches the demo and the tool that it runs."""
     command = [sys.executable, ROOT / "tools" / "demo.py", "--output", tmp_path / "out"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, start_new_session=True)
     line = process.stdout.readline()
     assert line.startswith("[1/8] generate scenes")
     time.sleep(4)
