@@ -30,9 +30,9 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do echo "== $$file"; $(RUN) $$file; done
 
-# Outputs and caches. The installation stays: `make distclean` removes that too.
+# What the demo made, and caches. Your runs in output/ stay, and the installation: `make distclean` removes that too.
 clean:
-	rm -rf output demo_output build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo_output build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

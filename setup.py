@@ -14,8 +14,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]),
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.5",
+        "torchvision>=0.20",
         "pycocotools>=2.0.7",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",

@@ -2,9 +2,16 @@
 
 import os
 import pickle
+from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+
+# What unpickling, or reading what was unpickled as a checkpoint, may raise
+UNREADABLE = (
+    pickle.UnpicklingError, EOFError, UnicodeDecodeError, RuntimeError, TypeError, KeyError, IndexError,
+    AttributeError, ImportError, AssertionError,
+)  # fmt: skip
 
 
 class GuardedCheckpointer(DetectionCheckpointer):
@@ -18,13 +25,12 @@ class GuardedCheckpointer(DetectionCheckpointer):
 
     def load(self, path, *args, **kwargs):
         """As Detectron2's; raises FileNotFoundError if the file is missing, ValueError if it is no checkpoint."""
-        if path and "://" not in path and not os.path.isfile(path):
-            raise FileNotFoundError(f"MODEL.WEIGHTS {path}: no such file")
+        check_file(path)
         self._path = path
         try:
             return super().load(path, *args, **kwargs)
-        except (pickle.UnpicklingError, EOFError, UnicodeDecodeError, RuntimeError, TypeError, KeyError) as error:
-            reason = str(error).strip().split("\n")[0]
+        except UNREADABLE as error:
+            reason = (str(error) or type(error).__name__).strip().split("\n")[0]
             raise ValueError(f"{path} is not a checkpoint that Detectron2 can load: {reason}") from error
 
     def _load_model(self, checkpoint):
@@ -40,7 +46,8 @@ class GuardedCheckpointer(DetectionCheckpointer):
             hook.remove()
         # BN counts its batches for a cumulative average only, which nothing here uses
         needed = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
-        needed = [k for k in needed if k.startswith(self.required)]
+        prefix = self.required if any(k.startswith(self.required) for k in needed) else "backbone."  # without FPN
+        needed = [k for k in needed if k.startswith(prefix)]
         wrong = [k for k in needed if k not in given]
         if wrong:
             what = "the backbone" if self.required else "the detector"
@@ -56,15 +63,29 @@ class GuardedCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
-        path = os.path.join(self.save_dir, f"{name}.pth")
-        self.logger.info(f"Saving checkpoint to {path}")
+        self.logger.info(f"Saving checkpoint to {os.path.join(self.save_dir, name)}.pth")
+        self._write(f"{name}.pth", lambda f: torch.save({**data, **kwargs}, f))
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename):
+        self._write("last_checkpoint", lambda f: f.write(last_filename_basename.encode()))
+
+    def _write(self, basename, write):
+        path = os.path.join(self.save_dir, basename)
         temporary = f"{path}.tmp{os.getpid()}"
         try:
-            torch.save({**data, **kwargs}, temporary)
+            with open(temporary, "wb") as f:
+                write(f)
             os.replace(temporary, path)
         except RuntimeError as error:  # torch's word for a full disk
             raise OSError(f"cannot write {path}: {error}") from error
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)
-        self.tag_last_checkpoint(f"{name}.pth")
+
+
+def check_file(path):
+    """Raise FileNotFoundError if ``path`` is a local file that is not there; URLs and "" pass."""
+    url = urlparse(path)  # Detectron2 takes ?matching_heuristics=True after a name
+    if path and not url.scheme and not os.path.isfile(url.path):
+        raise FileNotFoundError(f"{path}: no such file")

@@ -35,9 +35,14 @@ def build_evaluator(dataset_name, output_dir):
     Raises:
         ValueError: if there is no evaluator of that type.
     """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind == "coco":
+    if evaluator_type(dataset_name) == "coco":
         return COCOEvaluator(dataset_name, output_dir=os.path.join(output_dir, "inference"), use_fast_impl=False)
-    if kind == "cityscapes_instance":
-        return CityscapesEvaluator(dataset_name)
-    raise ValueError(f"data set {dataset_name}: no evaluator for type {kind!r}; use COCO format or Cityscapes")
+    return CityscapesEvaluator(dataset_name)
+
+
+def evaluator_type(dataset_name):
+    """The kind of evaluator of a data set, "coco" or "cityscapes_instance"; ValueError if there is none for it."""
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in ("coco", "cityscapes_instance"):
+        raise ValueError(f"data set {dataset_name}: no evaluator for type {kind!r}; use COCO format or Cityscapes")
+    return kind

@@ -86,7 +86,7 @@ def detection_rows(runs):
     pretrained = {run.folder.resolve(): run for run in runs if run.kind == "pretraining"}
     rows = []
     for run in runs:
-        weights = Path(str(run.results.get("weights") or run.key("MODEL.WEIGHTS") or "random"))
+        weights = Path(str(run.results.get("weights") or run.key("MODEL.WEIGHTS") or NOTHING))
         source = pretrained.get(weights.resolve().parent)
         depth = run.key("MODEL.RESNETS.DEPTH")
         frozen = run.results.get("frozen", run.key("MODEL.BACKBONE.FREEZE_AT", 0) >= 5)

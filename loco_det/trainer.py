@@ -11,15 +11,32 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
-from .checkpoint import GuardedCheckpointer
-from .evaluation import build_evaluator
+from .checkpoint import GuardedCheckpointer, check_file
+from .evaluation import build_evaluator, evaluator_type
 from .visualize import pick_records, save_comparisons
 
 logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Trains and evaluates a detector; beside Detectron2's files it writes ``results.json`` and ``pictures/``."""
+    """Trains and evaluates a detector; beside Detectron2's files it writes ``results.json`` and ``pictures/``.
+
+    Attributes:
+        weights: MODEL.WEIGHTS of the run's beginning, whatever a later --resume was given.
+        seconds: that earlier parts of the run have taken.
+    """
+
+    def __init__(self, cfg):
+        self.weights, self.seconds, self.begun = cfg.MODEL.WEIGHTS, 0.0, time.perf_counter()
+        super().__init__(cfg)
+
+    def state_dict(self):
+        seconds = self.seconds + time.perf_counter() - self.begun
+        return {**super().state_dict(), "weights": self.weights, "seconds": seconds}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self.weights, self.seconds = state_dict["weights"], state_dict["seconds"]
 
     @classmethod
     def build_model(cls, cfg):
@@ -39,46 +56,64 @@ class Trainer(DefaultTrainer):
         return super().build_hooks()
 
     def resume_or_load(self, resume=True):
-        """As Detectron2's, but a missing file, an incompletely filled backbone and nothing to resume are errors.
-
-        Raises:
-            FileNotFoundError: if there is nothing to resume, or no such weights.
-            ValueError: if the weights do not fill the backbone.
-        """
-        if not resume:
-            load_weights(self.checkpointer, self.cfg)
-            return
-        if not self.checkpointer.has_checkpoint():
-            raise FileNotFoundError(f"{self.cfg.OUTPUT_DIR}: nothing to resume; leave out --resume to start anew")
-        self.checkpointer.required = ""
-        super().resume_or_load(resume)
+        """As Detectron2's, but weights that do not fill the backbone (resumed: the detector) are a ValueError."""
+        if resume:
+            self.checkpointer.required = ""
+            super().resume_or_load(resume)
+        elif self.cfg.MODEL.WEIGHTS == "random":
+            logger.warning("MODEL.WEIGHTS random: the network starts from a random initialisation")
+        else:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
 
     def train(self):
         """Train and evaluate; returns {dataset: {task: {metric: value}}} and writes results.json and pictures."""
-        start = time.perf_counter()
+        old = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
+        if comm.is_main_process() and os.path.exists(old):
+            os.remove(old)  # of an earlier run: if this one stops early, it must not pass for its result
         super().train()
         results = getattr(self, "_last_eval_results", {})
         if comm.is_main_process():
-            finish(self.cfg, self.model, results, self.max_iter, time.perf_counter() - start)
+            state = {"iteration": self.max_iter - 1, "trainer": self.state_dict()}
+            finish(self.cfg, self.model, results, state)
         return results
 
 
-def load_weights(checkpointer, cfg):
-    """Load MODEL.WEIGHTS; random weights only when asked for by name.
+def check_run(cfg, resume=False, eval_only=False):
+    """What can be said before any data or network is there.
+
+    Args:
+        cfg: the config, with the data sets registered.
+        resume, eval_only: whether the run is a resumed one, or an evaluation only.
 
     Raises:
-        FileNotFoundError, ValueError: if the weights are missing, or do not fill what ``checkpointer`` requires.
+        FileNotFoundError: if there is nothing to resume, or no such weights.
+        ValueError: if no weights or no data are named, there is no evaluator for the data, or the batch does not fit
+            SOLVER.REFERENCE_WORLD_SIZE.
     """
-    if not cfg.MODEL.WEIGHTS:
+    if resume:
+        if not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+            raise FileNotFoundError(f"{cfg.OUTPUT_DIR}: nothing to resume; leave out --resume to start anew")
+    elif not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name a converted checkpoint, or random for a random initialisation")
-    if cfg.MODEL.WEIGHTS == "random":
-        logger.warning("MODEL.WEIGHTS random: the network starts from a random initialisation")
-        return
-    checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    elif cfg.MODEL.WEIGHTS != "random":
+        check_file(cfg.MODEL.WEIGHTS)
+    if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
+        raise ValueError(
+            f"no data to {'evaluate' if eval_only else 'train'} on: name a --config-file, "
+            f"DATASETS.{'TEST' if eval_only else 'TRAIN'} or DATASETS.CUSTOM"
+        )
+    for name in cfg.DATASETS.TEST:
+        evaluator_type(name)
+    world = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if world and cfg.SOLVER.IMS_PER_BATCH % world:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE {world}: "
+            "set that to 0 to take batch, learning rate and schedule as they stand"
+        )
 
 
-def evaluate(cfg):
-    """Evaluate the whole detector in MODEL.WEIGHTS on DATASETS.TEST, as ``--eval-only``.
+def evaluate(cfg, resume=False):
+    """Evaluate a whole detector on DATASETS.TEST, as ``--eval-only``: MODEL.WEIGHTS, or resumed the run's last one.
 
     Returns:
         dict: results; also written to results.json, with pictures.
@@ -87,35 +122,40 @@ def evaluate(cfg):
         FileNotFoundError, ValueError: if the weights are missing or do not fill the whole detector.
     """
     model = Trainer.build_model(cfg)
-    checkpointer = GuardedCheckpointer(model)
+    state = {}
+    checkpointer = GuardedCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.required = ""
-    load_weights(checkpointer, cfg)
+    if resume:
+        state = checkpointer.load(checkpointer.get_checkpoint_file())
+    elif cfg.MODEL.WEIGHTS != "random":
+        state = checkpointer.load(cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
-        finish(cfg, model, results)
+        finish(cfg, model, results, state)
     return results
 
 
-def finish(cfg, model, results, iteration=None, seconds=None):
+def finish(cfg, model, results, state):
     """Write ``results.json`` and, of the first test set, ``pictures/*.png``.
 
     Args:
         cfg: the config.
         model: the detector.
         results: what ``DefaultTrainer.test`` returned, for one data set or for several.
-        iteration: how many iterations it was trained here; None if it was only evaluated.
-        seconds: of this training, evaluation included.
+        state: of the detector's training, as in its checkpoint: "iteration", and "trainer" with the weights that it
+            started from and the seconds that it took; empty if not known.
     """
     if not cfg.DATASETS.TEST:
         return
+    trained = state.get("trainer", {})
     content = {
         "kind": "detection",
         "dataset": ", ".join(cfg.DATASETS.TEST),
-        "iteration": iteration,
-        "weights": cfg.MODEL.WEIGHTS,
+        "iteration": state["iteration"] + 1 if "iteration" in state else None,
+        "weights": trained.get("weights", cfg.MODEL.WEIGHTS),
         "backbone": f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
         "frozen": cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
-        "seconds": seconds,
+        "seconds": trained.get("seconds"),
         "results": _without_nan(results),
     }
     path = os.path.join(cfg.OUTPUT_DIR, "results.json")

@@ -1,15 +1,13 @@
 """Pictures of detections: the ground truth on the left, the prediction on the right, one colour for each class."""
 
 import colorsys
-import json
 import os
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as d2_utils
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
@@ -54,27 +52,6 @@ def _objects_of_instances(instances, threshold):
     boxes = found.pred_boxes.tensor.numpy()
     masks = list(found.pred_masks.numpy()) if found.has("pred_masks") else [[]] * len(found)
     return boxes, masks, found.pred_classes.tolist(), [f"{s:.0%}" for s in found.scores.tolist()]
-
-
-def _objects_of_results(results, threshold, metadata, size):
-    """The same of entries of ``coco_instances_results.json`` for one image of ``size`` (H, W)."""
-    found = [r for r in results if r["score"] >= threshold]
-    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
-    classes, masks = [], []
-    for result in found:
-        category = result["category_id"]
-        if to_contiguous is not None and category not in to_contiguous:
-            raise ValueError(f"a prediction has category id {category}, which the dataset does not have")
-        classes.append(category if to_contiguous is None else to_contiguous[category])
-        mask = result.get("segmentation", [])
-        if mask and tuple(mask["size"]) != size:
-            raise ValueError(
-                f"a prediction for image {result['image_id']} has a mask of {mask['size']} pixels (height, width), "
-                f"the image has {list(size)}: the results belong to other images"
-            )
-        masks.append(mask)
-    boxes = [BoxMode.convert(r["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for r in found]
-    return boxes, masks, classes, [f"{r['score']:.0%}" for r in found]
 
 
 def _draw_half(image, objects, metadata, caption):
@@ -123,8 +100,7 @@ def draw_comparison(record, predictions, metadata, score_threshold=0.5):
 
     Args:
         record: a Detectron2 dataset dict: ``file_name`` and ``annotations`` with boxes and polygons or RLE masks.
-        predictions: ``Instances`` with pred_boxes, scores, pred_classes and perhaps pred_masks, of the image's size;
-            or the entries of ``coco_instances_results.json`` for this image (a list, which may be empty).
+        predictions: ``Instances`` of the image's size, with pred_boxes, scores, pred_classes and perhaps pred_masks.
         metadata: the dataset's Detectron2 metadata.
         score_threshold: predictions with a lower score are not drawn.
 
@@ -133,20 +109,14 @@ def draw_comparison(record, predictions, metadata, score_threshold=0.5):
 
     Raises:
         FileNotFoundError: if the image is not there.
-        ValueError: if the image or the predictions do not fit the dataset.
+        ValueError: if the image has another size than the record or the predictions say.
     """
     image = d2_utils.read_image(record["file_name"], format="RGB")
     d2_utils.check_image_size(record, image)
     size = image.shape[:2]
-    truth = _objects_of_record(record)
-    if isinstance(predictions, Instances):
-        if tuple(predictions.image_size) != size:
-            raise ValueError(
-                f"{record['file_name']} is {size} (height, width), its prediction {predictions.image_size}"
-            )
-        predicted = _objects_of_instances(predictions, score_threshold)
-    else:
-        predicted = _objects_of_results(predictions, score_threshold, metadata, size)
+    if tuple(predictions.image_size) != size:
+        raise ValueError(f"{record['file_name']} is {size} (height, width), its prediction {predictions.image_size}")
+    truth, predicted = _objects_of_record(record), _objects_of_instances(predictions, score_threshold)
     left = _draw_half(image, truth, metadata, f"ground truth: {len(truth[0])}")
     right = _draw_half(image, predicted, metadata, f"prediction: {len(predicted[0])}, score ≥ {score_threshold:g}")
     both = Image.new("RGB", (left.width + GAP + right.width, left.height), "white")
@@ -159,9 +129,10 @@ def save_comparisons(pairs, metadata, output_dir, score_threshold=0.5):
     """Write a picture by :func:`draw_comparison` for each pair, each of them whole or not at all.
 
     Args:
-        pairs: iterable of (dataset dict, predictions).
+        pairs: iterable of (dataset dict, ``Instances``).
         metadata: the dataset's Detectron2 metadata.
-        output_dir: folder for the PNG files, made if need be. Files of the same name are replaced.
+        output_dir: folder for these pictures alone, made if need be. Files of the same name are replaced; once all
+            pictures are written, every other ``*.png`` in it is removed.
         score_threshold: predictions with a lower score are not drawn.
 
     Returns:
@@ -179,6 +150,9 @@ def save_comparisons(pairs, metadata, output_dir, score_threshold=0.5):
         finally:
             temporary.unlink(missing_ok=True)
         paths.append(path)
+    # Those of an earlier evaluation, with more pictures or of other images: the report would show them as this one's
+    for stale in set(output_dir.glob("*.png")) - set(paths):
+        stale.unlink()
     return paths
 
 
@@ -187,41 +161,3 @@ def pick_records(records, count):
     records = [r for r in records if r.get("annotations")] or list(records)
     count = min(count, len(records))
     return [records[i * len(records) // count] for i in range(count)]
-
-
-def read_results(results_json):
-    """Read ``inference/coco_instances_results.json`` as Detectron2's COCOEvaluator writes it.
-
-    Returns:
-        dict: image id -> list of its entries (image_id, category_id, bbox XYWH in pixels, score, segmentation as RLE).
-
-    Raises:
-        FileNotFoundError: if the file is not there.
-        ValueError: if it is not a list of such entries.
-    """
-    by_image = {}
-    try:
-        for entry in json.loads(Path(results_json).read_text()):
-            float(entry["score"]), entry["category_id"], entry["bbox"]
-            by_image.setdefault(entry["image_id"], []).append(entry)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{results_json} is not a COCO results file: {error!r}") from error
-    return by_image
-
-
-def save_dataset_comparisons(dataset_name, results_json, output_dir, num_images=8, score_threshold=0.5):
-    """Write pictures of a spread of images of a registered dataset, always the same ones.
-
-    Args:
-        dataset_name: name in Detectron2's DatasetCatalog.
-        results_json: path of the run's ``inference/coco_instances_results.json``.
-        output_dir, score_threshold: as in :func:`save_comparisons`.
-        num_images: number of pictures, at most.
-
-    Returns:
-        list of Path: the files.
-    """
-    results = read_results(results_json)
-    records = pick_records(DatasetCatalog.get(dataset_name), num_images)
-    pairs = ((record, results.get(record["image_id"], [])) for record in records)
-    return save_comparisons(pairs, MetadataCatalog.get(dataset_name), output_dir, score_threshold)

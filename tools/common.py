@@ -1,5 +1,6 @@
 """What the command lines share: config merging, and one-line errors with exit codes."""
 
+import builtins
 import contextlib
 import logging
 import os
@@ -9,7 +10,7 @@ import warnings
 
 import yaml
 from detectron2.utils import comm
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
 for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension"):  # each child that is ended; no CUDA compiler
@@ -30,7 +31,7 @@ def merge_config(cfg, args):
         if args.config_file:
             cfg.merge_from_file(args.config_file)
         cfg.merge_from_list(args.opts)
-    except (KeyError, AssertionError, AttributeError, yaml.YAMLError) as error:
+    except (KeyError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
         where = f" (in {args.config_file} or the KEY VALUE pairs)"
         raise ValueError(" ".join(str(error.args[0] if error.args else error).split()) + where) from error
     return cfg
@@ -64,9 +65,10 @@ def one_line_errors():
         _exit(str(error), 2, error)
     except ProcessRaisedException as error:  # a child's error arrives as the text of its traceback
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
-        _exit(message, 1 if kind in ("RuntimeError", "FloatingPointError") else 2, error)
-    except (RuntimeError, FloatingPointError) as error:
-        _exit(str(error), 1, error)
+        kind = getattr(builtins, kind, RuntimeError)  # torch's own are RuntimeErrors
+        _exit(message, 2 if issubclass(kind, (OSError, ValueError)) else 1, error)
+    except (RuntimeError, FloatingPointError, AssertionError, ProcessExitedException) as error:
+        _exit(str(error) or repr(error), 1, error)
 
 
 def _exit(message, code, error):

@@ -15,14 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # Importing Detectron2 prints it under recent torch; errors are to be one line.
 warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
 
-from loco_det.convert import VerificationError, convert
+from loco_det.convert import VerificationError, check_output, convert
 from pretrain.encoders import ENCODERS
 
 EXAMPLE = """example:
   python tools/convert_to_d2.py output/loco/model_final.pth output/loco/backbone.pkl
   python tools/convert_to_d2.py resnet50.pth resnet50.pkl --arch resnet50
 
-exit code: 0 written and verified, 1 verification or writing failed, 2 the checkpoint or an argument is wrong"""
+exit code: 0 written and verified, 1 refused or not written, 2 a wrong argument or no such file"""
 
 
 def main(argv=None):
@@ -35,12 +35,16 @@ def main(argv=None):
     parser.add_argument("--arch", choices=("auto", *ENCODERS), default="auto", help="refuse any other (default: auto)")
     args = parser.parse_args(argv)
     try:
-        result = convert(args.checkpoint, args.output, args.arch)
-    except VerificationError as error:
-        return fail(f"{args.checkpoint}: {error}; nothing was written", 1)
+        check_output(args.checkpoint, args.output)
     except (ValueError, FileNotFoundError) as error:
         return fail(error, 2)
-    except OSError as error:
+    try:
+        result = convert(args.checkpoint, args.output, args.arch)
+    except FileNotFoundError as error:
+        return fail(error, 2)
+    except VerificationError as error:
+        return fail(f"{args.checkpoint}: {error}; nothing was written", 1)
+    except (OSError, ValueError) as error:
         return fail(error, 1)
     except KeyboardInterrupt:
         return fail("interrupted, nothing was written", 130)

@@ -6,6 +6,10 @@ Example:
 
 import argparse
 import sys
+from pathlib import Path
+
+# Before tools/, where pretrain.py would hide the package of the same name.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loco_det.data.demo import LAYOUTS, make_demo_data
 

@@ -16,7 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from loco_det.config import add_loco_config
 from loco_det.data.datasets import prepare_datasets
-from loco_det.trainer import Trainer, evaluate
+from loco_det.trainer import Trainer, check_run, evaluate
 
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/train_net.py --config-file configs/coco_loco_frozen.yaml \\
@@ -34,6 +34,8 @@ def main(args):
     if comm.get_world_size() > 1 and (cfg.MODEL.DEVICE == "cpu" or not torch.cuda.is_available()):
         raise ValueError("--num-gpus above 1 needs GPUs: Detectron2 trains on the CPU in one process only")
     prepare_datasets(cfg)
+    check_run(cfg, args.resume, args.eval_only)
+    cfg = Trainer.auto_scale_workers(cfg, comm.get_world_size())  # here, so that config.yaml says what is run
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loco_det")
@@ -41,7 +43,7 @@ def main(args):
     log_command(cfg.OUTPUT_DIR)
     torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
     if args.eval_only:
-        evaluate(cfg)
+        evaluate(cfg, args.resume)
     else:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

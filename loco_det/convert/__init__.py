@@ -6,7 +6,7 @@ whose names become Detectron2's (``detectron2_names``), and whose written file i
 """
 
 from .architecture import infer_arch
-from .conversion import Conversion, convert
+from .conversion import Conversion, check_output, convert
 from .detectron2_names import to_detectron2
 from .sources import Source, load_source
 from .verify import Difference, VerificationError
@@ -16,6 +16,7 @@ __all__ = [
     "Difference",
     "Source",
     "VerificationError",
+    "check_output",
     "convert",
     "infer_arch",
     "load_source",

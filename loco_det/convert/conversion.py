@@ -76,7 +76,7 @@ def convert(checkpoint, output, arch="auto"):
         VerificationError: if the written file does not reproduce the source network.
         OSError: if ``output`` cannot be written.
     """
-    _check_output(checkpoint, output)
+    check_output(checkpoint, output)
     source = load_source(checkpoint, arch)
     sha256 = _sha256(checkpoint)
     content = {
@@ -103,8 +103,13 @@ def convert(checkpoint, output, arch="auto"):
     return Conversion(str(output), source.arch, source.layout, source.dropped, entries, size, sha256, differences)
 
 
-def _check_output(checkpoint, output):
-    """Refuse, before anything is read, a file name that could not be written or that Detectron2 could not open."""
+def check_output(checkpoint, output):
+    """Refuse, before anything is read, a file name that could not be written or that Detectron2 could not open.
+
+    Raises:
+        FileNotFoundError: if the folder of ``output`` does not exist.
+        ValueError: if the name cannot be used.
+    """
     output = Path(output)
     if output.suffix != ".pkl":
         raise ValueError(f"{output}: the name must end in .pkl, by which Detectron2 tells the format")

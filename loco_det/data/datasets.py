@@ -1,10 +1,17 @@
 """Registering your own COCO-format data, and checking that a data set is there and sane before training."""
 
 import json
+import math
 import os
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+
+FIELDS = {  # what pycocotools and Detectron2 read of each entry
+    "images": ("id", "file_name", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
+}
 
 
 def prepare_datasets(cfg):
@@ -88,9 +95,18 @@ def check_coco(path, images):
             content = json.load(f)
         except ValueError as error:
             raise ValueError(f"{path} is no JSON: {error}") from None
-    parts = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
-        raise ValueError(f"{path} is no COCO instance file: it needs the lists {', '.join(parts)}")
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in FIELDS):
+        raise ValueError(f"{path} is no COCO instance file: it needs the lists {', '.join(FIELDS)}")
+    for part, fields in FIELDS.items():
+        for entry in content[part]:
+            lacking = [field for field in fields if field not in entry]
+            if lacking:
+                raise ValueError(f"{path}: {part}: the entry with id {entry.get('id')} lacks {', '.join(lacking)}")
+    ids = [annotation["id"] for annotation in content["annotations"]]
+    if not ids:
+        raise ValueError(f"{path}: no annotations")
+    if len(set(ids)) < len(ids) or 0 in ids:  # pycocotools takes id 0 for "no match"
+        raise ValueError(f"{path}: the ids of annotations must be different from each other and from 0")
     classes = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
     if not classes or len(classes) != len(content["categories"]):
         raise ValueError(f"{path}: categories are missing or an id stands twice")
@@ -101,22 +117,26 @@ def check_coco(path, images):
     for annotation in content["annotations"]:
         problem = _problem(annotation, classes, files)
         if problem:
-            raise ValueError(f"{path}: annotation {annotation.get('id')}: {problem}")
+            raise ValueError(f"{path}: annotation {annotation['id']}: {problem}")
     return classes, any(isinstance(a["segmentation"], dict) for a in content["annotations"] if not a.get("iscrowd"))
 
 
 def _problem(annotation, classes, files):
     """What is wrong with an annotation, in words; None if nothing is."""
-    if annotation.get("category_id") not in classes:
-        return f"category_id {annotation.get('category_id')} is not among the categories {list(classes)}"
-    if annotation.get("image_id") not in files:
-        return f"image_id {annotation.get('image_id')} is not among the images"
-    where = f"of {files[annotation['image_id']]}"
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
-        return f"{where} has no bbox [x, y, width, height]"
+    if annotation["category_id"] not in classes:
+        return f"category_id {annotation['category_id']} is not among the categories {list(classes)}"
+    if annotation["image_id"] not in files:
+        return f"image_id {annotation['image_id']} is not among the images"
+    where, box = f"of {files[annotation['image_id']]}", annotation["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(_finite(v) for v in box):
+        return f"{where} has the bbox {box}, not the numbers [x, y, width, height]"
     if min(box[2:]) <= 0:
         return f"{where} has a box of zero size, {box}: remove or mend it"
-    if not annotation.get("segmentation"):
-        return f"{where} has no segmentation, which Mask R-CNN needs"
+    shape = annotation["segmentation"]
+    if isinstance(shape, list) and not any(len(polygon) >= 6 for polygon in shape):
+        return f"{where} has no segmentation with a polygon of three points, which Mask R-CNN needs"
     return None
+
+
+def _finite(value):
+    return isinstance(value, int | float) and math.isfinite(value)

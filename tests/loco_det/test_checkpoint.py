@@ -16,6 +16,10 @@ from loco_det.convert import convert
 from pretrain.encoders import build_encoder
 
 
+# of a number, a list and an unknown class
+PICKLES = (b"\x80\x04K\x01.", b"\x80\x02]q\x00K\x01a.", b"\x80\x02cno_such\nX\nq\x00.")
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A converted ResNet-18 and the state dict that it was made of."""
@@ -84,7 +88,7 @@ def test_evaluation_needs_the_whole_detector(weights, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.pkl"])
-@pytest.mark.parametrize("content", [b"hello, world\n" * 20, b"", b"\x80\x04K\x01."])
+@pytest.mark.parametrize("content", [b"hello, world\n" * 20, b"", *PICKLES])
 def test_files_that_are_no_checkpoints(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)

@@ -170,7 +170,7 @@ def test_files_that_are_no_checkpoint(tool, capsys, tmp_path, r18_bytes, kind, m
         torch.save(torchvision.models.resnet18(weights=None), path)
     elif kind == "torchscript":
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
-    line = refused(tool, capsys, path, tmp_path / "out.pkl", 2)
+    line = refused(tool, capsys, path, tmp_path / "out.pkl", 2 if kind == "missing" else 1)
     assert re.search(message, line), line
     assert str(path) in line and not trap.exists()
 
@@ -253,7 +253,7 @@ OURS = {"format": "loco-det pretraining"}
 def test_checkpoints_of_something_else(tool, capsys, tmp_path, content, message):
     path = tmp_path / "in.pth"
     torch.save(content(), path)
-    line = refused(tool, capsys, path, tmp_path / "out.pkl", 2)
+    line = refused(tool, capsys, path, tmp_path / "out.pkl", 1)
     assert re.search(message, line), line
     assert line.startswith(f"error: {path}: ")
 

@@ -72,14 +72,23 @@ def test_evaluation_of_the_result_gives_the_same_numbers(run_tool, trained, data
     weights = ("MODEL.WEIGHTS", trained / "model_final.pth")
     done = run_tool("train_net.py", "--eval-only", *arguments(data, tmp_path), *weights)
     assert done.returncode == 0, done.stderr
-    assert results(tmp_path)["results"] == results(trained)["results"]
+    name = "inference/coco_instances_results.json"
+    ours, theirs = (json.loads((out / name).read_text()) for out in (tmp_path, trained))
+    assert ours == theirs and len(ours) > 0
+    same = ("results", "weights", "iteration", "frozen")  # what was trained is what is reported, not the last step
+    assert {k: results(tmp_path)[k] for k in same} == {k: results(trained)[k] for k in same}
+    assert results(tmp_path)["seconds"] == pytest.approx(results(trained)["seconds"], rel=0.5)
 
 
 def test_resume_goes_on_and_fine_tuning_changes_the_backbone(run_tool, data, tmp_path):
     options = arguments(data, tmp_path, "demo_coco_loco_finetune")
     assert run_tool("train_net.py", *options, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()").returncode == 0
-    done = run_tool("train_net.py", "--resume", *options)
+    before = results(tmp_path)
+    done = run_tool("train_net.py", "--resume", *options, "MODEL.WEIGHTS", "")
     assert done.returncode == 0 and "Starting training from iteration 1" in done.stdout
+    after = results(tmp_path)
+    assert after["weights"] == before["weights"] == str(data / "r18.pkl") and after["iteration"] == 2
+    assert after["seconds"] > before["seconds"]
     model = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     source = torch.load(data / "r18.pth", weights_only=True)
     for ours, theirs in (("stem.conv1.weight", "conv1.weight"), ("res5.1.conv2.weight", "layer4.1.conv2.weight")):
@@ -105,7 +114,8 @@ def test_cityscapes_layout(run_tool, data, tmp_path):
         (["MODEL.RESNETS.DEPT", "34"], "MODEL.RESNETS.DEPT"),
         (["--eval-only"], "tensors of the detector"),
         (["--resume"], "nothing to resume"),
-        (["--num-gpus", "2"], "--num-gpus above 1 needs GPUs"),
+        (["--num-gpus", "2", "--dist-url", "auto"], "--num-gpus above 1 needs GPUs"),
+        (["SOLVER.REFERENCE_WORLD_SIZE", "8"], "SOLVER.IMS_PER_BATCH 2 is no multiple"),
     ],
 )
 def test_bad_input_gets_one_line(run_tool, data, tmp_path, change, message):

@@ -1,0 +1,74 @@
+"""Exit codes of the command lines: 2 for bad input, 1 for a failure, 130 for Ctrl-C, and one line for each."""
+
+import sys
+
+import pytest
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from loco_det.config import add_loco_config
+from pretrain.config import get_cfg
+
+
+@pytest.fixture
+def common(monkeypatch, request):
+    monkeypatch.syspath_prepend(str(request.config.rootpath / "tools"))
+    import common
+
+    return common
+
+
+def child(line):
+    return ProcessRaisedException(f"\n\n-- Process 0 terminated:\nTraceback (most recent call last):\n{line}", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("two\nlines"), 2, "error: two lines"),
+        (FileNotFoundError("/nowhere: no such file"), 2, "error: /nowhere: no such file"),
+        (FloatingPointError("NaN"), 1, "error: NaN"),
+        (RuntimeError("broken"), 1, "error: broken"),
+        (AssertionError(), 1, "error: AssertionError()"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (child("FileNotFoundError: no images"), 2, "error: no images"),
+        (child("FloatingPointError: NaN: lower the rate"), 1, "error: NaN: lower the rate"),
+        (child("torch.OutOfMemoryError: 3 GB"), 1, "error: 3 GB"),
+        (ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 2, -9), 1, "error: process 1"),
+    ],
+)
+def test_exit_codes(common, capsys, error, code, message):
+    with pytest.raises(SystemExit) as exit, common.one_line_errors():
+        raise error
+    err = capsys.readouterr().err
+    assert exit.value.code == code and err.startswith(message) and err.count("\n") == 1
+
+
+class Arguments:
+    def __init__(self, *opts, config_file=""):
+        self.opts, self.config_file = list(opts), str(config_file)
+
+
+@pytest.mark.parametrize("opts", [("NO.SUCH", 1), ("SOLVER.EPOCHS", "many"), ("SOLVER",), ("SOLVER.EPOCHS.X", 1)])
+def test_wrong_pairs(common, opts):
+    with pytest.raises(ValueError) as error:
+        common.merge_config(get_cfg(), Arguments(*opts))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "a: b: c", "NO: {SUCH: 1}", "- 1", "just words"])
+def test_wrong_files(common, tmp_path, text):
+    from detectron2.config import get_cfg as detectron2_cfg
+
+    (tmp_path / "wrong.yaml").write_text(text)
+    for cfg in (get_cfg(), detectron2_cfg()):
+        if "MODEL" in cfg and "META_ARCHITECTURE" in cfg.MODEL:
+            add_loco_config(cfg)
+        with pytest.raises(ValueError, match="wrong.yaml"):
+            common.merge_config(cfg, Arguments(config_file=tmp_path / "wrong.yaml"))
+
+
+def test_command_is_kept(common, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tools/x.py", "KEY", "two words"])
+    common.log_command(tmp_path / "run")
+    common.log_command(tmp_path / "run")
+    assert (tmp_path / "run" / "command.txt").read_text() == "python tools/x.py KEY 'two words'\n" * 2
