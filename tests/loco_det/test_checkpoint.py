@@ -15,7 +15,6 @@ from loco_det.config import add_loco_config
 from loco_det.convert import convert
 from pretrain.encoders import build_encoder
 
-
 # of a number, a list and an unknown class
 PICKLES = (b"\x80\x04K\x01.", b"\x80\x02]q\x00K\x01a.", b"\x80\x02cno_such\nX\nq\x00.")
 
