@@ -90,7 +90,8 @@ def main():
             found[row].append(json.loads(done.stdout))
     median = {row: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for row, runs in found.items()}
     base = median["end to end"]
-    print(f"{args.encoder}, {args.batch} images of {args.size} px, median of {args.rounds} x {args.steps} steps\n")
+    print(f"{args.encoder}, {args.batch} images of {args.size} px, median of {args.rounds} x {args.steps} steps; "
+          "decoder of every row: 1 conv block, downsampling, MLP 2048-128\n")  # fmt: skip
     print("| rule | s/step | time ratio | memory, GB | memory saving |\n| --- | ---: | ---: | ---: | ---: |")
     for row, m in median.items():
         print(f"| {row} | {m['seconds']:.2f} | {m['seconds'] / base['seconds']:.2f} | {m['bytes'] / 1e9:.2f} "

@@ -100,7 +100,7 @@ def save_views(path, images, view, seed, height=128):
 
     Args:
         path: PNG to write.
-        images: iterable of (H, W, 3) uint8 RGB.
+        images: iterable of (H, W, 3) uint8 RGB; nothing is written if there are none.
         view: function (image, numpy Generator) -> (S, S, 3) uint8.
         seed: of the augmentation.
     """
@@ -110,6 +110,8 @@ def save_views(path, images, view, seed, height=128):
         cells = [cv2.resize(image, (max(1, round(image.shape[1] * scale)), height), interpolation=cv2.INTER_AREA)]
         cells += [cv2.resize(view(image, rng), (height, height)) for _ in range(2)]
         rows.append(np.hstack([np.pad(cell, ((2, 2), (2, 2), (0, 0)), constant_values=255) for cell in cells]))
+    if not rows:
+        return
     width = max(row.shape[1] for row in rows)
     sheet = np.vstack([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows])
     Image.fromarray(sheet).save(path)

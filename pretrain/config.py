@@ -40,6 +40,7 @@ def get_cfg():
     _C.MODEL.DECODER.DOWNSAMPLE = True  # stride 2 in the first conv block (65.1 against 63.6, Table 4)
     _C.MODEL.DECODER.HIDDEN_DIM = 2048  # of the two-layer MLP; not stated in the paper, SimCLR's for ResNet-50
     _C.MODEL.DECODER.OUT_DIM = 128
+    _C.MODEL.DECODER.OUT_BN = True  # BN without offset after the last layer; not stated in the paper, SimCLR's code
 
     _C.LOSS = CN()
     _C.LOSS.TEMPERATURE = 0.1  # not stated in the paper; SimCLR's
@@ -58,3 +59,35 @@ def get_cfg():
     _C.SOLVER.AMP = CN()
     _C.SOLVER.AMP.ENABLED = False  # bfloat16 autocast of the forward passes; the losses stay in float32
     return _C
+
+
+def check(cfg):
+    """Refuse values that cannot work, which would fail late or, worse, not at all.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    least = {
+        "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "INPUT.JITTER_STRENGTH": 0, "MODEL.DECODER.CONV_BLOCKS": 0,
+        "MODEL.DECODER.HIDDEN_DIM": 1, "MODEL.DECODER.OUT_DIM": 1, "SEED": 0, "SOLVER.IMS_PER_BATCH": 1,
+        "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.LOG_PERIOD": 1,
+    }  # fmt: skip
+    for key, bound in least.items():
+        if value_of(cfg, key) < bound:
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be at least {bound}")
+    for key in ("LOSS.TEMPERATURE", "SOLVER.EPOCHS", "SOLVER.BASE_LR"):
+        if value_of(cfg, key) <= 0:
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be above 0")
+    for key in ("INPUT.CROP_AREA", "INPUT.BLUR_SIGMA"):
+        limits = value_of(cfg, key)
+        if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
+            raise ValueError(f"{key} is {limits}, but must be two numbers, the smaller one first, above 0")
+    if not all(isinstance(unit, list | tuple) and all(isinstance(s, str) for s in unit) for unit in cfg.MODEL.UNITS):
+        raise ValueError(f"MODEL.UNITS is {cfg.MODEL.UNITS}, but must be a list of lists of stage names")
+
+
+def value_of(cfg, key):
+    """The value of a key such as "SOLVER.EPOCHS"."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg

@@ -1,5 +1,6 @@
 """A folder of images as an endless, seeded, resumable stream of two-view batches."""
 
+import itertools
 import logging
 import os
 import warnings
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .augment import SimCLRView
 
 logger = logging.getLogger(__name__)
+# what Pillow raises: SyntaxError on broken PNG files
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -29,8 +32,12 @@ def list_images(folder):
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder}: no such folder of images; set DATASETS.TRAIN")
-    images, others = [], []
+    images, others, seen = [], [], set()
     for root, dirs, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(root) in seen:  # a link to a folder above
+            dirs.clear()
+            continue
+        seen.add(os.path.realpath(root))
         dirs.sort()
         for name in sorted(files):
             (images if name.lower().endswith(EXTENSIONS) else others).append(os.path.join(root, name))
@@ -43,10 +50,15 @@ def list_images(folder):
 
 
 def read_image(path):
-    """Decode an image to (H, W, 3) uint8 RGB; raises OSError if the file is unreadable, truncated or no image."""
-    with warnings.catch_warnings(), Image.open(path) as image:
+    """Decode an image to (H, W, 3) uint8 RGB; raises one of ``UNREADABLE`` if it is truncated or no image."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # palette images with transparency and the like are still readable
-        return np.asarray(image.convert("RGB"))
+        with Image.open(path) as image:
+            if image.mode.startswith("I;16"):  # Pillow's conversion would clip all above 255, not scale
+                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+            if image.mode in ("I", "F"):
+                raise ValueError(f"{path}: pixels of unknown range (mode {image.mode})")
+            return np.asarray(image.convert("RGB"))
 
 
 class TwoViews(Dataset):
@@ -75,7 +87,7 @@ class TwoViews(Dataset):
             try:
                 image = read_image(path)
                 break
-            except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow, on broken PNG files
+            except UNREADABLE as error:
                 unreadable.append(path)
                 if len(unreadable) >= min(100, len(self.images)):
                     raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
@@ -85,10 +97,11 @@ class TwoViews(Dataset):
 
 
 class StreamSampler(Sampler):
-    """Endless stream of (position, image) keys: a new permutation of all images in each epoch.
+    """Endless stream of (position, image) keys: a new permutation of the images in each epoch.
 
-    Process ``rank`` of ``world_size`` takes its slice of each global batch, so that the global batches do not
-    depend on the number of processes.
+    An epoch is as many whole batches as there are; what is left of the permutation is dropped, because a batch across
+    two epochs might hold an image twice, which would be its own negative. Process ``rank`` of ``world_size`` takes
+    its slice of each global batch, so that the global batches do not depend on the number of processes.
     """
 
     def __init__(self, num_images, batch_size, seed, start, rank=0, world_size=1):
@@ -104,15 +117,14 @@ class StreamSampler(Sampler):
 
     def __iter__(self):
         epoch, local = None, self.batch_size // self.world_size
-        position = self.start * self.batch_size + self.rank * local
-        while True:
-            for p in range(position, position + local):
-                if p // self.num_images != epoch:
-                    epoch = p // self.num_images
-                    generator = torch.Generator().manual_seed(self.seed + epoch)
-                    order = torch.randperm(self.num_images, generator=generator).tolist()
-                yield p, order[p % self.num_images]
-            position += self.batch_size
+        for iteration in itertools.count(self.start):
+            now, step = divmod(iteration, self.num_images // self.batch_size)
+            if now != epoch:
+                epoch = now
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images).tolist()
+            first = self.rank * local
+            for i in range(first, first + local):
+                yield iteration * self.batch_size + i, order[step * self.batch_size + i]
 
 
 def _collate(samples):

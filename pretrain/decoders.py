@@ -18,10 +18,13 @@ class Decoder(nn.Sequential):
     """Features of a unit's top stage to embeddings: (B, C, H, W) -> (B, out_dim).
 
     LoCo (Sec. 4.2, Table 4) puts one residual conv block with downsampling before SimCLR's head of global average
-    pooling and a two-layer MLP; with no conv block it is the head of SimCLR and of the paper's GIM.
+    pooling and a two-layer MLP; with no conv block it is the head of SimCLR and of the paper's GIM. As in SimCLR's code
+    (model_util.py) neither linear layer has a bias, and BN without offset ends the head.
     """
 
-    def __init__(self, channels, *, conv_blocks=1, downsample=True, bottleneck=True, hidden_dim=2048, out_dim=128):
+    def __init__(
+        self, channels, *, conv_blocks=1, downsample=True, bottleneck=True, hidden_dim=2048, out_dim=128, out_bn=True
+    ):
         """
         Args:
             channels: C, channels of the features.
@@ -30,6 +33,7 @@ class Decoder(nn.Sequential):
             bottleneck: bottleneck blocks (1x1, 3x3, 1x1) as in ResNet-50, or basic ones (3x3, 3x3) as in ResNet-18.
             hidden_dim: width of the MLP's hidden layer.
             out_dim: dimension of the embedding.
+            out_bn: whether BN ends the head; without it the last linear layer has a bias.
         """
         blocks = [_conv_block(channels, 2 if downsample and i == 0 else 1, bottleneck) for i in range(conv_blocks)]
         super().__init__(
@@ -39,5 +43,8 @@ class Decoder(nn.Sequential):
             nn.Linear(channels, hidden_dim, bias=False),  # BN follows: a bias would do nothing
             nn.BatchNorm1d(hidden_dim),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden_dim, out_dim),
+            nn.Linear(hidden_dim, out_dim, bias=not out_bn),
         )
+        if out_bn:
+            self.append(nn.BatchNorm1d(out_dim))
+            self[-1].bias.requires_grad_(False)  # stays 0

@@ -20,8 +20,8 @@ def average_gradients(parameters):
     Args:
         parameters: iterable of parameters, in the same order in every process.
     """
-    if comm.get_world_size() > 1:
-        grads = [p.grad for p in parameters if p.grad is not None]
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if comm.get_world_size() > 1 and grads:
         flat = torch.cat([g.flatten() for g in grads])
         dist.all_reduce(flat)
         flat /= comm.get_world_size()

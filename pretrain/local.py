@@ -48,11 +48,6 @@ class LocalLearner(nn.Module):
                 raise ValueError(f"two units end at {unit[-1]}: a stage can be the top of one unit only")
             self.bottom_of[top] = top - len(unit) + 1
 
-    def forward(self, views):
-        """The encoder's features of (2B, 3, H, W) images, without gradients: what BN recalibration runs."""
-        with torch.no_grad():
-            return self.encoder(views)
-
     def forward_backward(self, views):
         """One forward pass, and the gradient of every unit's loss accumulated into ``.grad``.
 
@@ -80,9 +75,10 @@ class LocalLearner(nn.Module):
             if k in self.bottom_of:
                 leaf = h.detach().requires_grad_()
                 loss = self.loss(*self.decoders[name](leaf).chunk(2))
-                loss.backward()
+                with torch.autocast(views.device.type, enabled=False):  # else the loss's own gradient is in bfloat16
+                    loss.backward()
+                    self._walk_down(graph, k, leaf.grad)
                 losses[name] = loss.detach()
-                self._walk_down(graph, k, leaf.grad)
             x = h
         return losses
 

@@ -25,7 +25,10 @@ def build_optimizer(cfg, model):
     if cfg.OPTIMIZER == "LARS":
         from timm.optim import Lars  # here, because importing timm takes seconds
 
-        return Lars(groups, lr=lr, momentum=cfg.MOMENTUM, trust_coeff=0.001)  # skips groups without weight decay
+        # Adaptation of the weights even where their decay is 0, which timm's would skip, and none of the rest. Its
+        # momentum leaves the learning rate outside the buffer, as torch's; SimCLR's code has it inside.
+        groups[0]["always_adapt"] = True
+        return Lars(groups, lr=lr, momentum=cfg.MOMENTUM, trust_coeff=0.001)
     if cfg.OPTIMIZER == "SGD":
         return torch.optim.SGD(groups, lr=lr, momentum=cfg.MOMENTUM)
     if cfg.OPTIMIZER == "AdamW":

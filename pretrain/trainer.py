@@ -1,6 +1,7 @@
 """The pretraining loop, on Detectron2's TrainerBase, hooks and EventStorage."""
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 
 from .augment import save_views
 from .checkpoint import AtomicCheckpointer
-from .data import build_loader, list_images, read_image
+from .data import UNREADABLE, build_loader, list_images, read_image
 from .decoders import Decoder
 from .distributed import average_gradients, broadcast_state
 from .encoders import build_encoder
@@ -43,6 +44,7 @@ def build_learner(cfg):
             bottleneck=encoder.channels[-1] > 512,
             hidden_dim=decoder.HIDDEN_DIM,
             out_dim=decoder.OUT_DIM,
+            out_bn=decoder.OUT_BN,
         )
     loss = functools.partial(info_nce, temperature=cfg.LOSS.TEMPERATURE)
     learner = LocalLearner(encoder, cfg.MODEL.UNITS, decoders, loss)
@@ -51,6 +53,9 @@ def build_learner(cfg):
 
 class Trainer(TrainerBase):
     """Trains a :class:`LocalLearner` on a folder of images.
+
+    With several processes BN is synchronised on GPUs; on the CPU, for which torch has no SyncBatchNorm, every process
+    normalises its own part of the batch. Statistics in the checkpoint, and logged losses, are those of process 0.
 
     ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of every unit, their sum ``total_loss``, ``lr``,
     ``images_per_second``, ``time``, ``data_time`` and ``eta_seconds``.
@@ -70,7 +75,8 @@ class Trainer(TrainerBase):
         self.cfg = cfg
         solver = cfg.SOLVER
         self.images = images = list_images(cfg.DATASETS.TRAIN)
-        self.max_iter = max(1, round(solver.EPOCHS * len(images) / solver.IMS_PER_BATCH))
+        # without units nothing learns, but BN's averages must forget where they started
+        self.max_iter = max(1 if cfg.MODEL.UNITS else 100, round(solver.EPOCHS * (len(images) // solver.IMS_PER_BATCH)))
         self.learner = build_learner(cfg)
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cpu":  # torch has no SyncBatchNorm for the CPU
             self.learner = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)
@@ -83,11 +89,8 @@ class Trainer(TrainerBase):
             optimizer=self.optimizer,
             scheduler=self.scheduler,
         )
-        self.start_iter = 0
-        if resume:
-            if not self.checkpointer.has_checkpoint():
-                raise FileNotFoundError(f"{cfg.OUTPUT_DIR}: nothing to resume; leave out --resume to start anew")
-            self.start_iter = self.checkpointer.resume_or_load("")["iteration"] + 1
+        self.checkpointer.cfg = cfg
+        self.start_iter = self.checkpointer.resume() + 1 if resume else 0
         broadcast_state(self.learner)
         loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())
         self.view = loader.dataset.view
@@ -120,7 +123,7 @@ class Trainer(TrainerBase):
         for path in self.images[:: math.ceil(len(self.images) / count)]:
             try:
                 yield read_image(path)
-            except (OSError, ValueError, SyntaxError):
+            except UNREADABLE:
                 continue  # the loader counts and names it
 
     def run_step(self):
@@ -134,8 +137,8 @@ class Trainer(TrainerBase):
         for name, loss in losses.items():
             if not torch.isfinite(loss):
                 raise FloatingPointError(
-                    f"loss_{name} is {loss.item()} at iteration {self.iter}: lower SOLVER.BASE_LR or lengthen the "
-                    "warm-up, and go on from the last checkpoint with --resume"
+                    f"loss_{name} is {loss.item()} at iteration {self.iter}: start anew with a lower "
+                    "SOLVER.BASE_LR or a longer warm-up; the checkpoints until then are kept"
                 )
         average_gradients(self.learner.parameters())
         self.optimizer.step()
@@ -148,6 +151,8 @@ class Trainer(TrainerBase):
         storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
 
     def _note_unreadable(self, paths):
+        if comm.get_world_size() > 1 and (self.iter + 1) % self.cfg.SOLVER.LOG_PERIOD == 0:
+            paths = itertools.chain(paths, *comm.all_gather(sorted(self.unreadable)))  # what the others have met
         for path in set(paths) - self.unreadable:
             self.unreadable.add(path)
             share = len(self.unreadable) / len(self.images)
@@ -168,7 +173,7 @@ class TerminalWriter(EventWriter):
 
     def write(self):
         storage = get_event_storage()
-        if storage.iter >= self.max_iter:
+        if storage.iter >= self.max_iter or "lr" not in storage.histories():  # stopped before the first step's end
             return
         smooth = {name: history.median(20) for name, history in storage.histories().items()}
         losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)

@@ -30,11 +30,23 @@ def merge_config(cfg, args):
     try:
         if args.config_file:
             cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(args.opts)
+        cfg.merge_from_list(_as_floats(cfg, args.opts))
     except (KeyError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
         where = f" (in {args.config_file} or the KEY VALUE pairs)"
         raise ValueError(" ".join(str(error.args[0] if error.args else error).split()) + where) from error
     return cfg
+
+
+def _as_floats(cfg, opts):
+    """KEY VALUE pairs with 100 as 100.0 where the default is a float, which yacs does not do by itself."""
+    opts = list(opts)
+    for i in range(0, len(opts) - 1, 2):
+        node = cfg
+        for part in opts[i].split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, float) and opts[i + 1].lstrip("+-").isdigit():
+            opts[i + 1] = float(opts[i + 1])
+    return opts
 
 
 def log_command(output_dir):
@@ -74,5 +86,7 @@ def one_line_errors():
 def _exit(message, code, error):
     if SHOW_TRACEBACK:
         raise error
+    if message.startswith("Caught "):  # by a loader's worker: a traceback, whose last line is the error
+        message = message.strip().splitlines()[-1].partition(": ")[2]
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)

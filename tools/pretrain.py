@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from pretrain.config import get_cfg
+from pretrain.config import check, get_cfg
 from pretrain.trainer import Trainer
 
 EXAMPLE = """example:
@@ -27,6 +27,7 @@ Every key, with its default and meaning, is in pretrain/config.py."""
 def main(args):
     quiet_trainer()
     cfg = merge_config(get_cfg(), args)
+    check(cfg)
     cfg.freeze()
     log_command(cfg.OUTPUT_DIR)
     for name in ("fvcore", "pretrain"):

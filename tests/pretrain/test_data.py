@@ -66,16 +66,42 @@ def test_views_of_two_epochs_differ(folder):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(0, 9))
-def test_every_epoch_is_a_permutation(num_images, local, world, start):
+def test_no_image_comes_twice_in_an_epoch(num_images, local, world, start):
     batch = local * world
+    if num_images < batch:
+        return
     streams = [iter(StreamSampler(num_images, batch, 0, 0, rank, world)) for rank in range(world)]
-    steps = -(-3 * num_images // batch) + start
-    keys = [key for _ in range(steps) for stream in streams for key in itertools.islice(stream, local)]
-    assert [p for p, _ in keys] == list(range(steps * batch))
+    steps = num_images // batch  # in an epoch; what is left of it is dropped
+    keys = [key for _ in range(3 * steps + start) for stream in streams for key in itertools.islice(stream, local)]
+    assert [p for p, _ in keys] == list(range(len(keys)))
     for epoch in range(3):
-        assert sorted(i for _, i in keys[epoch * num_images : (epoch + 1) * num_images]) == list(range(num_images))
+        indices = [i for _, i in keys[epoch * steps * batch : (epoch + 1) * steps * batch]]
+        assert len(set(indices)) == len(indices) and set(indices) <= set(range(num_images))
     resumed = StreamSampler(num_images, batch, 0, start, 0, 1)
     assert list(itertools.islice(resumed, batch)) == keys[start * batch : (start + 1) * batch]
+
+
+def test_orders_of_epochs_and_seeds_differ():
+    orders = set()
+    for seed in range(3):
+        stream = iter(StreamSampler(20, 20, seed, 0))
+        orders.update(tuple(i for _, i in itertools.islice(stream, 20)) for _ in range(3))
+    assert len(orders) == 9
+
+
+def test_sixteen_bits_are_scaled_and_unknown_ranges_refused(tmp_path):
+    ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    image = read_image(tmp_path / "ramp.png")
+    assert image.shape == (32, 32, 3) and np.array_equal(image[..., 0], ramp >> 8)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "ramp.tiff")
+    with pytest.raises(ValueError, match="unknown range"):
+        read_image(tmp_path / "ramp.tiff")
+
+
+def test_a_link_to_a_folder_above_is_not_followed_forever(folder):
+    (folder / "a" / "loop").symlink_to(folder)
+    assert len(list_images(str(folder))) == 8
 
 
 def spoil(folder):

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import weakref
 
 import pytest
 import torch
@@ -135,21 +136,37 @@ def test_one_forward_of_each_stage_and_one_update_of_bn():
 
 
 def test_the_graph_of_a_finished_stage_is_freed_before_the_next_stage_runs():
-    """When res4 runs, nothing of the first stage's graph may be alive: that is what saves the memory."""
-    alive = {}
-    learner = make(LOCO)
-    bottom, upper = learner.encoder.stages[0], learner.encoder.stages[2]
-    saved = []
+    """When res4 runs, nothing that the first stage saved for its backward may be alive: that saves the memory."""
+    learner, saved, alive = make(LOCO), weakref.WeakSet(), {}
+    bottom, forward = learner.encoder.stages[0], learner.encoder.stages[0].forward
 
-    def remember(module, inputs, output):
-        import weakref
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            saved.add(self)
 
-        saved.append(weakref.ref(output))
+    def watched(x):
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda s: s.tensor):
+            return forward(x)
 
-    bottom[1].register_forward_hook(remember)  # BN's output, which the ReLU overwrites and its backward keeps
-    upper.register_forward_pre_hook(lambda *_: alive.update(bottom=saved[0]() is not None))
+    bottom.forward = watched
+    learner.encoder.stages[1].register_forward_pre_hook(lambda *_: alive.update(res3=len(saved)))
+    learner.encoder.stages[2].register_forward_pre_hook(lambda *_: alive.update(res4=len(saved)))
     learner.forward_backward(torch.randn(8, 3, 48, 48, dtype=torch.float64))
-    assert alive == {"bottom": False}
+    assert alive["res3"] > 0 and alive["res4"] == 0
+
+
+def test_under_autocast_the_gradient_of_the_loss_stays_in_float32():
+    torch.manual_seed(0)
+    learner = LocalLearner(TinyEncoder(), [["res2"]], {"res2": nn.Sequential(nn.Flatten(), nn.Linear(64, 8))}, LOSS)
+    seen = []
+    learner.decoders["res2"].register_forward_hook(lambda _, __, z: z.register_hook(lambda g: seen.append((z, g))))
+    with torch.autocast("cpu", torch.bfloat16):
+        learner.forward_backward(torch.randn(8, 3, 8, 8))
+    (z, gradient), = seen
+    z = z.detach().float().requires_grad_()
+    LOSS(*z.chunk(2)).backward()
+    torch.testing.assert_close(gradient, z.grad.to(gradient.dtype), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(

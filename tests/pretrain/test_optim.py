@@ -44,9 +44,10 @@ def test_no_decay_on_norms_and_biases():
             assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
 
 
-def test_lars_step_by_hand():
+@pytest.mark.parametrize("decay", [0.01, 0.0])
+def test_lars_step_by_hand(decay):
     """Two steps of You et al. 2017 with SimCLR's exceptions; the trust coefficient is 0.001."""
-    cfg = solver(WEIGHT_DECAY=0.01)
+    cfg = solver(WEIGHT_DECAY=decay)
     model, reference = network(), [p.detach().clone() for p in network().parameters()]
     optimizer = build_optimizer(cfg, model)
     momentum = [torch.zeros_like(p) for p in reference]
@@ -56,8 +57,8 @@ def test_lars_step_by_hand():
             grad = torch.randn_like(p)
             p.grad = grad.clone()
             if p.ndim > 1:
-                trust = 0.001 * q.norm() / (grad.norm() + 0.01 * q.norm())
-                grad = trust * (grad + 0.01 * q)
+                trust = 0.001 * q.norm() / (grad.norm() + decay * q.norm())
+                grad = trust * (grad + decay * q)
             v.mul_(0.9).add_(grad)
             q -= 1.0 * v
         optimizer.step()

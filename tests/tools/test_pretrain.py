@@ -93,6 +93,14 @@ def test_two_processes(run_tool, images, tmp_path):
     assert "on 2 processes" in done.stdout and len(metrics(tmp_path)) == 2
 
 
+def test_two_processes_without_units(run_tool, images, tmp_path):
+    done = run_tool("pretrain.py", "--num-gpus", 2, "--dist-url", "auto", "DATASETS.TRAIN", images, "OUTPUT_DIR",
+                    tmp_path, *SMALL, "MODEL.UNITS", "[]")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    assert model["encoder.bn1.num_batches_tracked"] == 100  # however small the folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -102,6 +110,10 @@ def test_two_processes(run_tool, images, tmp_path):
         (["--config-file", "/nowhere.yaml"], "/nowhere.yaml"),
         (["MODEL.ENCODER", "resnet7"], "unknown encoder 'resnet7'"),
         (["MODEL.UNITS", "[['res2','res4']]"], "not a run of consecutive stages"),
+        (["MODEL.UNITS", "[1, 2]"], "must be a list of lists of stage names"),
+        (["SOLVER.LOG_PERIOD", "0"], "SOLVER.LOG_PERIOD is 0, but must be at least 1"),
+        (["LOSS.TEMPERATURE", "0"], "LOSS.TEMPERATURE is 0.0, but must be above 0"),
+        (["INPUT.CROP_AREA", "[0.5]"], "INPUT.CROP_AREA is [0.5], but must be two numbers"),
         (["SOLVER.IMS_PER_BATCH", "64"], "fewer than SOLVER.IMS_PER_BATCH 64"),
         (["--resume"], "nothing to resume"),
     ],
