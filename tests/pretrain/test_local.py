@@ -160,7 +160,11 @@ def test_under_autocast_the_gradient_of_the_loss_stays_in_float32():
     torch.manual_seed(0)
     learner = LocalLearner(TinyEncoder(), [["res2"]], {"res2": nn.Sequential(nn.Flatten(), nn.Linear(64, 8))}, LOSS)
     seen = []
-    learner.decoders["res2"].register_forward_hook(lambda _, __, z: z.register_hook(lambda g: seen.append((z, g))))
+
+    def watch(module, inputs, z):
+        z.register_hook(lambda gradient: seen.append((z, gradient)))
+
+    learner.decoders["res2"].register_forward_hook(watch)
     with torch.autocast("cpu", torch.bfloat16):
         learner.forward_backward(torch.randn(8, 3, 8, 8))
     (z, gradient), = seen
