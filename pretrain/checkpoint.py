@@ -21,12 +21,17 @@ class AtomicCheckpointer(Checkpointer):
 
     No state of a random generator is stored because none is used: the order of the data and every augmentation are
     functions of the seed and of the position in the stream (``pretrain/data.py``).
-
-    Attributes:
-        cfg: the run's config, stored in every checkpoint.
     """
 
-    cfg = None
+    def __init__(self, cfg, model, **kwargs):
+        """
+        Args:
+            cfg: the run's config, stored in every checkpoint.
+            model: the learner.
+            kwargs: as fvcore's.
+        """
+        super().__init__(model, cfg.OUTPUT_DIR, **kwargs)
+        self.cfg = cfg
 
     def resume(self):
         """Load the last checkpoint of the run; returns the iteration after which it was written.
@@ -57,7 +62,8 @@ class AtomicCheckpointer(Checkpointer):
         """Write ``name.pth`` and name it in ``last_checkpoint``; OSError leaves the older files as they were."""
         if not self.save_to_disk:
             return
-        data = {"format": FORMAT, "config": self.cfg.dump(), "model": self.model.state_dict(), **kwargs}
+        data = {"format": FORMAT, "encoder": self.cfg.MODEL.ENCODER, "config": self.cfg.dump(), **kwargs}
+        data["model"] = self.model.state_dict()
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         self.logger.info(f"Saving checkpoint to {os.path.join(self.save_dir, name)}.pth")
         self._write(f"{name}.pth", lambda f: torch.save(data, f))

@@ -83,13 +83,12 @@ class Trainer(TrainerBase):
         self.optimizer = build_optimizer(solver, self.learner)
         self.scheduler = build_scheduler(solver, self.optimizer, self.max_iter)
         self.checkpointer = AtomicCheckpointer(
+            cfg,
             self.learner,
-            cfg.OUTPUT_DIR,
             save_to_disk=comm.is_main_process(),
             optimizer=self.optimizer,
             scheduler=self.scheduler,
         )
-        self.checkpointer.cfg = cfg
         self.start_iter = self.checkpointer.resume() + 1 if resume else 0
         broadcast_state(self.learner)
         loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())

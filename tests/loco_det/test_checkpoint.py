@@ -108,23 +108,26 @@ def test_truncated_and_missing_files(weights, tmp_path):
 
 FULL_DISK = """
 import resource, sys, torch
-from {module} import {name}
+from loco_det.checkpoint import GuardedCheckpointer
+from pretrain.checkpoint import AtomicCheckpointer
+from pretrain.config import get_cfg
+cfg, model = get_cfg(), torch.nn.Linear(1000, 1000)
+cfg.OUTPUT_DIR = sys.argv[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    {name}(torch.nn.Linear(1000, 1000), sys.argv[1]{more}).save("model_final", iteration=1)
+    {checkpointer}.save("model_final", iteration=1)
 except OSError as error:
     print("OSError", len(str(error).splitlines()))
 """
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "more"),
-    [("loco_det.checkpoint", "GuardedCheckpointer", ""), ("pretrain.checkpoint", "AtomicCheckpointer", "")],
+    "checkpointer", ["GuardedCheckpointer(model, cfg.OUTPUT_DIR)", "AtomicCheckpointer(cfg, model)"]
 )
-def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, module, name, more):
+def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, checkpointer):
     (tmp_path / "model_final.pth").write_text("older")
     (tmp_path / "last_checkpoint").write_text("older.pth")
-    code = FULL_DISK.format(module=module, name=name, more=more)
+    code = FULL_DISK.format(checkpointer=checkpointer)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=os.getcwd())
     assert done.stdout.strip() == "OSError 1", done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
