@@ -128,9 +128,10 @@ def test_bad_input_gets_one_line(call_tool, images, tmp_path, capsys, arguments,
 
 
 def test_bad_input_from_the_shell(run_tool, tmp_path):
-    done = run_tool("pretrain.py", "DATASETS.TRAIN", tmp_path)
+    options = ("DATASETS.TRAIN", tmp_path, "OUTPUT_DIR", tmp_path / "out")
+    done = run_tool("pretrain.py", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "no images" in done.stderr
-    done = run_tool("pretrain.py", "--num-gpus", 2, "--dist-url", "auto", "DATASETS.TRAIN", tmp_path)
+    done = run_tool("pretrain.py", "--num-gpus", 2, "--dist-url", "auto", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "no images" in done.stderr
     assert run_tool("pretrain.py", "--eval-only").returncode == 2
 
