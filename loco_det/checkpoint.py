@@ -76,6 +76,8 @@ class GuardedCheckpointer(DetectionCheckpointer):
         try:
             with open(temporary, "wb") as f:
                 write(f)
+                f.flush()
+                os.fsync(f.fileno())
             os.replace(temporary, path)
         except RuntimeError as error:  # torch's word for a full disk
             raise OSError(f"cannot write {path}: {error}") from error

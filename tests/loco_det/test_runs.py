@@ -43,7 +43,7 @@ def test_table(tmp_path, detection):
         "box AP": "12.3", "box AP50": "30.1", "mask AP": "10.1", "mask AP50": "30.1",
     }  # fmt: skip
     row = dict(zip(cells(header), cells(interrupted), strict=True))
-    assert (row["iterations"], row["time"], row["weights"]) == ("120 of 300", "1 min 00 s", "random")
+    assert (row["iterations"], row["time"], row["weights"]) == ("120 of 300", "1 min 00 s", "–")
     assert (row["trained"], row["dataset"], row["mask AP"]) == ("fine-tuned", "demo_val", "–")
 
 
