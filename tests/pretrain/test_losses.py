@@ -1,10 +1,12 @@
 """InfoNCE against a loop over anchors and against lightly's NTXentLoss; two processes against one."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,31 +47,34 @@ def test_half_precision_embeddings_are_compared_in_float32():
     torch.testing.assert_close(loss, expected)
 
 
-def _views():
-    return torch.randn(2, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+VIEWS, WEIGHT = "torch.randn(2, 6, 3, dtype=torch.float64)", "torch.randn(3, 4, dtype=torch.float64)"
+ONE_RANK = f"""
+import sys, torch
+from pretrain.distributed import average_gradients
+from pretrain.losses import info_nce
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{{folder}}/store", rank=rank, world_size=2)
+torch.manual_seed(0)
+views, weight = {VIEWS}, {WEIGHT}.requires_grad_()
+mine = views[:, rank * 3 : rank * 3 + 3]
+loss = info_nce(mine[0] @ weight, mine[1] @ weight, 0.2)
+loss.backward()
+average_gradients([weight])
+torch.save((loss.detach(), weight.grad), f"{{folder}}/{{rank}}.pt")
+torch.distributed.destroy_process_group()
+"""
 
 
-def _weight():
-    return torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-
-
-def _one_rank(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    from pretrain.distributed import average_gradients
-
-    weight = _weight()
-    mine = _views()[:, rank * 3 : rank * 3 + 3]
-    loss = info_nce(mine[0] @ weight, mine[1] @ weight, 0.2)
-    loss.backward()
-    average_gradients([weight])
-    torch.save((loss.detach(), weight.grad), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path):
-    mp.start_processes(_one_rank, (str(tmp_path),), nprocs=2, start_method="fork")
-    weight = _weight()
-    views = _views()
+def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path, request):
+    root = request.config.rootpath
+    commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(tmp_path)] for rank in (0, 1)]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
+    for process in processes:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    torch.manual_seed(0)
+    views, weight = eval(VIEWS), eval(WEIGHT).requires_grad_()
     loss = info_nce(views[0] @ weight, views[1] @ weight, 0.2)
     loss.backward()
     (loss0, grad0), (loss1, grad1) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
