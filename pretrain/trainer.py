@@ -105,6 +105,7 @@ class Trainer(TrainerBase):
         solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
         chosen = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
         if comm.is_main_process():
+            os.makedirs(out, exist_ok=True)
             metrics = JSONWriter(os.path.join(out, "metrics.json"))
             writers = [TerminalWriter(self.max_iter), metrics, TensorboardXWriter(out)]
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))

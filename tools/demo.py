@@ -17,9 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from loco_det.runs import find_runs, seeds_text, table_text
-
 from loco_det.report import write_report
+from loco_det.runs import find_runs, seeds_text, table_text
 
 
 def steps(out, seed, long):
