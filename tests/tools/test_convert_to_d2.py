@@ -86,7 +86,7 @@ def test_a_user_converts_a_checkpoint(tmp_path):
 def test_a_user_gives_a_text_file(tmp_path):
     (tmp_path / "notes.pth").write_text("not weights\n")
     result = run("notes.pth", "out.pkl", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("error: notes.pth: not a PyTorch checkpoint (it begins with b'not weights")
     assert result.stderr.count("\n") == 1 and os.listdir(tmp_path) == ["notes.pth"]
 
@@ -260,7 +260,7 @@ def test_checkpoints_of_something_else(tool, capsys, tmp_path, content, message)
 
 def test_another_arch_than_asked_for(tool, capsys, tmp_path):
     torch.save(shapes_only("resnet18"), tmp_path / "in.pth")
-    line = refused(tool, capsys, tmp_path / "in.pth", tmp_path / "out.pkl", 2, "--arch", "resnet34")
+    line = refused(tool, capsys, tmp_path / "in.pth", tmp_path / "out.pkl", 1, "--arch", "resnet34")
     assert "this is a resnet18, not the resnet34 that was asked for" in line
 
 
