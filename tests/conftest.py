@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+# Started in the background of a shell, Ctrl-C is ignored, and so it would be in the command lines that are tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(2)
 torch.set_flush_denormal(True)
 
