@@ -1,22 +1,78 @@
 """Encoders as ordered lists of stages: the unit of locality in LoCo, Greedy InfoMax and their relatives."""
 
+import importlib
+
 import torchvision
 from torch import nn
 
+from .presnet import presnet50
+from .shufflenet import shufflenetv2_50
+
 STAGE_NAMES = ("res2", "res3", "res4", "res5")  # Detectron2's names; "res2" includes the stem, as in the LoCo paper
-ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")  # torchvision's
+BUILDERS = {"presnet50": presnet50, "shufflenetv2_50": shufflenetv2_50}
+ENCODERS = (*RESNETS, *BUILDERS)
 
 
-class ResNetEncoder(nn.Module):
+class Encoder(nn.Module):
+    """What pretraining asks of a network. Your own need not derive from it, if it has the same attributes.
+
+    Attributes:
+        stage_names: names of the stages, from the image upwards; tuple of str.
+        channels: output channels of each stage.
+        strides: output stride of each stage, in pixels of the image; may be a fraction.
+        stages: one ``nn.Sequential`` of blocks for each stage. A block maps a tensor (B, C_in, H, W) to a tensor
+            (B, C_out, H', W') and leaves its input as it was, because blocks are what is shared between units and
+            what may run a second time in the backward pass.
+    """
+
+    def forward(self, x):
+        """
+        Args:
+            x: images, (B, 3, H, W), normalised.
+
+        Returns:
+            dict: stage name -> features, (B, channels, about H / stride, about W / stride).
+        """
+        features = {}
+        for name, stage in zip(self.stage_names, self.stages, strict=True):
+            x = features[name] = stage(x)
+        return features
+
+
+class StageEncoder(Encoder):
+    """An encoder given as its stages, whose names are also those in the state dict (``res2.0...``)."""
+
+    def __init__(self, stages, channels, strides):
+        """
+        Args:
+            stages: dict from the name of a stage to its ``nn.Sequential`` of blocks, from the image upwards.
+            channels: output channels of each stage.
+            strides: output stride of each stage, in pixels of the image.
+
+        Raises:
+            ValueError: if the parts do not fit together.
+        """
+        super().__init__()
+        self.stage_names, self.channels, self.strides = tuple(stages), tuple(channels), tuple(strides)
+        for name, stage in stages.items():
+            if not isinstance(stage, nn.Module) or hasattr(self, name) or not name.isidentifier():
+                raise ValueError(f"stage {name!r} cannot be used: expected a name such as 'res2' and an nn.Sequential")
+            self.add_module(name, stage)
+        check_encoder(self)
+        if len(self.strides) != len(self.stage_names):
+            raise ValueError(f"{len(self.stage_names)} stages, but {len(self.strides)} strides")
+
+    @property
+    def stages(self):
+        return [getattr(self, name) for name in self.stage_names]
+
+
+class ResNetEncoder(Encoder):
     """A torchvision ResNet without its classifier, seen as the four stages of LoCo (Sec. 4.1).
 
     The parameters keep torchvision's names (``conv1.weight``, ``layer1.0.conv1.weight``, ...), so that its state
     dict is what every other ResNet tool reads.
-
-    Attributes:
-        stage_names: names of the stages, from the image upwards.
-        channels: output channels of each stage.
-        strides: output stride of each stage, in pixels of the image.
     """
 
     stage_names = STAGE_NAMES
@@ -25,14 +81,9 @@ class ResNetEncoder(nn.Module):
     def __init__(self, name):
         """
         Args:
-            name: one of ``ENCODERS``.
-
-        Raises:
-            ValueError: if the name is not known.
+            name: one of ``RESNETS``.
         """
         super().__init__()
-        if name not in ENCODERS:
-            raise ValueError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}")
         net = getattr(torchvision.models, name)(weights=None, zero_init_residual=False)
         for child in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
             self.add_module(child, getattr(net, child))
@@ -41,24 +92,64 @@ class ResNetEncoder(nn.Module):
 
     @property
     def stages(self):
-        """The stages as modules, each mapping (B, C_in, H, W) to (B, C_out, H', W'); the first includes the stem."""
-        stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool, self.layer1)
-        return [stem, self.layer2, self.layer3, self.layer4]
-
-    def forward(self, x):
-        """
-        Args:
-            x: images, (B, 3, H, W), normalised.
-
-        Returns:
-            dict: stage name -> features (B, C, H / stride, W / stride), rounded up.
-        """
-        features = {}
-        for name, stage in zip(self.stage_names, self.stages, strict=True):
-            x = features[name] = stage(x)
-        return features
+        """Views of the children, made anew: they are right also after a child was replaced (SyncBatchNorm)."""
+        stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
+        return [nn.Sequential(stem, *self.layer1), self.layer2, self.layer3, self.layer4]
 
 
 def build_encoder(name):
-    """Build the encoder called ``name`` (one of ``ENCODERS``) with torchvision's random initialisation."""
-    return ResNetEncoder(name)
+    """Build a randomly initialised encoder: as torchvision's ResNets, ``kaiming_normal_(mode="fan_out")``.
+
+    Args:
+        name: one of ``ENCODERS``, or ``package.module.function`` of your own, called without arguments, which returns
+            an encoder (:class:`Encoder`) and initialises it.
+
+    Raises:
+        ValueError: if the name is not known, or what it names cannot be imported, fails, or returns no encoder.
+    """
+    if name in RESNETS:
+        return ResNetEncoder(name)
+    if name in BUILDERS:
+        encoder = StageEncoder(*BUILDERS[name]())
+        for module in encoder.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return encoder
+    module, dot, function = name.rpartition(".")
+    if not dot:
+        raise ValueError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, or package.module.function")
+    try:
+        builder = getattr(importlib.import_module(module), function)
+    except Exception as error:  # the user's module may raise anything
+        raise ValueError(f"encoder {name!r} cannot be imported (is it on PYTHONPATH?): {_line(error)}") from error
+    try:
+        encoder = builder()
+    except Exception as error:
+        raise ValueError(f"encoder {name!r}: calling it failed: {_line(error)}") from error
+    try:
+        check_encoder(encoder)
+    except ValueError as error:
+        raise ValueError(f"encoder {name!r}: {error}") from None
+    return encoder
+
+
+def check_encoder(encoder):
+    """Refuse what has not the attributes of :class:`Encoder`; ``strides`` may be missing, pretraining needs none.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    lacking = [name for name in ("stages", "stage_names", "channels") if not hasattr(encoder, name)]
+    if lacking or not isinstance(encoder, nn.Module):
+        what = f"without {', '.join(lacking)}" if lacking else "that is no nn.Module"
+        raise ValueError(f"expected an encoder, got a {type(encoder).__name__} {what}")
+    counts = [len(encoder.stages), len(encoder.stage_names), len(encoder.channels)]
+    if len(set(counts)) != 1 or not counts[0]:
+        raise ValueError("{} stages, {} stage_names and {} channels: expected as many of each".format(*counts))
+    if not all(isinstance(stage, nn.Sequential) and len(stage) for stage in encoder.stages):
+        raise ValueError("every stage must be an nn.Sequential of one or more blocks")
+
+
+def _line(error):
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
 
 from loco_det.convert import VerificationError, check_output, convert
-from pretrain.encoders import ENCODERS
+from pretrain.encoders import RESNETS
 
 EXAMPLE = """example:
   python tools/convert_to_d2.py output/loco/model_final.pth output/loco/backbone.pkl
@@ -32,7 +32,7 @@ def main(argv=None):
     )
     parser.add_argument("checkpoint", help="a checkpoint of tools/pretrain.py, or a torchvision-style state dict")
     parser.add_argument("output", metavar="OUT.pkl", help="the file to write, for MODEL.WEIGHTS")
-    parser.add_argument("--arch", choices=("auto", *ENCODERS), default="auto", help="refuse any other (default: auto)")
+    parser.add_argument("--arch", choices=("auto", *RESNETS), default="auto", help="refuse any other (default: auto)")
     args = parser.parse_args(argv)
     try:
         check_output(args.checkpoint, args.output)

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from pretrain.encoders import ENCODERS, build_encoder
+from pretrain.encoders import RESNETS, build_encoder
 
 # Kind of block and number of blocks in layer1..layer4 (He et al. 2016, Table 1).
 BLOCKS = {
@@ -37,7 +37,7 @@ def infer_arch(state_dict):
         state_dict: torchvision-style name -> tensor, without ``fc``. ``num_batches_tracked`` may be absent.
 
     Returns:
-        str: one of ``pretrain.encoders.ENCODERS``.
+        str: one of ``pretrain.encoders.RESNETS``.
 
     Raises:
         ValueError: in one line, what was seen and what was expected.
@@ -82,10 +82,10 @@ def _by_blocks(state_dict):
             blocks[int(match[1]) - 1].add(match[2])
     kind = "bottleneck" if any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in state_dict) else "basic"
     saw = (kind, tuple(len(indices) for indices in blocks))
-    for arch in ENCODERS:
+    for arch in RESNETS:
         if BLOCKS[arch] == saw:
             return arch
-    expected = ", ".join(f"{_blocks(BLOCKS[arch])} ({arch})" for arch in ENCODERS)
+    expected = ", ".join(f"{_blocks(BLOCKS[arch])} ({arch})" for arch in RESNETS)
     raise ValueError(f"saw a ResNet of {_blocks(saw)} blocks, expected one of {expected}")
 
 

@@ -21,7 +21,7 @@ class Conversion:
 
     Attributes:
         output: the written file, as it was named by the caller.
-        arch: one of ``pretrain.encoders.ENCODERS``.
+        arch: one of ``pretrain.encoders.RESNETS``.
         layout: what kind of file the source was, in words.
         dropped: first part of the source's names that are no part of the encoder -> how many there were.
         entries: number of arrays in the written file.
@@ -65,7 +65,7 @@ def convert(checkpoint, output, arch="auto"):
     Args:
         checkpoint: a pretraining checkpoint of ours, or a torchvision-style state dict.
         output: the file to write, ``*.pkl``. It is replaced only when everything went well.
-        arch: the encoder that the checkpoint must hold, one of ``pretrain.encoders.ENCODERS``, or "auto".
+        arch: the encoder that the checkpoint must hold, one of ``pretrain.encoders.RESNETS``, or "auto".
 
     Returns:
         Conversion: a summary.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pretrain.encoders import RESNETS
+
 from .architecture import COUNTER, infer_arch, reference, some
 
 PRETRAINING_FORMAT = "loco-det pretraining"
@@ -19,7 +21,7 @@ class Source:
 
     Attributes:
         state_dict: torchvision's names -> tensors on the CPU, with torchvision's shapes and types; complete.
-        arch: one of ``pretrain.encoders.ENCODERS``.
+        arch: one of ``pretrain.encoders.RESNETS``.
         layout: what kind of file it was, in words.
         dropped: first part of the names that are no part of the encoder (``decoders``, ``fc``) -> how many there were.
     """
@@ -35,7 +37,7 @@ def load_source(path, arch="auto"):
 
     Args:
         path: the file, as written by ``torch.save``.
-        arch: the encoder it must hold, one of ``pretrain.encoders.ENCODERS``, or "auto".
+        arch: the encoder it must hold, one of ``pretrain.encoders.RESNETS``, or "auto".
 
     Returns:
         Source: the encoder's weights.
@@ -47,8 +49,10 @@ def load_source(path, arch="auto"):
     content = _read(path)
     try:
         state_dict, layout, dropped = _unwrap(content)
-        found = infer_arch(state_dict)
         stated = content.get("encoder") if layout == PRETRAINING_FORMAT else None
+        if stated is not None and stated not in RESNETS:
+            raise ValueError(f"its encoder is {stated!r}, but Detectron2's ResNet can only be {', '.join(RESNETS)}")
+        found = infer_arch(state_dict)
         if stated not in (None, found):
             raise ValueError(f"the checkpoint calls its encoder {stated!r}, but the weights are a {found}'s")
         if arch not in ("auto", found):

@@ -41,7 +41,7 @@ def verify(path, arch, state_dict):
 
     Args:
         path: the converted file.
-        arch: one of ``pretrain.encoders.ENCODERS``.
+        arch: one of ``pretrain.encoders.RESNETS``.
         state_dict: the source's complete torchvision-style state dict.
 
     Returns:

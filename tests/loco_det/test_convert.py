@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import loco_det.convert as loco_convert
 import loco_det.convert.verify as verification
 from loco_det.convert import VerificationError, architecture, conversion, convert, infer_arch, to_detectron2
-from pretrain.encoders import ENCODERS, STAGE_NAMES, build_encoder
+from pretrain.encoders import ENCODERS, RESNETS, STAGE_NAMES, build_encoder
 
 
 def randomised(name, seed=0, **kwargs):
@@ -220,7 +220,7 @@ def to_torchvision(name):
     return name
 
 
-@pytest.mark.parametrize("arch", ENCODERS)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_names_are_exactly_detectron2s(arch):
     with torch.device("meta"):
         backbone = build_backbone(verification._detectron2_config(arch), ShapeSpec(channels=3))
@@ -228,11 +228,11 @@ def test_names_are_exactly_detectron2s(arch):
     assert {name: tensor.shape for name, tensor in to_detectron2(architecture.reference(arch)).items()} == wanted
 
 
-NAMES = {arch: list(architecture.reference(arch)) for arch in ENCODERS}
+NAMES = {arch: list(architecture.reference(arch)) for arch in RESNETS}
 
 
 @settings(deadline=None)
-@given(st.sampled_from(ENCODERS), st.integers(0, 2**32), st.integers(0, 600))
+@given(st.sampled_from(RESNETS), st.integers(0, 2**32), st.integers(0, 600))
 def test_the_name_map_is_bijective_on_any_part_of_an_encoder(arch, seed, count):
     names = list(NAMES[arch])
     random.Random(seed).shuffle(names)
@@ -268,10 +268,20 @@ def test_names_of_other_networks_are_refused(name):
         to_detectron2({name: None})
 
 
-@pytest.mark.parametrize("arch", ENCODERS)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_every_encoder_is_recognised(arch):
     with torch.device("meta"):
         assert infer_arch(build_encoder(arch).state_dict()) == arch
+
+
+@pytest.mark.parametrize("name", sorted({*ENCODERS, "my.own.encoder"} - {*RESNETS}))
+def test_other_encoders_of_ours_are_refused_by_name(tmp_path, name):
+    encoder = build_encoder(name if name in ENCODERS else "resnet18")
+    weights = {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}
+    path = save({"format": "loco-det pretraining", "encoder": name, "model": weights}, tmp_path)
+    with pytest.raises(ValueError, match=f"checkpoint.pth: its encoder is '{name}', .* resnet101$") as caught:
+        convert(path, tmp_path / "out.pkl")
+    assert "\n" not in str(caught.value) and os.listdir(tmp_path) == ["checkpoint.pth"]
 
 
 # --- verification refuses what loads silently ------------------------------------------------------------------------
