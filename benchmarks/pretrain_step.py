@@ -1,39 +1,73 @@
 #!/usr/bin/env python3
-"""Time and memory of one pretraining step: end to end, GIM, LoCo as usually written, and LoCo as here.
+"""Time, FLOPs and memory of one pretraining step, side by side: our rules, LoCo as usually written, and lightly.
 
-    python benchmarks/pretrain_step.py [--encoder resnet50] [--batch 32] [--size 96] [--steps 5] [--rounds 3]
+    python benchmarks/pretrain_step.py [--encoders resnet50 presnet50] [--batch 32] [--size 128] [--rounds 3]
 
-Every figure comes from a process of its own; the rules take turns, round after round, because the machine may be
-shared, and the table shows medians and ratios to the first row. Memory is the peak of the process above what it held
-before its first step (parameters and imports), which on the CPU is activations, gradients and workspace. All rows have
-the same decoder: one residual conv block with downsampling, pooling, two-layer MLP.
+Every figure comes from a process of its own; the rows take turns, round after round, because the machine may be shared,
+and the tables show medians and ratios. A step is forward and backward of two views of each image, without optimiser.
+
+GFLOPs are multiply-adds, in 10^9, for one view: forward by fvcore (what runs twice counts twice; what is recomputed
+does not), forward and backward together by torch's FlopCounterMode.
+
+The activation peak is what a step adds to an idle model that has its gradients. "resident" is the process's peak of
+resident memory (VmHWM), with malloc told to give every freed tensor back to the system, so that it is what the tensors
+and oneDNN's workspace occupy at the worst moment. "live" is the same from the memory events of torch.profiler: what
+torch's allocator has handed out, oneDNN's workspace not included, but a tensor included that BN's backward allocates
+and never touches. Savings are of "resident", against "end to end" without a conv block.
+
+lightly's rows are its documented SimCLR loop: each view by itself through the backbone (ours: the same network),
+SimCLRProjectionHead, NTXentLoss.
 """
 
 import argparse
+import contextlib
+import gc
 import json
-import resource
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-LOCO = [["res2", "res3"], ["res3", "res4"], ["res4", "res5"]]
+CONV, MLP = "conv block + MLP", "MLP"
+# name: rule, decoder, options
 ROWS = {
-    "end to end": [["res2", "res3", "res4", "res5"]],
-    "GIM": [["res2"], ["res3"], ["res4"], ["res5"]],
-    "LoCo, double forward": LOCO,
-    "LoCo": LOCO,
+    "lightly SimCLR": ("lightly", MLP, {}),
+    "lightly SimCLR, channels_last": ("lightly", MLP, {"channels_last": True}),
+    "end to end": ("all", MLP, {}),
+    "end to end + conv block": ("all", CONV, {}),
+    "GIM": ("single", MLP, {}),
+    "GIM + conv block": ("single", CONV, {}),
+    "LoCo, double forward": ("naive", CONV, {}),
+    "LoCo": ("pairs", CONV, {}),
+    "LoCo, recompute stem": ("pairs", CONV, {"recompute": ["res2[:1]"]}),
+    "LoCo, recompute res2": ("pairs", CONV, {"recompute": ["res2"]}),
+    "LoCo, recompute res2, half of res3": ("pairs", CONV, {"recompute": ["res2", "res3[:2]"]}),
+    "LoCo, recompute res2, res3": ("pairs", CONV, {"recompute": ["res2", "res3"]}),
+}
+COMPILED = {
+    f"{name}, compiled": (*ROWS[name][:2], {"compile": True})
+    for name in ("end to end + conv block", "GIM + conv block", "LoCo")
 }
 
 
-def naive_step(learner, views):
+def units_of(rule, names):
+    """MODEL.UNITS of a rule for an encoder with these stages."""
+    if rule == "all":
+        return [list(names)]
+    return [[name] for name in names] if rule == "single" else [list(pair) for pair in zip(names, names[1:])]  # noqa: B905
+
+
+def naive_step(learner, views, units):
     """LoCo as it is usually written: shared stages run forward twice, one backward pass over the sum of losses."""
     stages = dict(zip(learner.encoder.stage_names, learner.encoder.stages, strict=True))
     x, total = views, 0
-    for unit in LOCO:
+    for unit in units:
         h = x.detach()
         for i, name in enumerate(unit):
             h = stages[name](h)
@@ -43,59 +77,229 @@ def naive_step(learner, views):
     total.backward()
 
 
-def measure(row, args):
-    """Median seconds a step, and peak bytes above the idle process, of one row."""
+def lightly_step(encoder, hidden_dim, temperature):
+    """lightly's SimCLR, as in its documentation: model and step."""
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Sequential(*encoder.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.head = SimCLRProjectionHead(encoder.channels[-1], hidden_dim, 128)
+
+        def forward(self, x):
+            return self.head(self.backbone(x))
+
+    model, criterion = Model(), NTXentLoss(temperature=temperature)
+
+    def step(views):
+        first, second = views.chunk(2)
+        criterion(model(first), model(second)).backward()
+
+    return model, step
+
+
+def build(row, args):
+    """The module and the step function of a row, and the learner if it is ours."""
     import torch
 
     from pretrain.config import get_cfg
-    from pretrain.trainer import build_learner
+    from pretrain.encoders import build_encoder
+    from pretrain.learner import build_learner
+
+    rule, decoder, options = {**ROWS, **COMPILED}[row]
+    cfg = get_cfg()
+    cfg.MODEL.ENCODER, cfg.MODEL.DEVICE = args.encoder, "cpu"
+    cfg.MODEL.DECODER.CONV_BLOCKS = int(decoder == CONV)
+    cfg.MODEL.RECOMPUTE, cfg.MODEL.COMPILE = options.get("recompute", []), options.get("compile", False)
+    if rule == "lightly":
+        encoder = build_encoder(args.encoder)
+        model, step = lightly_step(encoder, cfg.MODEL.DECODER.HIDDEN_DIM, cfg.LOSS.TEMPERATURE)
+        if options.get("channels_last"):
+            model = model.to(memory_format=torch.channels_last)
+        return model, step
+    units = cfg.MODEL.UNITS = units_of(rule, build_encoder(args.encoder).stage_names)
+    learner = build_learner(cfg)
+    return learner, (lambda views: naive_step(learner, views, units)) if rule == "naive" else learner.forward_backward
+
+
+def prepare(row, args):
+    """A step of a row as a function, and its module, with gradients, after a first small step."""
+    import torch
 
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    cfg = get_cfg()
-    cfg.MODEL.ENCODER, cfg.MODEL.UNITS, cfg.MODEL.DEVICE = args.encoder, ROWS[row], "cpu"
-    learner = build_learner(cfg)
-    views = torch.randn(2 * args.batch, 3, args.size, args.size).contiguous(memory_format=torch.channels_last)
-    step = (lambda v: naive_step(learner, v)) if "double" in row else learner.forward_backward
-    idle = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    seconds = []
+    torch.set_num_threads(args.threads)
+    model, step = build(row, args)
+    last = ROWS.get(row, ("ours",))[0] != "lightly" or "channels_last" in row
+    layout = torch.channels_last if last else torch.contiguous_format
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    step(torch.randn(4, 3, args.size, args.size).contiguous(memory_format=layout))
+    return model, step, torch.randn(2 * args.batch, 3, args.size, args.size).contiguous(memory_format=layout)
+
+
+def seconds(row, args):
+    """Median seconds of a step."""
+    model, step, views = prepare(row, args)
+    found = []
     for _ in range(args.steps + 1):
         start = time.perf_counter()
         step(views)
-        seconds.append(time.perf_counter() - start)
-        learner.zero_grad()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": statistics.median(seconds[1:]), "bytes": peak - idle}
+        found.append(time.perf_counter() - start)
+        model.zero_grad(set_to_none=False)
+    return {"seconds": statistics.median(found[1:])}
+
+
+def memory_and_flops(row, args):
+    """Bytes at the peak of a step, and FLOPs."""
+    model, step, views = prepare(row, args)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    idle = kilobytes("VmRSS")
+    step(views)
+    found = {"resident": 1024 * (kilobytes("VmHWM") - idle), "live": live_bytes(lambda: step(views))}
+    return found | ({} if "compiled" in row else flops(row, model, step, args))
+
+
+def kilobytes(field):
+    """A figure of this process from /proc."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def live_bytes(function):
+    """Largest sum of the bytes that the CPU allocator has handed out while ``function`` runs, above those before."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def flops(row, model, step, args):
+    """Forward FLOPs of one view by fvcore, and those of the whole step by torch, both as multiply-adds."""
+    import torch
+    from fvcore.nn import FlopCountAnalysis
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def count(module, x):
+        found = FlopCountAnalysis(module.eval(), x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        return found.total()
+
+    x = torch.randn(1, 3, args.size, args.size)
+    if hasattr(model, "encoder"):
+        forward = 0
+        for k, (name, stage) in enumerate(zip(model.encoder.stage_names, model.encoder.stages, strict=True)):
+            twice = "double" in row and 0 < k < len(model.encoder.stages) - 1
+            forward += count(stage, x) * (1 + twice)
+            x = stage(x).detach()
+            if name in model.decoders:
+                forward += count(model.decoders[name], x)
+    else:
+        forward = count(model, x)
+    model.train()
+    views = torch.randn(4, 3, args.size, args.size)
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()  # torch's own cannot follow autograd.grad
+    with counter:
+        step(views)
+    return {"forward": forward / 1e9, "step": counter.get_total_flops() / 2 / len(views) / 1e9}
+
+
+class NoModules(contextlib.nullcontext):
+    """In the place of FlopCounterMode's tracker of modules: all FLOPs are "Global"."""
+
+    parents = ("Global",)
+
+    def __exit__(self, *_):
+        return None
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", default="resnet50")
+    parser.add_argument("--encoders", nargs="+", default=["resnet50", "presnet50"])
     parser.add_argument("--batch", type=int, default=32, help="images, two views each (%(default)s)")
-    parser.add_argument("--size", type=int, default=96, help="pixels (%(default)s)")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--size", type=int, default=128, help="pixels (%(default)s)")
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, *COMPILED], default=list(ROWS), metavar="ROW")
+    parser.add_argument("--compiled", action="store_true", help="also the rows with torch.compile (needs a compiler)")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--encoder", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row:
-        print(json.dumps(measure(args.row, args)))
+        warnings.simplefilter("ignore")
+        print(json.dumps((memory_and_flops if args.memory else seconds)(args.row, args)))
         return
-    found = {row: [] for row in ROWS}
+    import torch
+
+    rows = [*args.rows, *(COMPILED if args.compiled else ())]
+    print(f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}; {args.batch} images (two views) "
+          f"of {args.size} px, medians of {args.rounds} x {args.steps} steps\n")  # fmt: skip
+    for encoder in args.encoders:
+        print(table(encoder, run(encoder, rows, args)), flush=True)
+
+
+def run(encoder, rows, args):
+    """Results of every row: memory and FLOPs once, time in every round."""
+    found = {}
+    for row in rows:
+        found[row] = child(encoder, row, args, "--memory")
+    found = {row: result | {"all": []} for row, result in found.items() if result}  # without what is not installed
     for number in range(args.rounds):
-        for row in ROWS:
-            print(f"round {number + 1}/{args.rounds}: {row}", file=sys.stderr)
-            done = subprocess.run([sys.executable, *sys.argv, "--row", row], capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(done.stderr)
-            found[row].append(json.loads(done.stdout))
-    median = {row: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for row, runs in found.items()}
-    base = median["end to end"]
-    print(f"{args.encoder}, {args.batch} images of {args.size} px, median of {args.rounds} x {args.steps} steps; "
-          "decoder of every row: 1 conv block, downsampling, MLP 2048-128\n")  # fmt: skip
-    print("| rule | s/step | time ratio | memory, GB | memory saving |\n| --- | ---: | ---: | ---: | ---: |")
-    for row, m in median.items():
-        print(f"| {row} | {m['seconds']:.2f} | {m['seconds'] / base['seconds']:.2f} | {m['bytes'] / 1e9:.2f} "
-              f"| {base['bytes'] / m['bytes']:.2f} |")  # fmt: skip
+        for row in found:
+            print(f"{encoder}, round {number + 1}/{args.rounds}: {row}", file=sys.stderr, flush=True)
+            found[row]["all"].append(child(encoder, row, args)["seconds"])
+    return {row: result | {"seconds": statistics.median(result["all"])} for row, result in found.items()}
+
+
+def child(encoder, row, args, *flags):
+    """One measurement in a process of its own; None if a peer is not installed."""
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if flags else {}
+    command = [sys.executable, *sys.argv, "--row", row, "--encoder", encoder, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **malloc})
+    if done.returncode and "No module named 'lightly'" in done.stderr:
+        print(f"{row}: lightly is not installed", file=sys.stderr)
+        return None
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(encoder, found):
+    """Markdown, with ratios."""
+    lines = [
+        f"### {encoder}\n",
+        "| rule | decoder | s/step | time | GFLOPs forward | step | resident, MB | saving | live, MB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row, m in found.items():
+        decoder = {**ROWS, **COMPILED}[row][1]
+        base = found.get("end to end" if decoder == MLP else "end to end + conv block", m)["seconds"]
+        saving = found.get("end to end", m)["resident"] / m["resident"]
+        gflops = [f"{m[key]:.2f}" if key in m else "" for key in ("forward", "step")]
+        lines.append(
+            f"| {row} | {decoder} | {m['seconds']:.2f} | {m['seconds'] / base:.2f}x | {' | '.join(gflops)} "
+            f"| {m['resident'] / 1e6:.0f} | {saving:.2f}x | {m['live'] / 1e6:.0f} |"
+        )
+    lines.append("\nTime is a ratio to the end-to-end row with the same decoder. Other ratios of times:\n")
+    pairs = [("LoCo", "LoCo, double forward"), ("end to end", "lightly SimCLR"),
+             ("end to end", "lightly SimCLR, channels_last"), *((row, "LoCo") for row in found if "recompute" in row),
+             *((f"{row}, compiled", row) for row in found)]  # fmt: skip
+    for a, b in pairs:
+        if a in found and b in found:
+            lines.append(f"- {a} / {b}: {found[a]['seconds'] / found[b]['seconds']:.2f}")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

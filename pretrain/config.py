@@ -14,46 +14,71 @@ def get_cfg():
     _C.DATASETS.TRAIN = "datasets/imagenet/train"  # folder of images; sub-folders are read, their names ignored
     _C.DATASETS.MAX_UNREADABLE = 0.01  # stop when more than this share of the images turns out to be unreadable
 
+    _C.KNN = CN()  # accuracy of a weighted kNN classifier on every stage's pooled features, while training
+    _C.KNN.TRAIN = ""  # folder with one sub-folder of images for each class; "": no kNN
+    _C.KNN.TEST = ""  # another such folder; "": every image of TRAIN is classified by the others
+    _C.KNN.PERIOD = 5.0  # epochs; and after the last iteration
+    _C.KNN.K = 200  # neighbours and temperature of Wu et al. 2018 (arXiv 1805.01978)
+    _C.KNN.TEMPERATURE = 0.07
+
     _C.DATALOADER = CN()
     _C.DATALOADER.NUM_WORKERS = 8  # processes that decode and augment; 0: none, in the training process
 
     _C.INPUT = CN()  # SimCLR's augmentation (arXiv 2002.05709, Appendix A)
     _C.INPUT.CROP_SIZE = 224  # side of a view, in pixels
     _C.INPUT.CROP_AREA = [0.08, 1.0]  # range of the crop's share of the image's area
-    _C.INPUT.JITTER_STRENGTH = 1.0  # colour jitter is this x (0.8, 0.8, 0.8, 0.2)
+    _C.INPUT.JITTER = [0.8, 0.8, 0.8, 0.2]  # of brightness, contrast, saturation and hue, in this order
     _C.INPUT.JITTER_PROB = 0.8
     _C.INPUT.GRAYSCALE_PROB = 0.2
-    _C.INPUT.BLUR_PROB = 0.5
+    _C.INPUT.BLUR_PROB = [0.5, 0.5]  # of the first and of the second view
     _C.INPUT.BLUR_SIGMA = [0.1, 2.0]  # in pixels
+    _C.INPUT.SOLARIZE_PROB = [0.0, 0.0]  # of the first and of the second view (BYOL, Barlow Twins)
+    _C.INPUT.ON_DEVICE = False  # loaders crop and flip; colour and blur a batch at a time on MODEL.DEVICE (kornia)
 
     _C.MODEL = CN()
     _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    _C.MODEL.ENCODER = "resnet50"  # a name in pretrain/encoders.py
+    _C.MODEL.ENCODER = "resnet50"  # a name in pretrain/encoders.py, or package.module.function of your own
     _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]  # RGB; what the detector has to use as well
     _C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
-    # Each unit is a run of stages with one loss on its top stage; the gradient stops at the unit's input
-    # (pretrain/local.py). The default is LoCo; add ["res2"] for the fourth loss that the paper's supplement plots.
+    # Each unit is a run of stages with one loss on its top; the gradient stops at the unit's input (pretrain/local.py).
+    # The default is LoCo; add ["res2"] for the fourth loss that the paper's supplement plots. "res3[:1]" is the first
+    # block of res3.
     _C.MODEL.UNITS = [["res2", "res3"], ["res3", "res4"], ["res4", "res5"]]
+    _C.MODEL.SHARED_GRADIENT = "all"  # a stage in several units learns from "all" their losses or the "upper" (Table 5)
+    _C.MODEL.NOISE = 0.0  # Gaussian, x the standard deviation of a stage's output, added to it (blockwise: 0.25)
+    _C.MODEL.RECOMPUTE = []  # stages, or blocks as "res3[:2]", that run forward again in backward, to save memory
+    _C.MODEL.COMPILE = False  # torch.compile of decoders and of what one loss only reaches
 
     _C.MODEL.DECODER = CN()
+    _C.MODEL.DECODER.STAGES = 0  # copies of the encoder's next stages, not shared with it (Table 4); -1: all the rest
+    _C.MODEL.DECODER.TIE = 0.0  # weight of the L2 penalty that ties these copies to the originals (Table 5)
     _C.MODEL.DECODER.CONV_BLOCKS = 1  # residual conv blocks before the pooling (LoCo, Sec. 4.2); 0: SimCLR's head
     _C.MODEL.DECODER.DOWNSAMPLE = True  # stride 2 in the first conv block (65.1 against 63.6, Table 4)
-    _C.MODEL.DECODER.HIDDEN_DIM = 2048  # of the two-layer MLP; not stated in the paper, SimCLR's for ResNet-50
+    _C.MODEL.DECODER.EXPANSION = 0  # channels of a 1x1 conv, BN and ReLU before the pooling (blockwise: 2048); 0: none
+    _C.MODEL.DECODER.MLP_LAYERS = 2
+    _C.MODEL.DECODER.HIDDEN_DIM = 2048  # of the MLP; not stated in the paper, SimCLR's for ResNet-50
     _C.MODEL.DECODER.OUT_DIM = 128
     _C.MODEL.DECODER.OUT_BN = True  # BN without offset after the last layer; not stated in the paper, SimCLR's code
 
     _C.LOSS = CN()
-    _C.LOSS.TEMPERATURE = 0.1  # not stated in the paper; SimCLR's
+    _C.LOSS.NAME = "info_nce"  # or barlow_twins
+    _C.LOSS.TEMPERATURE = 0.1  # of info_nce; not stated in the LoCo paper; SimCLR's
+    _C.LOSS.LAMBDA = 0.0051  # of barlow_twins: weight of the off-diagonal terms
+    _C.LOSS.SCALE = 1.0  # of every loss (blockwise Barlow Twins: 0.024)
 
     _C.SOLVER = CN()
     _C.SOLVER.OPTIMIZER = "LARS"  # LARS, SGD or AdamW
     _C.SOLVER.IMS_PER_BATCH = 4096  # images in a step, over all processes; each gives two views
     _C.SOLVER.BASE_LR = 0.3  # for 256 images: the learning rate is BASE_LR * IMS_PER_BATCH / 256
+    _C.SOLVER.BIAS_LR_FACTOR = 1.0  # learning rate of biases and BN, x that of the weights (Barlow Twins: 0.024)
+    _C.SOLVER.IMS_PER_CHUNK = 0  # images of a process that go through the network at a time (GradCache); 0: all
     _C.SOLVER.MOMENTUM = 0.9  # of LARS and SGD
     _C.SOLVER.WEIGHT_DECAY = 1e-6  # not stated in the LoCo paper; SimCLR's paper (its code: 1e-4). None on BN, biases
     _C.SOLVER.EPOCHS = 800.0  # may be a fraction
     _C.SOLVER.WARMUP_EPOCHS = 10.0
+    _C.SOLVER.MAX_LOSS = 1e6  # a unit's loss above it has exploded: stop
     _C.SOLVER.CHECKPOINT_PERIOD = 5000  # iterations
+    _C.SOLVER.CHECKPOINTS_KEPT = 3  # the last ones; model_final.pth is kept beside them
     _C.SOLVER.LOG_PERIOD = 20  # iterations between lines on the terminal and in metrics.json
 
     _C.SOLVER.AMP = CN()
@@ -68,22 +93,37 @@ def check(cfg):
         ValueError: naming the key.
     """
     least = {
-        "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "INPUT.JITTER_STRENGTH": 0, "MODEL.DECODER.CONV_BLOCKS": 0,
-        "MODEL.DECODER.HIDDEN_DIM": 1, "MODEL.DECODER.OUT_DIM": 1, "SEED": 0, "SOLVER.IMS_PER_BATCH": 1,
+        "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "KNN.K": 1, "LOSS.LAMBDA": 0, "MODEL.NOISE": 0,
+        "MODEL.DECODER.STAGES": -1, "MODEL.DECODER.TIE": 0, "MODEL.DECODER.CONV_BLOCKS": 0,
+        "MODEL.DECODER.EXPANSION": 0, "MODEL.DECODER.MLP_LAYERS": 1, "MODEL.DECODER.HIDDEN_DIM": 1,
+        "MODEL.DECODER.OUT_DIM": 1, "SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.IMS_PER_CHUNK": 0,
         "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.LOG_PERIOD": 1,
+        "SOLVER.CHECKPOINTS_KEPT": 1, "SOLVER.BIAS_LR_FACTOR": 0,
     }  # fmt: skip
     for key, bound in least.items():
         if value_of(cfg, key) < bound:
             raise ValueError(f"{key} is {value_of(cfg, key)}, but must be at least {bound}")
-    for key in ("LOSS.TEMPERATURE", "SOLVER.EPOCHS", "SOLVER.BASE_LR"):
+    for key in ("KNN.PERIOD", "KNN.TEMPERATURE", "LOSS.TEMPERATURE", "LOSS.SCALE", "SOLVER.EPOCHS", "SOLVER.BASE_LR",
+                "SOLVER.MAX_LOSS"):  # fmt: skip
         if value_of(cfg, key) <= 0:
             raise ValueError(f"{key} is {value_of(cfg, key)}, but must be above 0")
     for key in ("INPUT.CROP_AREA", "INPUT.BLUR_SIGMA"):
         limits = value_of(cfg, key)
         if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
             raise ValueError(f"{key} is {limits}, but must be two numbers, the smaller one first, above 0")
+    for key, count in (("INPUT.BLUR_PROB", 2), ("INPUT.SOLARIZE_PROB", 2), ("INPUT.JITTER", 4)):
+        if len(value_of(cfg, key)) != count or not all(0 <= x <= 1 for x in value_of(cfg, key)):
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be {count} numbers from 0 to 1")
+    for key in ("INPUT.JITTER_PROB", "INPUT.GRAYSCALE_PROB"):
+        if not 0 <= value_of(cfg, key) <= 1:
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be from 0 to 1")
+    for key, known in (("MODEL.SHARED_GRADIENT", ("all", "upper")), ("LOSS.NAME", ("info_nce", "barlow_twins"))):
+        if value_of(cfg, key) not in known:
+            raise ValueError(f"{key} is {value_of(cfg, key)!r}: choose {' or '.join(known)}")
     if not all(isinstance(unit, list | tuple) and all(isinstance(s, str) for s in unit) for unit in cfg.MODEL.UNITS):
         raise ValueError(f"MODEL.UNITS is {cfg.MODEL.UNITS}, but must be a list of lists of stage names")
+    if cfg.MODEL.DECODER.TIE and not cfg.MODEL.DECODER.STAGES:
+        raise ValueError("MODEL.DECODER.TIE ties copies of stages: set MODEL.DECODER.STAGES to 1 or more")
 
 
 def value_of(cfg, key):

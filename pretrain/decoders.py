@@ -15,36 +15,55 @@ def _conv_block(channels, stride, bottleneck):
 
 
 class Decoder(nn.Sequential):
-    """Features of a unit's top stage to embeddings: (B, C, H, W) -> (B, out_dim).
+    """Features of a unit's top to embeddings: (B, C, H, W) -> (B, out_dim).
 
-    LoCo (Sec. 4.2, Table 4) puts one residual conv block with downsampling before SimCLR's head of global average
-    pooling and a two-layer MLP; with no conv block it is the head of SimCLR and of the paper's GIM. As in SimCLR's code
-    (model_util.py) neither linear layer has a bias, and BN without offset ends the head.
+    In this order, everything but the pooling and the MLP being optional: copies of the encoder's next stages (LoCo,
+    Table 4), residual conv blocks, of which LoCo has one with downsampling (Sec. 4.2), a 1x1 conv with BN and ReLU
+    ("CbE", conv-based expansion of blockwise Barlow Twins, arXiv 2302.01647), global average pooling, MLP. Without the
+    options it is the head of SimCLR and of the LoCo paper's GIM. As in SimCLR's code (model_util.py) no linear layer
+    before a BN has a bias, and BN without offset may end the head.
     """
 
     def __init__(
-        self, channels, *, conv_blocks=1, downsample=True, bottleneck=True, hidden_dim=2048, out_dim=128, out_bn=True
+        self,
+        channels,
+        *,
+        stages=(),
+        conv_blocks=1,
+        downsample=True,
+        bottleneck=True,
+        expansion=0,
+        mlp_layers=2,
+        hidden_dim=2048,
+        out_dim=128,
+        out_bn=True,
     ):
         """
         Args:
-            channels: C, channels of the features.
+            channels: C, channels of the features; with ``stages``, of the last one's output.
+            stages: modules to begin with.
             conv_blocks: number of residual conv blocks before the pooling.
             downsample: whether the first conv block has stride 2.
             bottleneck: bottleneck blocks (1x1, 3x3, 1x1) as in ResNet-50, or basic ones (3x3, 3x3) as in ResNet-18.
-            hidden_dim: width of the MLP's hidden layer.
+            expansion: output channels of the 1x1 conv; 0: none.
+            mlp_layers: number of linear layers, at least 1.
+            hidden_dim: width of the MLP's hidden layers.
             out_dim: dimension of the embedding.
             out_bn: whether BN ends the head; without it the last linear layer has a bias.
         """
-        blocks = [_conv_block(channels, 2 if downsample and i == 0 else 1, bottleneck) for i in range(conv_blocks)]
-        super().__init__(
-            *blocks,
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(channels, hidden_dim, bias=False),  # BN follows: a bias would do nothing
-            nn.BatchNorm1d(hidden_dim),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden_dim, out_dim, bias=not out_bn),
-        )
+        super().__init__(*stages)
+        for i in range(conv_blocks):
+            self.append(_conv_block(channels, 2 if downsample and i == 0 else 1, bottleneck))
+        if expansion:
+            self.append(nn.Conv2d(channels, expansion, 1, bias=False))
+            self.extend([nn.BatchNorm2d(expansion), nn.ReLU(inplace=True)])
+            channels = expansion
+        self.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+        for _ in range(mlp_layers - 1):
+            self.append(nn.Linear(channels, hidden_dim, bias=False))
+            self.extend([nn.BatchNorm1d(hidden_dim), nn.ReLU(inplace=True)])
+            channels = hidden_dim
+        self.append(nn.Linear(channels, out_dim, bias=not out_bn))
         if out_bn:
             self.append(nn.BatchNorm1d(out_dim))
             self[-1].bias.requires_grad_(False)  # stays 0

@@ -1,54 +1,76 @@
 """Local learning: which loss reaches which stage, and the order of forward and backward passes that makes it cheap."""
 
+import contextlib
+import functools
+
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .units import plan
 
 
 class LocalLearner(nn.Module):
     """An encoder whose stages learn from the losses of UNITS, runs of consecutive stages.
 
-    A unit has a decoder and a loss on its top stage. The loss trains the decoder and the unit's stages and nothing
-    below: the gradient is stopped at the unit's input. Units may overlap; a stage in several units gets the sum of
-    their gradients. With the stages res2 (and stem), res3, res4, res5:
+    A unit has a decoder and a loss on its top. The loss trains the decoder and the unit's stages and nothing below: the
+    gradient is stopped at the unit's input. Units may overlap; a stage in several units gets the sum of their
+    gradients. With the stages res2 (and stem), res3, res4, res5:
 
     ==================================================  ===================================================
     units                                               method
     ==================================================  ===================================================
     [res2 res3] [res3 res4] [res4 res5]                 LoCo (Xiong, Ren, Urtasun 2020, Sec. 4)
-    [res2] [res3] [res4] [res5]                         the paper's GIM: a stop-gradient between all stages
-    [res2 res3 res4 res5]                               end-to-end SimCLR
+    [res2] [res3] [res4] [res5]                         the paper's GIM: a stop-gradient between all stages;
+                                                        blockwise Barlow Twins, with its decoder and loss
+    [res2 res3[:1]] [res3 res4[:1]] [res4 res5[:1]]     sharing of one block (LoCo, Table 5)
+    [res5]
+    [res2 res3 res4 res5]                               end to end
     none                                                random: nothing learns
     ==================================================  ===================================================
 
     All of them run through :meth:`forward_backward`.
     """
 
-    def __init__(self, encoder, units, decoders, loss):
+    def __init__(
+        self, encoder, units, decoders, loss, *, shared_gradient="all", noise=0.0, recompute=(), ties=(), tie_weight=0.0
+    ):
         """
         Args:
-            encoder: module with ``stages`` and ``stage_names``.
-            units: list of units, each a list of consecutive stage names, from the image upwards.
-            decoders: dict from the name of each unit's top stage to its decoder.
+            encoder: module with ``stage_names`` and ``stages``, a Sequential of blocks for each.
+            units: list of units, each a list of consecutive stage names, from the image upwards. A slice such as
+                "res3[:1]" stands for some of a stage's blocks.
+            decoders: dict from the last name of each unit to its decoder.
             loss: function of the two views' embeddings, (B, D) and (B, D), to a scalar.
+            shared_gradient: a stage of several units learns from "all" their losses, or from the "upper"most only;
+                the others then reach through it the stages below (Table 5).
+            noise: standard deviation of Gaussian noise on each stage's output in training, as a share of the standard
+                deviation of the whole output tensor (blockwise Barlow Twins, arXiv 2302.01647).
+            recompute: stages, or slices of stages, whose blocks keep only their inputs and run forward again, one by
+                one, when their gradient is due.
+            ties: pairs of parameters, a decoder's and the encoder's, which are tied by an L2 penalty (Table 5).
+            tie_weight: the penalty is this x the sum of squared differences.
 
         Raises:
-            ValueError: if a unit is not a run of consecutive stages, or two units have the same top stage.
+            ValueError: if a unit cannot be (see ``units.plan``) or an option is not known.
         """
         super().__init__()
+        if shared_gradient not in ("all", "upper"):
+            raise ValueError(f"shared_gradient is {shared_gradient!r}: choose all or upper")
         self.encoder = encoder
         self.decoders = nn.ModuleDict(decoders)
         self.loss = loss
-        self.bottom_of = {}  # index of a unit's top stage -> index of its bottom stage
-        names = list(encoder.stage_names)
-        for unit in units:
-            if not unit or unit[0] not in names or unit != names[names.index(unit[0]) :][: len(unit)]:
-                raise ValueError(f"unit {unit} is not a run of consecutive stages of {names}")
-            top = names.index(unit[-1])
-            if top in self.bottom_of:
-                raise ValueError(f"two units end at {unit[-1]}: a stage can be the top of one unit only")
-            self.bottom_of[top] = top - len(unit) + 1
+        self.shared_gradient, self.noise, self.tie_weight = shared_gradient, noise, tie_weight
+        self.ties = list(ties)
+        self.segments, self.names, self.runs = plan(encoder, units, recompute)
 
-    def forward_backward(self, views):
+    def compile(self, **kwargs):
+        """torch.compile the decoders, and the segments that one loss only reaches. The compiled backward pass of the
+        others would compute all gradients where the schedule asks for the input's only."""
+        for module in [*self.decoders.values(), *(s.module for s in self.segments if len(s.tops) < 2)]:
+            module.compile(**kwargs)
+
+    def forward_backward(self, views, chunk=0, ready=lambda parameters: None):
         """One forward pass, and the gradient of every unit's loss accumulated into ``.grad``.
 
         Every stage runs forward once, on a detached copy of the stage below. When a unit's loss is known, its
@@ -58,47 +80,171 @@ class LocalLearner(nn.Module):
         one forward, one input-gradient and one full backward pass, where the usual double-forward formulation has
         two of each; the gradients are the same (tests/pretrain/test_local.py).
 
+        With ``chunk`` the embeddings of all images are computed first, ``chunk`` images at a time and without a graph;
+        then the losses of the whole batch and their gradients with respect to the embeddings; then each chunk runs
+        again, forward and backward from these gradients (GradCache, Gao et al. 2021, arXiv 2101.06983). The gradients
+        are those of the whole batch; BN normalises each chunk by itself and updates its averages once a chunk.
+
         Args:
             views: (2B, 3, H, W), the first views of B images, then the second views.
+            chunk: images that go through the network at a time; 0: all.
+            ready: called once a unit, with the list of parameters whose gradient is now final, before the next unit
+                runs forward.
 
         Returns:
-            dict: name of each unit's top stage -> loss, a detached scalar.
+            dict: name of each unit's top -> loss, a detached scalar; and "tie", if there are ties.
         """
-        losses = {}
-        graph = []  # of each stage: input, output, gradient that it is owed from losses so far
-        x = views
-        for k, (name, stage) in enumerate(zip(self.encoder.stage_names, self.encoder.stages, strict=True)):
-            x = x.detach().requires_grad_(any(low < k <= top for top, low in self.bottom_of.items()))
-            with torch.set_grad_enabled(self._last_loss(k) is not None):
-                h = stage(x)
-            graph.append([x, h, None])
-            if k in self.bottom_of:
-                leaf = h.detach().requires_grad_()
-                loss = self.loss(*self.decoders[name](leaf).chunk(2))
-                with torch.autocast(views.device.type, enabled=False):  # else the loss's own gradient is in bfloat16
-                    loss.backward()
-                    self._walk_down(graph, k, leaf.grad)
-                losses[name] = loss.detach()
-            x = h
+        device = views.device.type
+        dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        # without the cache, which would hand a weight that was cast without a graph to a pass that needs one
+        self._autocast = functools.partial(torch.autocast, device, dtype, enabled, cache_enabled=False)
+        with self._autocast():
+            losses = self._tie() if self.ties else {}
+            batch = len(views) // 2
+            if not 0 < chunk < batch:
+
+                def backward(name, z):
+                    loss = self.loss(*z.chunk(2))
+                    losses[name] = loss.detach()
+                    return loss, None
+
+                self._step(views, self._draw_seed(), backward, ready)
+                return losses
+            chunks = [slice(i, min(i + chunk, batch)) for i in range(0, batch, chunk)]
+            seeds = [self._draw_seed() for _ in chunks]
+            first, second = views.chunk(2)
+            gradients = self._gradients_of_embeddings(
+                [(torch.cat([first[c], second[c]]), seed) for c, seed in zip(chunks, seeds, strict=True)], losses
+            )
+            for c, seed in zip(chunks, seeds, strict=True):
+                last = c is chunks[-1]
+                self._step(
+                    torch.cat([first[c], second[c]]),
+                    seed,
+                    lambda name, z, c=c: (z, gradients[name][:, c].flatten(0, 1).to(z.dtype)),
+                    ready if last else lambda parameters: None,
+                )
         return losses
 
-    def _last_loss(self, k):
-        """Index of the last stage whose loss reaches stage k; None if no loss does."""
-        return max((top for top, low in self.bottom_of.items() if low <= k <= top), default=None)
+    def _step(self, views, seed, backward, ready):
+        """Forward and backward. ``backward(name, z)`` says from where: a tensor and its gradient (None: a loss)."""
+        tape, h = [], views
+        for segment in self.segments:
+            x = h.detach().requires_grad_(segment.needs_input_gradient)
+            with torch.set_grad_enabled(segment.keep):
+                h = self._run(segment, x, seed)
+            tape.append(_Entry(x, h if segment.keep else None))
+            top = segment.index
+            if top in self.names:
+                leaf = h.detach().requires_grad_()
+                decoder = self.decoders[self.names[top]]
+                start, gradient = backward(self.names[top], decoder(leaf))
+                with torch.autocast(views.device.type, enabled=False):  # else some of it would be in low precision
+                    torch.autograd.backward(start, gradient)
+                    gradient, leaf, start = leaf.grad, None, None  # freed, as all below, as soon as can be
+                    final = self._walk_down(tape, top, gradient, seed)
+                ready([*decoder.parameters(), *final])
 
-    def _walk_down(self, graph, top, grad):
-        """Propagate ``grad``, d loss / d output of stage ``top``, through the unit that ends there."""
-        for k in range(top, self.bottom_of[top] - 1, -1):
-            x, h, owed = graph[k]
-            goes_down, done = k > self.bottom_of[top], self._last_loss(k) == top
-            params = list(self.encoder.stages[k].parameters())
-            if done and owed is None:  # only this loss reaches the stage: the ordinary backward pass
-                torch.autograd.backward(h, grad, inputs=[*params, x] if goes_down else params)
-                below = x.grad
-            else:
-                below = torch.autograd.grad(h, x, grad, retain_graph=True)[0] if goes_down else None
-                owed = grad if owed is None else owed + grad
-                if done:
-                    torch.autograd.backward(h, owed, inputs=params)
-            graph[k] = None if done else [x, h, owed]
-            grad = below
+    def _walk_down(self, tape, top, gradient, seed):
+        """Propagate ``gradient``, d loss / d output of segment ``top``, down the unit that ends there.
+
+        Returns the parameters whose gradient is final, because no later loss reaches them.
+        """
+        final = []
+        for run in self.runs[top]:
+            head, done = tape[run[0].index], max(run[0].tops) == top
+            goes_down = run[-1].index > run[-1].bottom_of[top]
+            apart = goes_down and (head.owed is not None or not done)  # what is below has had the gradients owed here
+            owed = gradient if head.owed is None else head.owed + gradient
+            head.owed = owed if self.shared_gradient == "all" and not done else None
+            if apart:
+                for segment in run:
+                    gradient = self._input_gradient(tape, segment, gradient, seed, done)
+            if done:
+                for segment in run:
+                    last = segment is run[-1]
+                    owed = self._full_backward(tape, segment, owed, seed, not last or (goes_down and not apart))
+                    final += segment.module.parameters()
+                if not apart:
+                    gradient = owed
+        return final
+
+    def _input_gradient(self, tape, segment, gradient, seed, done):
+        """The gradient with respect to the segment's input, no others; what is recomputed loses its graph again."""
+        entry = tape[segment.index]
+        h, keep = self._output(entry, segment, seed), done or not segment.recompute
+        entry.h = h if keep else None
+        return torch.autograd.grad(h, entry.x, gradient, retain_graph=keep)[0]
+
+    def _full_backward(self, tape, segment, gradient, seed, goes_down):
+        """Accumulate the gradients of the segment's parameters; returns that of its input, if wanted. Frees it all."""
+        entry, tape[segment.index] = tape[segment.index], None
+        h, entry.h = self._output(entry, segment, seed), None
+        parameters = list(segment.module.parameters())
+        torch.autograd.backward(h, gradient, inputs=[*parameters, entry.x] if goes_down else parameters)
+        return entry.x.grad
+
+    def _output(self, entry, segment, seed):
+        """The segment's output with its graph, which is made again if it was not kept."""
+        if entry.h is not None:
+            return entry.h
+        with self._autocast(), torch.enable_grad(), _running_statistics_kept(segment.module):
+            return self._run(segment, entry.x, seed)
+
+    def _run(self, segment, x, seed):
+        """The segment's output, (B, C, H, W); the same ``seed`` gives the same noise."""
+        h = segment.module(x)
+        if self.noise and self.training and segment.ends_stage:
+            generator = torch.Generator(h.device).manual_seed(seed + segment.index)
+            # as in the reference code (shoaibahmed/blockwise_ssl, model.py) the gradient flows through the deviation
+            h = h + self.noise * h.std() * torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device)
+        return h
+
+    def _draw_seed(self):
+        return int(torch.randint(2**40, ())) if self.noise else 0
+
+    @torch.no_grad()
+    def _gradients_of_embeddings(self, pieces, losses):
+        """d loss / d embeddings, (2, B, D) for each unit, from pieces of the batch; adds to ``losses``."""
+        z = {name: [] for name in self.decoders}
+        with _running_statistics_kept(self):
+            for h, seed in pieces:
+                for segment in self.segments:
+                    h = self._run(segment, h, seed)
+                    if segment.index in self.names:
+                        name = self.names[segment.index]
+                        z[name].append(self.decoders[name](h).unflatten(0, (2, -1)))
+        for name, parts in z.items():
+            whole = torch.cat(parts, dim=1).requires_grad_()
+            with torch.enable_grad():
+                loss = self.loss(*whole)
+            with torch.autocast(whole.device.type, enabled=False):
+                (z[name],) = torch.autograd.grad(loss, whole)
+            losses[name] = loss.detach()
+        return z
+
+    def _tie(self):
+        """The L2 penalty between tied parameters, whose gradient is added to both."""
+        penalty = self.tie_weight * sum((a - b).square().sum() for a, b in self.ties)
+        penalty.backward()
+        return {"tie": penalty.detach()}
+
+
+class _Entry:
+    """What a segment leaves on its way forward: input, output, and the gradient that it is owed from losses so far."""
+
+    def __init__(self, x, h):
+        self.x, self.h, self.owed = x, h, None
+
+
+@contextlib.contextmanager
+def _running_statistics_kept(module):
+    """BN normalises as it would, but leaves its running statistics: what runs forward again must not count twice."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -13,7 +13,7 @@ def build_optimizer(cfg, model):
         model: module whose parameters are trained.
 
     Returns:
-        Optimizer: its learning rate is BASE_LR * IMS_PER_BATCH / 256.
+        Optimizer: its learning rate is BASE_LR * IMS_PER_BATCH / 256, and BIAS_LR_FACTOR times that for BN and biases.
 
     Raises:
         ValueError: if OPTIMIZER is not known.
@@ -22,6 +22,7 @@ def build_optimizer(cfg, model):
     rest = [p for p in model.parameters() if p.ndim <= 1]  # BN's weights and biases, and biases
     groups = [{"params": weights, "weight_decay": cfg.WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
     lr = cfg.BASE_LR * cfg.IMS_PER_BATCH / 256
+    groups[1]["lr"] = lr * cfg.BIAS_LR_FACTOR
     if cfg.OPTIMIZER == "LARS":
         from timm.optim import Lars  # here, because importing timm takes seconds
 

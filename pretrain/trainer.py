@@ -15,40 +15,11 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from .augment import save_views
 from .checkpoint import AtomicCheckpointer
 from .data import UNREADABLE, build_loader, list_images, read_image
-from .decoders import Decoder
 from .distributed import average_gradients, broadcast_state
-from .encoders import build_encoder
-from .local import LocalLearner
-from .losses import info_nce
+from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
-
-
-def build_learner(cfg):
-    """Encoder, decoders and loss of a config, on its device in channels_last.
-
-    Raises:
-        ValueError: if the encoder or a unit is not known.
-    """
-    encoder = build_encoder(cfg.MODEL.ENCODER)
-    channels = dict(zip(encoder.stage_names, encoder.channels, strict=True))
-    decoder, decoders = cfg.MODEL.DECODER, {}
-    for unit in cfg.MODEL.UNITS:
-        if not unit or unit[-1] not in channels:
-            raise ValueError(f"MODEL.UNITS: {unit} does not end with one of {', '.join(channels)}")
-        decoders[unit[-1]] = Decoder(
-            channels[unit[-1]],
-            conv_blocks=decoder.CONV_BLOCKS,
-            downsample=decoder.DOWNSAMPLE,
-            bottleneck=encoder.channels[-1] > 512,
-            hidden_dim=decoder.HIDDEN_DIM,
-            out_dim=decoder.OUT_DIM,
-            out_bn=decoder.OUT_BN,
-        )
-    loss = functools.partial(info_nce, temperature=cfg.LOSS.TEMPERATURE)
-    learner = LocalLearner(encoder, cfg.MODEL.UNITS, decoders, loss)
-    return learner.to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)
 
 
 class Trainer(TrainerBase):

@@ -35,6 +35,16 @@ def test_learning_rates_of_a_run():
     assert rates == pytest.approx(expected, abs=1e-9)
 
 
+def test_biases_and_norms_have_a_learning_rate_of_their_own():
+    optimizer = build_optimizer(solver(BIAS_LR_FACTOR=0.024), network())
+    scheduler = build_scheduler(solver(EPOCHS=10.0, WARMUP_EPOCHS=0.0), optimizer, 100)
+    for _ in range(50):
+        optimizer.step()
+        scheduler.step()
+    rates = {p.ndim > 1: g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert rates == pytest.approx({True: 0.5, False: 0.5 * 0.024})
+
+
 def test_no_decay_on_norms_and_biases():
     for name in ("LARS", "SGD", "AdamW"):
         optimizer = build_optimizer(solver(OPTIMIZER=name, WEIGHT_DECAY=0.1), network())

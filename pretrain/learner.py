@@ -1,0 +1,83 @@
+"""From the config to the learner: encoder, decoders, loss and the rule that connects them."""
+
+import functools
+
+import torch
+from detectron2.utils import comm
+from torch import nn
+
+from .decoders import Decoder
+from .encoders import build_encoder
+from .local import LocalLearner
+from .losses import barlow_twins, info_nce
+
+
+def build_learner(cfg):
+    """The learner of a config, on its device in channels_last; with several processes on GPUs BN is synchronised.
+
+    Raises:
+        ValueError: if the encoder, the loss, a unit or another name is not known.
+    """
+    encoder = build_encoder(cfg.MODEL.ENCODER)
+    decoders, ties = {}, []
+    for unit in cfg.MODEL.UNITS:
+        top = unit[-1].partition("[")[0] if unit else ""
+        if top not in encoder.stage_names:
+            raise ValueError(f"MODEL.UNITS: {unit} does not end with one of {', '.join(encoder.stage_names)}")
+        decoder, tied = _build_decoder(cfg, encoder, list(encoder.stage_names).index(top))
+        decoders[unit[-1]] = decoder
+        ties += tied
+    if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cpu":  # torch has no SyncBatchNorm for the CPU
+        encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+        decoders = {name: nn.SyncBatchNorm.convert_sync_batchnorm(decoder) for name, decoder in decoders.items()}
+    learner = LocalLearner(
+        encoder,
+        cfg.MODEL.UNITS,
+        decoders,
+        build_loss(cfg.LOSS),
+        shared_gradient=cfg.MODEL.SHARED_GRADIENT,
+        noise=cfg.MODEL.NOISE,
+        recompute=cfg.MODEL.RECOMPUTE,
+        ties=ties,
+        tie_weight=cfg.MODEL.DECODER.TIE,
+    ).to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)
+    if cfg.MODEL.COMPILE:
+        learner.compile()
+    return learner
+
+
+def _build_decoder(cfg, encoder, stage):
+    """The decoder on top of ``stage`` (an index), and the pairs of its parameters that are tied to the encoder's."""
+    keys = cfg.MODEL.DECODER
+    last = len(encoder.stages) - 1 if keys.STAGES < 0 else min(stage + keys.STAGES, len(encoder.stages) - 1)
+    copies = build_encoder(cfg.MODEL.ENCODER).stages[stage + 1 : last + 1] if last > stage else []
+    decoder = Decoder(
+        encoder.channels[last],
+        stages=copies,
+        conv_blocks=keys.CONV_BLOCKS,
+        downsample=keys.DOWNSAMPLE,
+        bottleneck=encoder.channels[-1] > 512,
+        expansion=keys.EXPANSION,
+        mlp_layers=keys.MLP_LAYERS,
+        hidden_dim=keys.HIDDEN_DIM,
+        out_dim=keys.OUT_DIM,
+        out_bn=keys.OUT_BN,
+    )
+    ties = []
+    if keys.TIE:
+        for copy, original in zip(copies, encoder.stages[stage + 1 : last + 1], strict=True):
+            copy.load_state_dict(original.state_dict())  # two copies begin as one
+            ties += zip(copy.parameters(), original.parameters(), strict=True)
+    return decoder, ties
+
+
+def build_loss(cfg):
+    """The loss of a LOSS node: a function of two (B, D) matrices of embeddings."""
+    losses = {
+        "info_nce": functools.partial(info_nce, temperature=cfg.TEMPERATURE),
+        "barlow_twins": functools.partial(barlow_twins, lambd=cfg.LAMBDA),
+    }
+    if cfg.NAME not in losses:
+        raise ValueError(f"unknown LOSS.NAME {cfg.NAME!r}: choose one of {', '.join(losses)}")
+    loss = losses[cfg.NAME]
+    return loss if cfg.SCALE == 1 else lambda z1, z2: cfg.SCALE * loss(z1, z2)
