@@ -20,7 +20,7 @@ setup(
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "yacs>=0.1.8",
-        "opencv-python-headless>=4.8",
+        "opencv-python-headless>=4.11",
         "numpy>=1.26",
         "pillow>=9.5",
         "pyyaml>=6",
@@ -32,5 +32,8 @@ setup(
         "shapely>=2",  # Detectron2's loader of Cityscapes polygons
         "setuptools<81",  # detectron2.model_zoo imports pkg_resources, which later releases no longer ship
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "scipy>=1.11"]},
+    extras_require={
+        "gpu": ["kornia>=0.7"],  # INPUT.ON_DEVICE
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "scipy>=1.11", "kornia>=0.7"],
+    },
 )

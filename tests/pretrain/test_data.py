@@ -1,8 +1,10 @@
 """The stream of batches: which images, in which order, and what happens to files that are no images."""
 
+import io
 import itertools
 import logging
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,25 @@ def test_the_same_whatever_the_workers_and_after_a_resume(folder):
         assert torch.equal(a, b)
 
 
+def test_the_two_views_are_told_which_they_are(folder):
+    cfg = config(folder)
+    cfg.INPUT.SOLARIZE_PROB, cfg.INPUT.JITTER_PROB = [0.0, 1.0], 0.0
+    first, second = next(iter(build_loader(cfg, list_images(str(folder)), 0)))[0].chunk(2)
+    assert first.max() > 128 and second.max() < 128
+
+
+def test_for_the_device_the_loader_only_crops_and_flips(tmp_path):
+    for i in range(4):
+        Image.new("RGB", (30, 40), (200, 100, 50)).save(tmp_path / f"{i}.png")
+    cfg = config(tmp_path)
+    views, _ = next(iter(build_loader(cfg, list_images(str(tmp_path)), 0)))
+    assert len(views.flatten(2).unique(dim=0)) > 4  # colours of all kinds
+    cfg.INPUT.ON_DEVICE = True
+    views, _ = next(iter(build_loader(cfg, list_images(str(tmp_path)), 0)))
+    assert views.shape == (8, 3, 16, 16) and views.dtype == torch.uint8
+    assert (views == torch.tensor([200, 100, 50], dtype=torch.uint8).view(3, 1, 1)).all()
+
+
 def test_two_processes_see_the_batches_of_one(folder):
     for whole, *halves in zip(batches(folder, 3), *(batches(folder, 3, rank=r, world=2) for r in (0, 1)), strict=True):
         first, second = zip(*(half.chunk(2) for half in halves), strict=True)
@@ -97,6 +118,77 @@ def test_sixteen_bits_are_scaled_and_unknown_ranges_refused(tmp_path):
     Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "ramp.tiff")
     with pytest.raises(ValueError, match="unknown range"):
         read_image(tmp_path / "ramp.tiff")
+
+
+@pytest.fixture
+def decoded_by_opencv(monkeypatch):
+    """The list that every call of cv2.imdecode adds to."""
+    calls, imdecode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: calls.append(1) or imdecode(*arguments))
+    return calls
+
+
+def smooth(mode="RGB", size=(61, 43)):
+    """An image that JPEG keeps nearly as it is."""
+    y, x = np.mgrid[0 : size[1], 0 : size[0]] * 4
+    return Image.fromarray(np.stack([x, y, 255 - x], -1).clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+ORIENTATION = Image.Exif()
+ORIENTATION[0x0112] = 6  # to be shown turned by 90 degrees
+
+
+@pytest.mark.parametrize(
+    "mode, options, by_opencv",
+    [
+        ("RGB", {"quality": 92}, True),
+        ("RGB", {"quality": 75, "progressive": True}, True),
+        ("RGB", {"quality": 95, "subsampling": 0}, True),
+        ("RGB", {"keep_rgb": True}, True),
+        ("RGB", {"exif": ORIENTATION}, True),
+        ("L", {"quality": 90}, True),
+        ("CMYK", {"quality": 90}, False),
+    ],
+)
+def test_jpeg_files_are_decoded_as_by_pillow(tmp_path, decoded_by_opencv, mode, options, by_opencv):
+    smooth(mode).save(tmp_path / "image.jpg", **options)
+    expected = np.asarray(Image.open(tmp_path / "image.jpg").convert("RGB")).astype(int)
+    image = read_image(tmp_path / "image.jpg")
+    assert image.dtype == np.uint8 and image.shape == (43, 61, 3) and image.flags.writeable
+    assert np.abs(image - expected).max() <= 1  # 0 if both are built with the same JPEG library
+    assert bool(decoded_by_opencv) == by_opencv
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "L", "1"])
+def test_other_files_are_decoded_by_pillow(tmp_path, decoded_by_opencv, mode):
+    smooth(mode).save(tmp_path / "image.png")
+    expected = np.asarray(Image.open(tmp_path / "image.png").convert("RGB"))
+    assert np.array_equal(read_image(tmp_path / "image.png"), expected) and not decoded_by_opencv
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_truncated_jpeg_files_are_unreadable_wherever_they_end(tmp_path, progressive):
+    """Also where a thumbnail in the header ends, which has an end-of-image marker of its own."""
+    content, thumbnail = io.BytesIO(), io.BytesIO()
+    smooth(size=(16, 12)).save(thumbnail, "JPEG")
+    smooth().save(content, "JPEG", progressive=progressive, exif=b"Exif\0\0" + thumbnail.getvalue())
+    content, end_of_image = content.getvalue(), b"\xff\xd9"
+    assert content.count(end_of_image) == 2
+    ends = [content.index(end_of_image) + 2, *range(1, len(content), 97), *range(len(content) - 4, len(content))]
+    for end in ends:
+        (tmp_path / "truncated.jpg").write_bytes(content[:end])
+        with pytest.raises(OSError):
+            read_image(tmp_path / "truncated.jpg")
+    (tmp_path / "trailer.jpg").write_bytes(content + b"what a camera adds")
+    (tmp_path / "whole.jpg").write_bytes(content)
+    assert np.array_equal(read_image(tmp_path / "trailer.jpg"), read_image(tmp_path / "whole.jpg"))
+
+
+def test_a_file_that_opencv_cannot_decode_goes_to_pillow(tmp_path, monkeypatch):
+    smooth().save(tmp_path / "image.jpg")
+    expected = read_image(tmp_path / "image.jpg")
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: None)
+    assert np.abs(read_image(tmp_path / "image.jpg").astype(int) - expected).max() <= 1
 
 
 def test_a_link_to_a_folder_above_is_not_followed_forever(folder):
