@@ -5,6 +5,7 @@ import functools
 import torch
 from detectron2.utils import comm
 from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .decoders import Decoder
 from .encoders import build_encoder
@@ -18,7 +19,7 @@ def build_learner(cfg):
     Raises:
         ValueError: if the encoder, the loss, a unit or another name is not known.
     """
-    encoder = build_encoder(cfg.MODEL.ENCODER)
+    encoder = _initialised(build_encoder(cfg.MODEL.ENCODER), cfg)
     decoders, ties = {}, []
     for unit in cfg.MODEL.UNITS:
         top = unit[-1].partition("[")[0] if unit else ""
@@ -46,11 +47,21 @@ def build_learner(cfg):
     return learner
 
 
+def _initialised(encoder, cfg):
+    """The encoder, with the last BN of each residual block at 0 if the config says so (as SimCLR's code does)."""
+    for block in encoder.modules() if cfg.MODEL.ZERO_INIT_RESIDUAL else ():
+        if isinstance(block, BasicBlock | Bottleneck):
+            nn.init.zeros_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight)
+    return encoder
+
+
 def _build_decoder(cfg, encoder, stage):
     """The decoder on top of ``stage`` (an index), and the pairs of its parameters that are tied to the encoder's."""
     keys = cfg.MODEL.DECODER
     last = len(encoder.stages) - 1 if keys.STAGES < 0 else min(stage + keys.STAGES, len(encoder.stages) - 1)
-    copies = build_encoder(cfg.MODEL.ENCODER).stages[stage + 1 : last + 1] if last > stage else []
+    copies = []
+    if last > stage:
+        copies = _initialised(build_encoder(cfg.MODEL.ENCODER), cfg).stages[stage + 1 : last + 1]
     decoder = Decoder(
         encoder.channels[last],
         stages=copies,

@@ -1,4 +1,4 @@
-"""Shared by all tests: two threads at most, and where the command lines are."""
+"""Shared by all tests: number of threads, and where the command lines are."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 # Started in the background of a shell, Ctrl-C is ignored, and so it would be in the command lines that are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 torch.set_flush_denormal(True)
 
 
