@@ -141,12 +141,13 @@ class LocalLearner(nn.Module):
                 start, gradient = backward(self.names[top], decoder(leaf))
                 with torch.autocast(views.device.type, enabled=False):  # else some of it would be in low precision
                     torch.autograd.backward(start, gradient)
-                    gradient, leaf, start = leaf.grad, None, None  # freed, as all below, as soon as can be
-                    final = self._walk_down(tape, top, gradient, seed)
+                    tape[top].gradient = leaf.grad
+                    gradient = leaf = start = None  # freed, as all below, as soon as can be
+                    final = self._walk_down(tape, top, seed)
                 ready([*decoder.parameters(), *final])
 
-    def _walk_down(self, tape, top, gradient, seed):
-        """Propagate ``gradient``, d loss / d output of segment ``top``, down the unit that ends there.
+    def _walk_down(self, tape, top, seed):
+        """Propagate the gradient with respect to segment ``top``'s output down the unit that ends there.
 
         Returns the parameters whose gradient is final, because no later loss reaches them.
         """
@@ -155,34 +156,36 @@ class LocalLearner(nn.Module):
             head, done = tape[run[0].index], max(run[0].tops) == top
             goes_down = run[-1].index > run[-1].bottom_of[top]
             apart = goes_down and (head.owed is not None or not done)  # what is below has had the gradients owed here
-            owed = gradient if head.owed is None else head.owed + gradient
-            head.owed = owed if self.shared_gradient == "all" and not done else None
+            owed, head.owed = head.owed, None
+            if self.shared_gradient == "all" or done:
+                owed = head.gradient if owed is None else owed + head.gradient
             if apart:
                 for segment in run:
-                    gradient = self._input_gradient(tape, segment, gradient, seed, done)
+                    self._input_gradient(tape, segment, seed, done)
+            head.gradient, head.owed, owed = (owed, None, None) if done else (None, owed, None)
             if done:
                 for segment in run:
-                    last = segment is run[-1]
-                    owed = self._full_backward(tape, segment, owed, seed, not last or (goes_down and not apart))
+                    self._full_backward(tape, segment, seed, segment is not run[-1] or (goes_down and not apart))
                     final += segment.module.parameters()
-                if not apart:
-                    gradient = owed
         return final
 
-    def _input_gradient(self, tape, segment, gradient, seed, done):
-        """The gradient with respect to the segment's input, no others; what is recomputed loses its graph again."""
+    def _input_gradient(self, tape, segment, seed, done):
+        """Hand down the gradient with respect to the segment's input only; what is recomputed loses its graph again."""
         entry = tape[segment.index]
         h, keep = self._output(entry, segment, seed), done or not segment.recompute
         entry.h = h if keep else None
-        return torch.autograd.grad(h, entry.x, gradient, retain_graph=keep)[0]
+        start = _Start.apply(h, entry)
+        below = torch.autograd.grad(start, entry.x, retain_graph=keep)[0]
+        tape[segment.index - 1].gradient = below
 
-    def _full_backward(self, tape, segment, gradient, seed, goes_down):
-        """Accumulate the gradients of the segment's parameters; returns that of its input, if wanted. Frees it all."""
+    def _full_backward(self, tape, segment, seed, goes_down):
+        """Accumulate the gradients of the segment's parameters, hand down that of its input if wanted, free it all."""
         entry, tape[segment.index] = tape[segment.index], None
-        h, entry.h = self._output(entry, segment, seed), None
-        parameters = list(segment.module.parameters())
-        torch.autograd.backward(h, gradient, inputs=[*parameters, entry.x] if goes_down else parameters)
-        return entry.x.grad
+        start = _Start.apply(self._output(entry, segment, seed), entry)
+        entry.h, parameters = None, list(segment.module.parameters())
+        torch.autograd.backward(start, inputs=[*parameters, entry.x] if goes_down else parameters)
+        if goes_down:
+            tape[segment.index - 1].gradient = entry.x.grad
 
     def _output(self, entry, segment, seed):
         """The segment's output with its graph, which is made again if it was not kept."""
@@ -231,10 +234,25 @@ class LocalLearner(nn.Module):
 
 
 class _Entry:
-    """What a segment leaves on its way forward: input, output, and the gradient that it is owed from losses so far."""
+    """What a segment leaves on its way forward: input and output, if it is kept; then the gradient with respect to its
+    output of the loss at hand, and the sum of what it is owed from losses before."""
 
     def __init__(self, x, h):
-        self.x, self.h, self.owed = x, h, None
+        self.x, self.h, self.gradient, self.owed = x, h, None, None
+
+
+class _Start(torch.autograd.Function):
+    """Backward starts with the entry's gradient, and nobody but the engine holds it then: it is freed at once."""
+
+    @staticmethod
+    def forward(ctx, h, entry):
+        ctx.entry = entry
+        return h.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, _):
+        gradient, ctx.entry.gradient = ctx.entry.gradient, None
+        return gradient, None
 
 
 @contextlib.contextmanager
