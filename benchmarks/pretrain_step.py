@@ -45,15 +45,30 @@ ROWS = {
     "GIM + conv block": ("single", CONV, {}),
     "LoCo, double forward": ("naive", CONV, {}),
     "LoCo": ("pairs", CONV, {}),
-    "LoCo, recompute stem": ("pairs", CONV, {"recompute": ["res2[:1]"]}),
-    "LoCo, recompute res2": ("pairs", CONV, {"recompute": ["res2"]}),
-    "LoCo, recompute res2, half of res3": ("pairs", CONV, {"recompute": ["res2", "res3[:2]"]}),
-    "LoCo, recompute res2, res3": ("pairs", CONV, {"recompute": ["res2", "res3"]}),
+}
+# with MODEL.RECOMPUTE, chosen for each encoder
+RECOMPUTE = {
+    "resnet50": {
+        "LoCo, recompute stem": ["res2[:1]"],
+        "LoCo, recompute res2": ["res2"],
+        "LoCo, recompute res2, half of res3": ["res2", "res3[:2]"],
+        "LoCo, recompute res2, res3": ["res2", "res3"],
+    },
+    "presnet50": {
+        "LoCo, recompute res4, res6": ["res4", "res6"],
+        "LoCo, recompute res4, res6, first of res5, res7": ["res4", "res5[:1]", "res6", "res7[:1]"],
+    },
 }
 COMPILED = {
     f"{name}, compiled": (*ROWS[name][:2], {"compile": True})
     for name in ("end to end + conv block", "GIM + conv block", "LoCo")
 }
+
+
+def rows_of(encoder):
+    """All rows of an encoder."""
+    again = {name: ("pairs", CONV, {"recompute": parts}) for name, parts in RECOMPUTE.get(encoder, {}).items()}
+    return {**ROWS, **again, **COMPILED}
 
 
 def units_of(rule, names):
@@ -109,7 +124,7 @@ def build(row, args):
     from pretrain.encoders import build_encoder
     from pretrain.learner import build_learner
 
-    rule, decoder, options = {**ROWS, **COMPILED}[row]
+    rule, decoder, options = rows_of(args.encoder)[row]
     cfg = get_cfg()
     cfg.MODEL.ENCODER, cfg.MODEL.DEVICE = args.encoder, "cpu"
     cfg.MODEL.DECODER.CONV_BLOCKS = int(decoder == CONV)
@@ -133,7 +148,7 @@ def prepare(row, args):
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model, step = build(row, args)
-    last = ROWS.get(row, ("ours",))[0] != "lightly" or "channels_last" in row
+    last = not row.startswith("lightly") or "channels_last" in row
     layout = torch.channels_last if last else torch.contiguous_format
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -231,7 +246,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rows", nargs="+", choices=[*ROWS, *COMPILED], default=list(ROWS), metavar="ROW")
+    parser.add_argument("--rows", nargs="+", help="names of rows as in the table (all but the compiled ones)")
     parser.add_argument("--compiled", action="store_true", help="also the rows with torch.compile (needs a compiler)")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--encoder", help=argparse.SUPPRESS)
@@ -243,10 +258,12 @@ def main():
         return
     import torch
 
-    rows = [*args.rows, *(COMPILED if args.compiled else ())]
     print(f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}; {args.batch} images (two views) "
           f"of {args.size} px, medians of {args.rounds} x {args.steps} steps\n")  # fmt: skip
     for encoder in args.encoders:
+        rows = args.rows or [row for row in rows_of(encoder) if args.compiled or row not in COMPILED]
+        if unknown := set(rows) - set(rows_of(encoder)):
+            parser.error(f"unknown rows {sorted(unknown)}: choose from {', '.join(rows_of(encoder))}")
         print(table(encoder, run(encoder, rows, args)), flush=True)
 
 
@@ -284,7 +301,7 @@ def table(encoder, found):
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row, m in found.items():
-        decoder = {**ROWS, **COMPILED}[row][1]
+        decoder = rows_of(encoder)[row][1]
         base = found.get("end to end" if decoder == MLP else "end to end + conv block", m)["seconds"]
         saving = found.get("end to end", m)["resident"] / m["resident"]
         gflops = [f"{m[key]:.2f}" if key in m else "" for key in ("forward", "step")]

@@ -4,14 +4,20 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
-def _conv_block(channels, stride, bottleneck):
+def _conv_block(channels, stride, bottleneck, groups):
     """One residual block that keeps the channel count (the paper states no width) and divides H, W by ``stride``."""
     shortcut = None
     if stride != 1:
-        shortcut = nn.Sequential(nn.Conv2d(channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
-    if bottleneck:
-        return Bottleneck(channels, channels // Bottleneck.expansion, stride, shortcut)
-    return BasicBlock(channels, channels, stride, shortcut)
+        conv = nn.Conv2d(channels, channels, 1, stride, groups=groups, bias=False)
+        shortcut = nn.Sequential(conv, nn.BatchNorm2d(channels))
+    if not bottleneck:
+        return BasicBlock(channels, channels, stride, shortcut)
+    width = channels // Bottleneck.expansion
+    block = Bottleneck(channels, width, stride, shortcut, groups=groups, base_width=64 / groups)
+    if groups > 1:  # torchvision's has groups in the 3x3 conv only
+        block.conv1 = nn.Conv2d(channels, width, 1, groups=groups, bias=False)
+        block.conv3 = nn.Conv2d(width, channels, 1, groups=groups, bias=False)
+    return block
 
 
 class Decoder(nn.Sequential):
@@ -32,6 +38,7 @@ class Decoder(nn.Sequential):
         conv_blocks=1,
         downsample=True,
         bottleneck=True,
+        groups=1,
         expansion=0,
         mlp_layers=2,
         hidden_dim=2048,
@@ -45,6 +52,7 @@ class Decoder(nn.Sequential):
             conv_blocks: number of residual conv blocks before the pooling.
             downsample: whether the first conv block has stride 2.
             bottleneck: bottleneck blocks (1x1, 3x3, 1x1) as in ResNet-50, or basic ones (3x3, 3x3) as in ResNet-18.
+            groups: of the convs of bottleneck blocks, as in PResNet's upper stages.
             expansion: output channels of the 1x1 conv; 0: none.
             mlp_layers: number of linear layers, at least 1.
             hidden_dim: width of the MLP's hidden layers.
@@ -53,7 +61,7 @@ class Decoder(nn.Sequential):
         """
         super().__init__(*stages)
         for i in range(conv_blocks):
-            self.append(_conv_block(channels, 2 if downsample and i == 0 else 1, bottleneck))
+            self.append(_conv_block(channels, 2 if downsample and i == 0 else 1, bottleneck, groups))
         if expansion:
             self.append(nn.Conv2d(channels, expansion, 1, bias=False))
             self.extend([nn.BatchNorm2d(expansion), nn.ReLU(inplace=True)])

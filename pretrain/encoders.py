@@ -24,6 +24,7 @@ class Encoder(nn.Module):
         stages: one ``nn.Sequential`` of blocks for each stage. A block maps a tensor (B, C_in, H, W) to a tensor
             (B, C_out, H', W') and leaves its input as it was, because blocks are what is shared between units and
             what may run a second time in the backward pass.
+        groups: of the convs in each stage's bottleneck blocks, which decoders follow; optional, all 1.
     """
 
     def forward(self, x):
@@ -43,25 +44,28 @@ class Encoder(nn.Module):
 class StageEncoder(Encoder):
     """An encoder given as its stages, whose names are also those in the state dict (``res2.0...``)."""
 
-    def __init__(self, stages, channels, strides):
+    def __init__(self, stages, channels, strides, groups=None):
         """
         Args:
             stages: dict from the name of a stage to its ``nn.Sequential`` of blocks, from the image upwards.
             channels: output channels of each stage.
             strides: output stride of each stage, in pixels of the image.
+            groups: of the convs in each stage's bottleneck blocks; None: 1.
 
         Raises:
             ValueError: if the parts do not fit together.
         """
         super().__init__()
+        self.groups = tuple(groups or [1] * len(channels))
         self.stage_names, self.channels, self.strides = tuple(stages), tuple(channels), tuple(strides)
         for name, stage in stages.items():
             if not isinstance(stage, nn.Module) or hasattr(self, name) or not name.isidentifier():
                 raise ValueError(f"stage {name!r} cannot be used: expected a name such as 'res2' and an nn.Sequential")
             self.add_module(name, stage)
         check_encoder(self)
-        if len(self.strides) != len(self.stage_names):
-            raise ValueError(f"{len(self.stage_names)} stages, but {len(self.strides)} strides")
+        if not len(self.strides) == len(self.groups) == len(self.stage_names):
+            counts = f"{len(self.strides)} strides and {len(self.groups)} groups"
+            raise ValueError(f"{len(self.stage_names)} stages, but {counts}")
 
     @property
     def stages(self):

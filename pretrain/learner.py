@@ -68,6 +68,7 @@ def _build_decoder(cfg, encoder, stage):
         conv_blocks=keys.CONV_BLOCKS,
         downsample=keys.DOWNSAMPLE,
         bottleneck=encoder.channels[-1] > 512,
+        groups=getattr(encoder, "groups", [1] * len(encoder.stages))[last],
         expansion=keys.EXPANSION,
         mlp_layers=keys.MLP_LAYERS,
         hidden_dim=keys.HIDDEN_DIM,

@@ -34,7 +34,7 @@ def presnet50():
     The third is built here: interpolation does what strides do in a ResNet. Convs alone are 4.13 GFLOPs.
 
     Returns:
-        tuple: stages (dict of ``nn.Sequential``), channels, strides.
+        tuple: stages (dict of ``nn.Sequential``), channels, strides, groups.
     """
     stages, channels = {}, [32]
     for k, (width, groups) in enumerate(zip(WIDTHS, GROUPS, strict=True)):
@@ -46,7 +46,7 @@ def presnet50():
         stages[f"res{k + 2}"] = nn.Sequential(*blocks)
     stem = nn.Sequential(Conv2dNormActivation(3, channels[0], 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
     stages["res2"].insert(0, stem)
-    return stages, channels[1:], [224 / side for side in SIDES]
+    return stages, channels[1:], [224 / side for side in SIDES], GROUPS
 
 
 def _block(kind, in_channels, width, groups, ratio=None, first=False):
