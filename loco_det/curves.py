@@ -36,13 +36,15 @@ def pretraining_curves(run):
         ratios = [3] + [1] * (len(panels) - 1)
         axes = dict(zip(panels, figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios), strict=True))
         labels = [f"unit up to {name.removeprefix('loss_')}" for name in units]
-        _plot(axes["units"], run, units, labels, "Loss of each unit", "loss (nats)")
-        batch = run.key("SOLVER.IMS_PER_BATCH")
-        if batch:  # InfoNCE of embeddings that all look alike: ln of the number of candidates
-            axes["units"].axhline(math.log(2 * batch - 1), color="0.5", ls=":", label="chance, ln(2·batch − 1)")
+        contrastive, batch = run.key("LOSS.NAME", "info_nce") == "info_nce", run.key("SOLVER.IMS_PER_BATCH")
+        unit_of_loss = "loss (nats)" if contrastive else "loss"
+        _plot(axes["units"], run, units, labels, "Loss of each unit", unit_of_loss)
+        if batch and contrastive:  # of embeddings that all look alike: ln of candidates
+            chance = (run.key("LOSS.SCALE", 1)) * math.log(2 * batch - 1)
+            axes["units"].axhline(chance, color="0.5", ls=":", label="chance, ln(2·batch − 1)")
         axes["units"].legend(frameon=False)
         if "total" in axes:
-            _plot(axes["total"], run, ["total_loss"], ["total"], "Sum of the units", "loss (nats)", len(COLORS) - 1)
+            _plot(axes["total"], run, ["total_loss"], ["total"], "Sum of the units", unit_of_loss, len(COLORS) - 1)
         _plot(axes["lr"], run, ["lr"], ["lr"], "Learning rate", "rate", len(COLORS) - 1)
         axes["lr"].set_xlabel("iteration")
         return _png(figure)

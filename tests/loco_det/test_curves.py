@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from loco_det import curves
@@ -29,6 +30,16 @@ def test_pretraining_curves(pretraining, figures):
     assert drawn["chance, ln(2·batch − 1)"][0][1] == pytest.approx(math.log(127))
     assert lines(total)["total"][-1] == [100, pytest.approx(7.03)]
     assert lines(lr) == {"lr": []}  # not logged in this run
+
+
+def test_chance_is_that_of_info_nce_and_of_no_other_loss(pretraining, figures):
+    config = yaml.safe_load((pretraining / "config.yaml").read_text())
+    for name, label in (("info_nce", "chance, ln(2·batch − 1)"), ("barlow_twins", None)):
+        config["LOSS"] = {"NAME": name, "SCALE": 0.5}
+        (pretraining / "config.yaml").write_text(yaml.safe_dump(config))
+        drawn = lines(curves.pretraining_curves(read_run(pretraining)).axes[0])
+        assert drawn.keys() - {"unit up to res3", "unit up to res4"} == ({label} if label else set())
+        assert label is None or drawn[label][0][1] == pytest.approx(0.5 * math.log(127))
 
 
 def test_sum_of_one_unit_is_not_drawn_twice(tmp_path, training_line, write_lines, figures):
