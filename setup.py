@@ -14,8 +14,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]),
     install_requires=[
-        "torch>=2.5",
-        "torchvision>=0.20",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "pycocotools>=2.0.7",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
@@ -34,6 +34,7 @@ setup(
     ],
     extras_require={
         "gpu": ["kornia>=0.7"],  # INPUT.ON_DEVICE
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "scipy>=1.11", "kornia>=0.7"],
+        "slurm": ["submitit>=1.5"],  # tools/slurm.py
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "scipy>=1.11", "kornia>=0.7", "submitit>=1.5"],
     },
 )

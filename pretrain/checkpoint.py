@@ -1,80 +1,153 @@
-"""Checkpoints: everything needed to go on exactly, written atomically."""
+"""Checkpoints: everything needed to go on exactly, written atomically, read with care."""
 
 import os
+import re
+import zipfile
 
 import torch
+from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.config import CfgNode as CN
-
-from .config import value_of
 
 FORMAT = "loco-det pretraining"  # by which the converter knows our files
 # What may change when a run is resumed, because nothing that is learned depends on it
 FREE = {
-    "OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "DATASETS.TRAIN", "DATASETS.MAX_UNREADABLE",
-    "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD",
+    "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.RECOMPUTE", "DATALOADER.NUM_WORKERS", "DATASETS.TRAIN",
+    "DATASETS.MAX_UNREADABLE", "KNN.TRAIN", "KNN.TEST", "KNN.PERIOD", "KNN.K", "KNN.TEMPERATURE",
+    "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.LOG_PERIOD", "SOLVER.MAX_LOSS",
 }  # fmt: skip
 
 
 class AtomicCheckpointer(Checkpointer):
-    """fvcore's Checkpointer, whose files are complete or not there.
+    """fvcore's Checkpointer, whose files are complete or not there, and of which the last few are kept.
 
-    No state of a random generator is stored because none is used: the order of the data and every augmentation are
-    functions of the seed and of the position in the stream (``pretrain/data.py``).
+    No state of a random generator is stored because none lasts longer than a step: the order of the data and every
+    augmentation are functions of the seed and of the position in the stream (``pretrain/data.py``), and the trainer
+    seeds all generators anew in each step.
     """
 
-    def __init__(self, cfg, model, **kwargs):
+    def __init__(self, cfg, model, num_images=0, **kwargs):
         """
         Args:
             cfg: the run's config, stored in every checkpoint.
             model: the learner.
+            num_images: images that the run learns from, stored as well.
             kwargs: as fvcore's.
         """
         super().__init__(model, cfg.OUTPUT_DIR, **kwargs)
         self.cfg = cfg
+        self.run = {"images": num_images, "processes": comm.get_world_size()}
 
     def resume(self):
-        """Load the last checkpoint of the run; returns the iteration after which it was written.
+        """Load the newest readable checkpoint of the run, which process 0 chooses for all.
+
+        Returns:
+            int: the iteration after which it was written.
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if it is damaged, or of a run with another config.
+            ValueError: if none can be read, or it is of a run with another config or other data.
         """
-        if not self.has_checkpoint():
+        found = None
+        if comm.is_main_process():
+            try:
+                found = self._newest_readable()
+            except (OSError, ValueError) as error:
+                found = error
+        found = comm.all_gather(found)[0]
+        if isinstance(found, Exception):
+            raise found
+        self.logger.info(f"Resuming from {found}")
+        saved = torch.load(found, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        for key, obj in self.checkpointables.items():
+            obj.load_state_dict(saved[key])
+        return saved["iteration"]
+
+    def _newest_readable(self):
+        names = self._names()
+        if not names:
             raise FileNotFoundError(f"{self.save_dir}: nothing to resume; leave out --resume to start anew")
-        path = self.get_checkpoint_file()
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"{path}: last_checkpoint names it, but it is not there")
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            config = CN.load_cfg(saved["config"])
-        except Exception as error:
-            raise ValueError(f"{path} is damaged or no checkpoint of ours: it cannot be resumed") from error
-        other = [key for key in _keys(self.cfg) if key not in FREE and value_of(config, key) != value_of(self.cfg, key)]
+        for name in names:
+            path = os.path.join(self.save_dir, name)
+            try:
+                damaged = zipfile.ZipFile(path).testzip()  # torch.load compares no checksums
+                if damaged:
+                    raise ValueError(f"wrong checksum of {damaged}")
+                saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                config, run = dict(_items(CN.load_cfg(saved["config"]))), saved["run"]
+            except Exception as error:
+                why = str(error).partition("\n")[0] or type(error).__name__
+                self.logger.warning(f"{path} is damaged or no checkpoint of ours ({why}): trying the one before")
+                continue
+            self._refuse_another_run(config, run)
+            return path
+        raise ValueError(f"{self.save_dir}: none of {', '.join(names)} can be read: start anew without --resume")
+
+    def _names(self):
+        """Checkpoints of the run, the newest first: the one that ``last_checkpoint`` names, then those of earlier
+        iterations. Those of later ones are left over from another run in the same folder."""
+        names = os.listdir(self.save_dir) if os.path.isdir(self.save_dir) else []
+        last = ""
+        if "last_checkpoint" in names:
+            with open(os.path.join(self.save_dir, "last_checkpoint"), errors="replace") as f:
+                last = f.read().strip()
+        if _iteration(last) is not None:
+            names = {last, *(name for name in names if _iteration(name) is not None)}
+            names = [name for name in names if _iteration(name) <= _iteration(last)]
+        return sorted((name for name in names if _iteration(name) is not None), key=_iteration, reverse=True)
+
+    def _refuse_another_run(self, config, run):
+        mine = dict(_items(self.cfg))
+        other = sorted(k for k in {*mine, *config} - FREE if k not in mine or k not in config or mine[k] != config[k])
         if other:
             raise ValueError(
                 f"{self.save_dir} is a run with other values of {', '.join(other)}: resume it with its own "
                 "config.yaml, or start anew in another OUTPUT_DIR"
             )
-        return self.load(path)["iteration"]
+        if run["images"] != self.run["images"]:
+            raise ValueError(
+                f"{self.save_dir} is a run on {run['images']} images, but DATASETS.TRAIN has {self.run['images']}: "
+                "resume it on the images that it began with, or start anew in another OUTPUT_DIR"
+            )
+        if run["processes"] != self.run["processes"]:
+            self.logger.warning(
+                f"this run had {run['processes']} processes and goes on with {self.run['processes']}: the batches are "
+                "the same, but not the last bits of the weights"
+            )
 
     def save(self, name, **kwargs):
-        """Write ``name.pth`` and name it in ``last_checkpoint``; OSError leaves the older files as they were."""
+        """Write ``name.pth``, name it in ``last_checkpoint``, and delete what is older than the last CHECKPOINTS_KEPT.
+
+        Raises:
+            FloatingPointError: if a weight or a running statistic is not finite; nothing is written.
+            OSError: if it cannot be written; the older files are as they were.
+        """
         if not self.save_to_disk:
             return
-        data = {"format": FORMAT, "encoder": self.cfg.MODEL.ENCODER, "config": self.cfg.dump(), **kwargs}
-        data["model"] = self.model.state_dict()
+        model = self.model.state_dict()
+        for key, tensor in model.items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(
+                    f"{key} is not finite, so that {name}.pth is not written: start anew with a lower SOLVER.BASE_LR "
+                    "or a longer warm-up; the checkpoints before it are kept"
+                )
+        data = {"format": FORMAT, "encoder": self.cfg.MODEL.ENCODER, "config": self.cfg.dump(), "run": self.run}
+        data.update(model=model, **kwargs)
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         self.logger.info(f"Saving checkpoint to {os.path.join(self.save_dir, name)}.pth")
         self._write(f"{name}.pth", lambda f: torch.save(data, f))
         self.tag_last_checkpoint(f"{name}.pth")
+        if name != "model_final":
+            for older in self._names()[self.cfg.SOLVER.CHECKPOINTS_KEPT :]:
+                os.remove(os.path.join(self.save_dir, older))
 
     def tag_last_checkpoint(self, last_filename_basename):
         self._write("last_checkpoint", lambda f: f.write(last_filename_basename.encode()))
 
     def _write(self, basename, write):
         path = os.path.join(self.save_dir, basename)
-        temporary = f"{path}.tmp{os.getpid()}"
+        temporary = os.path.join(self.save_dir, "checkpoint.tmp")  # one name: what a kill leaves is overwritten
         try:
             with open(temporary, "wb") as f:
                 write(f)
@@ -88,7 +161,13 @@ class AtomicCheckpointer(Checkpointer):
                 os.remove(temporary)
 
 
-def _keys(cfg, prefix=""):
-    """All keys of a config, as "SOLVER.EPOCHS"."""
+def _iteration(name):
+    """By what checkpoints are ordered; None if ``name`` is none."""
+    match = re.fullmatch(r"model_(?:(\d+)|final)\.pth", name)
+    return match and float(match[1] or "inf")
+
+
+def _items(cfg, prefix=""):
+    """All keys of a config, as "SOLVER.EPOCHS", with their values."""
     for key, value in cfg.items():
-        yield from _keys(value, f"{prefix}{key}.") if isinstance(value, CN) else [prefix + key]
+        yield from _items(value, f"{prefix}{key}.") if isinstance(value, CN) else [(prefix + key, value)]

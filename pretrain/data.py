@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .augment import SimCLRView
+from .distributed import outlive_sigterm
 
 logger = logging.getLogger(__name__)
 # what Pillow raises: SyntaxError on broken PNG files
@@ -174,10 +175,6 @@ def build_loader(cfg, images, start, rank=0, world_size=1):
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=outlive_sigterm,
         prefetch_factor=4 if workers else None,
     )
-
-
-def _one_thread(_):
-    torch.set_num_threads(1)  # workers and the training process share the cores

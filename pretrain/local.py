@@ -198,7 +198,7 @@ class LocalLearner(nn.Module):
         """The segment's output, (B, C, H, W); the same ``seed`` gives the same noise."""
         h = segment.module(x)
         if self.noise and self.training and segment.ends_stage:
-            generator = torch.Generator(h.device).manual_seed(seed + segment.index)
+            generator = torch.Generator(h.device).manual_seed(seed + segment.stage)
             # as in the reference code (shoaibahmed/blockwise_ssl, model.py) the gradient flows through the deviation
             h = h + self.noise * h.std() * torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device)
         return h

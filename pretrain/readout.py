@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .data import UNREADABLE, list_images, read_image
+from .distributed import outlive_sigterm
 
 logger = logging.getLogger(__name__)
 BATCH_SIZE = 64  # images that go through the encoder at a time
@@ -159,6 +160,7 @@ def pooled_features(encoder, paths, cfg):
         batch_sampler=batches[rank::world_size],
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_collate,
+        worker_init_fn=outlive_sigterm,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else the workers' seed is drawn from the run's own generator
     )

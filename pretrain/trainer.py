@@ -7,17 +7,21 @@ import math
 import os
 import time
 
+import numpy as np
 import torch
 from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
-from .augment import save_views
+from .augment import DeviceAugment, SimCLRView, save_views
 from .checkpoint import AtomicCheckpointer
+from .curves import LossPlot
 from .data import UNREADABLE, build_loader, list_images, read_image
-from .distributed import average_gradients, broadcast_state
+from .distributed import GradientReducer, StopOnSigterm, Terminated, broadcast_state, worst_of_processes
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
+from .readout import knn_accuracies, labelled_splits
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +32,8 @@ class Trainer(TrainerBase):
     With several processes BN is synchronised on GPUs; on the CPU, for which torch has no SyncBatchNorm, every process
     normalises its own part of the batch. Statistics in the checkpoint, and logged losses, are those of process 0.
 
-    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of every unit, their sum ``total_loss``, ``lr``,
-    ``images_per_second``, ``time``, ``data_time`` and ``eta_seconds``.
+    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of every unit, their sum ``total_loss``, ``grad_norm``,
+    ``lr``, ``images_per_second``, ``time``, ``data_time`` and ``eta_seconds``.
     """
 
     def __init__(self, cfg, resume=False):
@@ -40,7 +44,7 @@ class Trainer(TrainerBase):
 
         Raises:
             FileNotFoundError: if there are no images, or nothing to resume.
-            ValueError: if the config cannot work.
+            ValueError: if the config cannot work, or what is to be resumed is damaged or another run.
         """
         super().__init__()
         self.cfg = cfg
@@ -49,46 +53,79 @@ class Trainer(TrainerBase):
         # without units nothing learns, but BN's averages must forget where they started
         self.max_iter = max(1 if cfg.MODEL.UNITS else 100, round(solver.EPOCHS * (len(images) // solver.IMS_PER_BATCH)))
         self.learner = build_learner(cfg)
-        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cpu":  # torch has no SyncBatchNorm for the CPU
-            self.learner = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)
         self.optimizer = build_optimizer(solver, self.learner)
         self.scheduler = build_scheduler(solver, self.optimizer, self.max_iter)
         self.checkpointer = AtomicCheckpointer(
             cfg,
             self.learner,
+            len(images),
             save_to_disk=comm.is_main_process(),
             optimizer=self.optimizer,
             scheduler=self.scheduler,
         )
+        stages = zip(self.learner.encoder.stage_names, self.learner.encoder.stages, strict=True)
+        self.parts = {name: list(stage.parameters()) for name, stage in stages}  # whose gradients are looked at
+        self.parts.update({f"{name}'s decoder": list(d.parameters()) for name, d in self.learner.decoders.items()})
         self.start_iter = self.checkpointer.resume() + 1 if resume else 0
         broadcast_state(self.learner)
-        loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())
-        self.view = loader.dataset.view
-        self.batches = iter(loader)
+        self.reduce_gradients = GradientReducer()
+        self.loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())
         self.unreadable = set()
         self.mean, self.std = (
             torch.tensor(value, device=cfg.MODEL.DEVICE).view(3, 1, 1)
             for value in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
         )
+        self.augment = DeviceAugment(cfg.INPUT) if cfg.INPUT.ON_DEVICE else None
+        self.stop = StopOnSigterm()
         self.register_hooks(self._build_hooks())
 
     def _build_hooks(self):
         solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
         chosen = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
+        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
+        if self.cfg.KNN.TRAIN:
+            splits = labelled_splits(self.cfg.KNN)  # what is wrong with the folders is said before the first step
+            period = round(self.cfg.KNN.PERIOD * (len(self.images) // solver.IMS_PER_BATCH))
+            chosen.append(hooks.EvalHook(period, lambda: knn_accuracies(self.learner.encoder, self.cfg, splits)))
         if comm.is_main_process():
             os.makedirs(out, exist_ok=True)
             metrics = JSONWriter(os.path.join(out, "metrics.json"))
             writers = [TerminalWriter(self.max_iter), metrics, TensorboardXWriter(out)]
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
             chosen.append(hooks.PeriodicWriter(writers, solver.LOG_PERIOD))
+            chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
 
     def train(self):
-        """Run to the end. Raises FloatingPointError on a loss that is not finite."""
+        """Run to the end; or, on SIGTERM, to the end of the iteration, which gets a checkpoint.
+
+        Raises:
+            FloatingPointError: when a loss explodes, or a loss, a gradient or a weight to be saved is not finite.
+            OSError: when too many images cannot be read, or a file cannot be written.
+        """
+        if self.start_iter >= self.max_iter:
+            logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, there is nothing to resume")
+            return
+        self._log_plan()
         if comm.is_main_process() and self.start_iter == 0:
-            save_views(os.path.join(self.cfg.OUTPUT_DIR, "views.png"), self._sample_images(), self.view, self.cfg.SEED)
+            view = SimCLRView(self.cfg.INPUT)  # the whole augmentation, also when the device does a part of it
+            save_views(os.path.join(self.cfg.OUTPUT_DIR, "views.png"), self._sample_images(), view, self.cfg.SEED)
+        self.batches = iter(self.loader)
         self.learner.train()
-        super().train(self.start_iter, self.max_iter)
+        try:
+            super().train(self.start_iter, self.max_iter)
+        except Terminated:
+            pass
+
+    def _log_plan(self):
+        solver, processes = self.cfg.SOLVER, comm.get_world_size()
+        local = solver.IMS_PER_BATCH // processes
+        logger.info(
+            f"{self.cfg.MODEL.ENCODER}, units {self.cfg.MODEL.UNITS}, {len(self.images)} images, {self.max_iter} "
+            f"iterations, {processes} processes; images per step: {solver.IMS_PER_BATCH}, per process: {local}, "
+            f"per chunk: {min(solver.IMS_PER_CHUNK or local, local)}; peak learning rate: "
+            f"{self.optimizer.param_groups[0]['initial_lr']:.6g} = {solver.BASE_LR} * {solver.IMS_PER_BATCH} / 256"
+        )
 
     def _sample_images(self, count=6):
         for path in self.images[:: math.ceil(len(self.images) / count)]:
@@ -98,28 +135,55 @@ class Trainer(TrainerBase):
                 continue  # the loader counts and names it
 
     def run_step(self):
+        """One iteration. Whatever draws random numbers in it gets them from generators that are seeded here by (SEED,
+        iteration, process), so that a resumed run goes on with the same bits, and no generator's state is stored."""
         start = time.perf_counter()
+        seed_all_rng(int(np.random.SeedSequence([self.cfg.SEED, self.iter, comm.get_rank()]).generate_state(1)[0]))
         views, unreadable = next(self.batches)
         data_time = time.perf_counter() - start
         self._note_unreadable(unreadable)
-        views = (views.to(self.cfg.MODEL.DEVICE, non_blocking=True) - self.mean) / self.std  # keeps channels_last
+        views = views.to(self.cfg.MODEL.DEVICE, non_blocking=True)  # keeps channels_last, as what follows
+        if self.augment:
+            views = self.augment(views)
+        views = (views - self.mean) / self.std
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
-            losses = self.learner.forward_backward(views)
-        for name, loss in losses.items():
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"loss_{name} is {loss.item()} at iteration {self.iter}: start anew with a lower "
-                    "SOLVER.BASE_LR or a longer warm-up; the checkpoints until then are kept"
-                )
-        average_gradients(self.learner.parameters())
+            losses = self.learner.forward_backward(views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients)
+        self.reduce_gradients.wait()
+        grad_norm = self._check(losses)
         self.optimizer.step()
         self.optimizer.zero_grad()
         storage = get_event_storage()
         storage.put_scalars(**{f"loss_{name}": loss.item() for name, loss in losses.items()})
         if len(losses) > 0:
             storage.put_scalar("total_loss", sum(loss.item() for loss in losses.values()))
+        storage.put_scalar("grad_norm", grad_norm)
         storage.put_scalar("data_time", data_time)
         storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
+
+    def _check(self, losses):
+        """Refuse a loss that has exploded or a gradient that is not finite, before the optimiser's step, so that no
+        checkpoint holds what comes of it. All processes decide alike, and whether to stop because of SIGTERM as well.
+
+        Returns:
+            float: the norm of the gradient.
+        """
+        grads = {part: [p.grad for p in params if p.grad is not None] for part, params in self.parts.items()}
+        norms = {part: torch.nn.utils.get_total_norm(g) for part, g in grads.items() if g}
+        received = torch.tensor(float(self.stop.received), device=self.mean.device)
+        self.stop.agreed, *worst = worst_of_processes([received, *losses.values(), *norms.values()])
+        norms = dict(zip(norms, worst[len(losses) :], strict=True))
+        limit = self.cfg.SOLVER.MAX_LOSS
+        wrong = [
+            f"loss_{name} is {'not finite' if math.isinf(loss) else f'{loss:.4g}, above SOLVER.MAX_LOSS {limit:g}'}"
+            for name, loss in zip(losses, worst, strict=False)
+            if math.isinf(loss) or loss > limit
+        ] or [f"the gradient of {part} is not finite" for part, norm in norms.items() if math.isinf(norm)]
+        if wrong:
+            raise FloatingPointError(
+                f"{', '.join(wrong)} at iteration {self.iter}: start anew with a lower SOLVER.BASE_LR or a longer "
+                "warm-up; the checkpoints until then are kept"
+            )
+        return math.hypot(*norms.values())
 
     def _note_unreadable(self, paths):
         if comm.get_world_size() > 1 and (self.iter + 1) % self.cfg.SOLVER.LOG_PERIOD == 0:
@@ -144,7 +208,7 @@ class TerminalWriter(EventWriter):
 
     def write(self):
         storage = get_event_storage()
-        if storage.iter >= self.max_iter or "lr" not in storage.histories():  # stopped before the first step's end
+        if storage.latest().get("lr", (0, -1))[1] != storage.iter:  # the step came to nothing, or is already reported
             return
         smooth = {name: history.median(20) for name, history in storage.histories().items()}
         losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)

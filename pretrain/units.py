@@ -1,5 +1,6 @@
 """From units of stages to segments: the runs of blocks that the gradient schedule treats as a whole."""
 
+import bisect
 import itertools
 import re
 
@@ -16,13 +17,14 @@ class Segment:
         bottom_of: index of every unit's top segment -> index of its bottom segment.
         recompute: whether it runs forward again when its gradient is due.
         keep: whether its graph is made on the way forward.
+        stage: index of its stage.
         ends_stage: whether it is the last of its stage.
         needs_input_gradient: whether a unit goes further down.
     """
 
-    def __init__(self, module, index, bottom_of, recompute, ends_stage):
+    def __init__(self, module, index, bottom_of, recompute, stage, ends_stage):
         self.module, self.index, self.bottom_of = module, index, bottom_of
-        self.recompute, self.ends_stage = recompute, ends_stage
+        self.recompute, self.stage, self.ends_stage = recompute, stage, ends_stage
         self.tops = [top for top, low in bottom_of.items() if low <= index <= top]
         self.needs_input_gradient = any(bottom_of[top] < index for top in self.tops)
         self.keep = bool(self.tops) and not recompute
@@ -52,13 +54,13 @@ def plan(encoder, units, recompute=()):
             raise ValueError(f"two units end at {unit[-1]}: a stage can be the top of one unit only")
         spans[span[-1] + 1], names[span[-1] + 1] = span[0], unit[-1]
     again = {i for part in recompute for i in _blocks_of(part, encoder)}
-    ends = {0, *itertools.accumulate(len(stage) for stage in encoder.stages)}
+    ends = list(itertools.accumulate((len(stage) for stage in encoder.stages), initial=0))
     cuts = sorted({*ends, *spans, *spans.values(), *again, *(i + 1 for i in again)})
     index = {cut: k for k, cut in enumerate(cuts)}
     bottom_of = {index[end] - 1: index[start] for end, start in spans.items()}
     blocks = [block for stage in encoder.stages for block in stage]
     segments = [
-        Segment(nn.Sequential(*blocks[a:b]), k, bottom_of, recompute=a in again, ends_stage=b in ends)
+        Segment(nn.Sequential(*blocks[a:b]), k, bottom_of, a in again, bisect.bisect(ends, a) - 1, b in ends)
         for k, (a, b) in enumerate(itertools.pairwise(cuts))
     ]
     for segment in segments:  # a unit that ends in the same stage needs the graph as soon as it is made

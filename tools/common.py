@@ -1,18 +1,25 @@
-"""What the command lines share: config merging, and one-line errors with exit codes."""
+"""What the command lines share: config merging, launching of processes, and one-line errors with exit codes."""
 
 import builtins
 import contextlib
 import logging
+import multiprocessing
 import os
 import shlex
+import signal
 import sys
 import warnings
 
+warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
+
+import torch
 import yaml
+from detectron2.engine import default_argument_parser
+from detectron2.engine import launch as spawn
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
 for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension"):  # each child that is ended; no CUDA compiler
     logging.getLogger(name).setLevel(logging.ERROR)
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
@@ -57,6 +64,55 @@ def log_command(output_dir):
             f.write(shlex.join(["python", *sys.argv]) + "\n")
 
 
+def argument_parser(epilog):
+    """Detectron2's parser; one machine's processes meet at a free port."""
+    parser = default_argument_parser(epilog)
+    parser.set_defaults(dist_url="auto")
+    return parser
+
+
+def launch(main, args):
+    """Call ``main(args)`` in every process of a run.
+
+    Under torchrun, and whatever else sets its environment variables, this is one of the processes. Otherwise they are
+    spawned as Detectron2 does for ``--num-gpus`` and ``--num-machines``, and get the SIGTERM that this one gets.
+
+    Raises:
+        ValueError: if the arguments contradict each other.
+    """
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():
+        if args.num_gpus * args.num_machines > 1:
+            raise ValueError("torchrun says how many processes there are: leave out --num-gpus and --num-machines")
+        _join()
+        main(args)
+        torch.distributed.destroy_process_group()
+        return
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT, with a port of machine 0")
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise ValueError(f"--num-gpus is {args.num_gpus}, but there are {torch.cuda.device_count()} GPUs")
+    previous = signal.getsignal(signal.SIGTERM)
+    if args.num_gpus * args.num_machines > 1:
+        signal.signal(signal.SIGTERM, _forward)
+    spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    signal.signal(signal.SIGTERM, previous)
+
+
+def _join():
+    """Meet the other processes that torchrun has started."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, timeout=DEFAULT_TIMEOUT)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
+
+
+def _forward(signum, _):
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signum)
+
+
 def quiet_trainer():
     """TrainerBase logs the traceback of whatever stops it: leave that to :func:`one_line_errors`."""
     logging.getLogger("detectron2.engine.train_loop").addFilter(lambda r: SHOW_TRACEBACK or r.exc_info is None)
@@ -88,5 +144,6 @@ def _exit(message, code, error):
         raise error
     if message.startswith("Caught "):  # by a loader's worker: a traceback, whose last line is the error
         message = message.strip().splitlines()[-1].partition(": ")[2]
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # torchrun's children share a terminal
+    print(f"{'' if rank == '0' else f'process {rank}: '}error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

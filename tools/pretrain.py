@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Pretrain an encoder on a folder of unlabeled images, in Detectron2's command-line habits."""
 
-import logging
 import os
 import sys
 
@@ -9,8 +8,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import log_command, merge_config, one_line_errors, quiet_trainer
-from detectron2.engine import default_argument_parser, launch
+from common import argument_parser, launch, log_command, merge_config, one_line_errors, quiet_trainer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -21,6 +19,8 @@ from pretrain.trainer import Trainer
 EXAMPLE = """example:
   python tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
       DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
+  torchrun --nproc-per-node 8 tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
+      --resume DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
 Every key, with its default and meaning, is in pretrain/config.py."""
 
 
@@ -38,18 +38,13 @@ def main(args):
     if comm.is_main_process():
         with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
             f.write(cfg.dump())
-    logging.getLogger("pretrain").info(
-        f"{cfg.MODEL.ENCODER}, units {cfg.MODEL.UNITS}, {len(trainer.images)} images, "
-        f"{trainer.max_iter} iterations of {cfg.SOLVER.IMS_PER_BATCH} on {comm.get_world_size()} processes"
-    )
     trainer.train()
 
 
 if __name__ == "__main__":
-    parser = default_argument_parser(EXAMPLE)
+    parser = argument_parser(EXAMPLE)
     arguments = parser.parse_args()
     if arguments.eval_only:
         parser.error("pretraining has nothing to evaluate: convert the checkpoint and run tools/train_net.py")
     with one_line_errors():
-        a = arguments
-        launch(main, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))
+        launch(main, arguments)

@@ -91,8 +91,6 @@ def naive_embeddings(learner, units, views, seed=0):
     spans = {unit[-1]: [b for part in unit for b in blocks_of(part, encoder)] for unit in units}
     by_height = sorted(spans, key=lambda top: spans[top][-1])
     last_unit = {b: top for top in by_height for b in spans[top]}
-    ends = {segment.index for segment in learner.segments if segment.ends_stage}
-    noise_seeds = dict(enumerate(sorted(ends)))  # stage -> segment whose output is noisy
     for top, span in spans.items():
         x = views
         for k, stage in enumerate(encoder.stages):
@@ -103,7 +101,7 @@ def naive_embeddings(learner, units, views, seed=0):
                     module = copy.deepcopy(module).requires_grad_(False)  # the gradient passes, but trains nothing
                 x = module(x)
                 if i == len(stage) - 1 and learner.noise and learner.training:
-                    generator = torch.Generator().manual_seed(seed + noise_seeds[k])
+                    generator = torch.Generator().manual_seed(seed + k)
                     x = x + learner.noise * x.std() * torch.randn(x.shape, generator=generator, dtype=x.dtype)
                 if (k, i) == span[-1]:
                     found[top] = learner.decoders[top](x)

@@ -1,11 +1,16 @@
-"""Every key of the config changes what is learned or written; resuming refuses what is not the same run."""
+"""Every key of the config changes what is learned or written; a step that goes wrong is not taken."""
+
+import json
+import logging
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pretrain.checkpoint import FREE, _items
 from pretrain.config import check, get_cfg
+from pretrain.learner import build_learner
 from pretrain.trainer import Trainer
 
 
@@ -29,10 +34,11 @@ def config(images, out, **keys):
     return cfg
 
 
-def train(cfg, resume=False):
+def train(cfg, save=False):
     """Two steps; returns the encoder's parameters as one vector."""
     torch.manual_seed(cfg.SEED)
-    trainer = Trainer(cfg, resume)
+    trainer = Trainer(cfg)
+    trainer.checkpointer.save_to_disk = save
     trainer.train()
     return torch.cat([p.detach().flatten() for p in trainer.learner.encoder.parameters()])
 
@@ -40,40 +46,103 @@ def train(cfg, resume=False):
 @pytest.fixture(scope="module")
 def reference(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("reference")
-    return train(config(images, out)), out
+    return train(config(images, out), save=True), out
+
+
+CHANGES = {
+    "SEED": 1,
+    "INPUT.CROP_SIZE": 40,
+    "INPUT.CROP_AREA": [0.5, 1.0],
+    "INPUT.JITTER": [0.4, 0.4, 0.4, 0.1],
+    "INPUT.JITTER_PROB": 0.0,
+    "INPUT.GRAYSCALE_PROB": 1.0,
+    "INPUT.BLUR_PROB": [1.0, 0.0],
+    "INPUT.BLUR_SIGMA": [2.0, 3.0],
+    "INPUT.SOLARIZE_PROB": [0.0, 1.0],
+    "INPUT.ON_DEVICE": True,
+    "MODEL.ENCODER": "resnet34",
+    "MODEL.PIXEL_MEAN": [0.0, 0.0, 0.0],
+    "MODEL.PIXEL_STD": [255.0, 255.0, 255.0],
+    "MODEL.UNITS": [["res2"], ["res3"], ["res4"], ["res5"]],
+    "MODEL.SHARED_GRADIENT": "upper",
+    "MODEL.NOISE": 0.25,
+    "MODEL.ZERO_INIT_RESIDUAL": True,
+    "MODEL.DECODER.STAGES": 1,
+    "MODEL.DECODER.CONV_BLOCKS": 0,
+    "MODEL.DECODER.DOWNSAMPLE": False,
+    "MODEL.DECODER.EXPANSION": 32,
+    "MODEL.DECODER.MLP_LAYERS": 3,
+    "MODEL.DECODER.HIDDEN_DIM": 24,
+    "MODEL.DECODER.OUT_DIM": 64,
+    "MODEL.DECODER.OUT_BN": False,
+    "LOSS.NAME": "barlow_twins",
+    "LOSS.TEMPERATURE": 0.5,
+    "LOSS.SCALE": 0.5,
+    "SOLVER.OPTIMIZER": "SGD",
+    "SOLVER.IMS_PER_BATCH": 8,
+    "SOLVER.IMS_PER_CHUNK": 2,
+    "SOLVER.BASE_LR": 1.0,
+    "SOLVER.BIAS_LR_FACTOR": 0.1,
+    "SOLVER.MOMENTUM": 0.5,
+    "SOLVER.WEIGHT_DECAY": 0.1,
+    "SOLVER.EPOCHS": 2.0,
+    "SOLVER.WARMUP_EPOCHS": 0.5,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), CHANGES.items())
+def test_key_changes_what_is_learned(images, reference, tmp_path, key, value):
+    learned = train(config(images, tmp_path, **{key: value}))
+    assert torch.isfinite(learned).all() and not torch.equal(learned, reference[0])
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "values", "others"),
     [
-        ("SEED", 1),
-        ("INPUT.CROP_SIZE", 40),
-        ("INPUT.JITTER_STRENGTH", 0.5),
-        ("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0]),
-        ("MODEL.PIXEL_STD", [255.0, 255.0, 255.0]),
-        ("MODEL.UNITS", [["res2"], ["res3"], ["res4"], ["res5"]]),
-        ("MODEL.DECODER.CONV_BLOCKS", 0),
-        ("MODEL.DECODER.DOWNSAMPLE", False),
-        ("MODEL.DECODER.HIDDEN_DIM", 24),
-        ("MODEL.DECODER.OUT_DIM", 64),
-        ("MODEL.DECODER.OUT_BN", False),
-        ("LOSS.TEMPERATURE", 0.5),
-        ("SOLVER.OPTIMIZER", "SGD"),
-        ("SOLVER.IMS_PER_BATCH", 8),
-        ("SOLVER.BASE_LR", 1.0),
-        ("SOLVER.MOMENTUM", 0.5),
-        ("SOLVER.WEIGHT_DECAY", 0.1),
-        ("SOLVER.EPOCHS", 2.0),
-        ("SOLVER.WARMUP_EPOCHS", 0.5),
-        ("SOLVER.AMP.ENABLED", True),
+        ("LOSS.LAMBDA", (0.1, 0.2), {"LOSS.NAME": "barlow_twins"}),
+        ("MODEL.DECODER.TIE", (0.0, 1.0), {"MODEL.DECODER.STAGES": 1}),
+        # 64 pixels: the CPU's bfloat16 gradient of a 3x3 conv of stride 2 on 1x1 pixels holds what the memory held
+        ("SOLVER.AMP.ENABLED", (False, True), {"INPUT.CROP_SIZE": 64}),
     ],
 )
-def test_key_changes_what_is_learned(images, reference, tmp_path, key, value):
-    assert not torch.equal(train(config(images, tmp_path, **{key: value})), reference[0])
+def test_key_changes_what_is_learned_with_another(images, tmp_path, key, values, others):
+    a, b = (train(config(images, tmp_path, **others, **{key: value})) for value in values)
+    assert torch.isfinite(a).all() and torch.isfinite(b).all() and not torch.equal(a, b)
 
 
 def test_the_same_config_learns_the_same(images, reference, tmp_path):
     assert torch.equal(train(config(images, tmp_path)), reference[0])
+
+
+def test_recomputation_learns_the_same_bits(images, reference, tmp_path):
+    assert torch.equal(train(config(images, tmp_path, **{"MODEL.RECOMPUTE": ["res2", "res3[:1]"]})), reference[0])
+
+
+def test_compile_compiles_what_one_loss_reaches(images, tmp_path):
+    segments = [build_learner(config(images, tmp_path, **{"MODEL.COMPILE": on})).segments for on in (False, True)]
+    compiled = [[segment.module._compiled_call_impl is not None for segment in of] for of in segments]
+    assert compiled == [[False] * 4, [True, False, False, True]]
+
+
+def test_knn_and_the_picture_of_losses(images, reference, tmp_path):
+    labelled = tmp_path / "labelled"
+    for i, path in enumerate(sorted(images.iterdir())):
+        (labelled / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        (labelled / "ab"[i % 2] / path.name).write_bytes(path.read_bytes())
+    out = tmp_path / "out"
+    keys = {"KNN.TRAIN": str(labelled), "KNN.PERIOD": 0.5, "SOLVER.LOG_PERIOD": 1}
+    assert torch.equal(train(config(images, out, **keys)), reference[0])  # looking on changes nothing
+    rows = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    for stage in ("res2", "res3", "res4", "res5"):
+        assert 0 <= rows[0][f"knn/{stage}-top1"] <= 100
+    assert min(Image.open(out / "losses.png").size) > 300
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Trainer(config(images, out, **{"KNN.TRAIN": "/nowhere"}))
+
+
+def test_all_keys_are_tested():
+    elsewhere = {"LOSS.LAMBDA", "MODEL.DECODER.TIE", "SOLVER.AMP.ENABLED", "MODEL.COMPILE"}
+    assert {key for key, _ in _items(get_cfg())} == {*CHANGES, *FREE, *elsewhere}
 
 
 @pytest.mark.parametrize(("key", "value"), [("MODEL.DECODER.HIDDEN_DIM", 24), ("SOLVER.BASE_LR", 1.0), ("SEED", 3)])
@@ -82,14 +151,71 @@ def test_another_run_is_not_resumed(images, reference, key, value):
         Trainer(config(images, reference[1], **{key: value}), resume=True)
 
 
-@pytest.mark.parametrize("content", [b"", b"words\n" * 50, None])
-def test_damaged_checkpoints_are_not_resumed(images, tmp_path, content):
-    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    if content is not None:
-        (tmp_path / "model_0000001.pth").write_bytes(content)
-    error = FileNotFoundError if content is None else ValueError
-    with pytest.raises(error, match="not there" if content is None else "damaged or no checkpoint of ours"):
-        Trainer(config(images, tmp_path), resume=True)
+@pytest.fixture
+def trainer(images, tmp_path):
+    return Trainer(config(images, tmp_path))
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.learner.named_parameters()}
+
+
+def test_a_loss_that_explodes_is_not_learned_from(trainer, tmp_path):
+    before = weights(trainer)
+    trainer.cfg.SOLVER.MAX_LOSS = 0.5
+    with pytest.raises(FloatingPointError, match=r"loss_res3 is [\d.]+, above SOLVER.MAX_LOSS 0.5, .* at iteration 0"):
+        trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in weights(trainer).items())
+    assert not list(tmp_path.glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [("encoder.layer3", "res4", float("nan")), ("decoders.res5", "res5's decoder", -float("inf"))],
+)
+def test_a_gradient_that_is_not_finite_is_named_and_not_learned_from(trainer, module, name, value):
+    before = weights(trainer)
+
+    def spoil(parameter):
+        parameter.grad[-1] = value
+
+    next(trainer.learner.get_submodule(module).parameters()).register_post_accumulate_grad_hook(spoil)
+    with pytest.raises(FloatingPointError, match=f"^the gradient of {name} is not finite at iteration 0: "):
+        trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in weights(trainer).items())
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "LARS"])
+def test_no_checkpoint_holds_what_comes_of_an_explosion(images, tmp_path, optimizer):
+    cfg = config(images, tmp_path, **{"SOLVER.OPTIMIZER": optimizer, "SOLVER.BASE_LR": 1e30, "SOLVER.EPOCHS": 9.0,
+                                      "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.CHECKPOINTS_KEPT": 20})  # fmt: skip
+    with pytest.raises(FloatingPointError):
+        train(cfg, save=True)
+    for path in tmp_path.glob("*.pth"):
+        model = torch.load(path, weights_only=True)["model"]
+        assert all(torch.isfinite(value).all() for value in model.values()), path
+
+
+def test_norm_of_the_gradient_is_logged(trainer):
+    squares = []
+    parameters = list(trainer.learner.parameters())
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: squares.append(sum(p.grad.double().square().sum() for p in parameters if p.grad is not None))
+    )
+    trainer.train()
+    logged = [value for value, _ in trainer.storage.history("grad_norm").values()]
+    assert logged == pytest.approx([float(square) ** 0.5 for square in squares], rel=1e-5)
+
+
+def test_the_plan_is_logged(images, tmp_path, caplog):
+    logging.getLogger("pretrain").propagate = True  # other tests have it log to a file
+    cfg = config(images, tmp_path, **{"SOLVER.IMS_PER_CHUNK": 2, "SOLVER.BASE_LR": 0.5, "SOLVER.BIAS_LR_FACTOR": 0.1})
+    with caplog.at_level(logging.INFO):
+        train(cfg)
+    assert (
+        "2 iterations, 1 processes; images per step: 4, per process: 4, per chunk: 2; "
+        "peak learning rate: 0.0078125 = 0.5 * 4 / 256" in caplog.text
+    )
 
 
 def test_a_failure_in_the_first_step_is_the_one_reported(images, tmp_path):

@@ -1,6 +1,7 @@
-"""tools/pretrain.py as a user runs it: files, resume, two processes, bad input."""
+"""tools/pretrain.py as a user runs it: files, interruptions of every kind, several processes, bad input."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -62,21 +63,103 @@ def test_checkpoint_is_ours_and_loads_safely(whole_run):
     assert any(key.startswith("decoders.res3.") for key in checkpoint["model"])
 
 
-def same_weights(a, b):
-    a, b = (torch.load(out / "model_final.pth", weights_only=True) for out in (a, b))
-    return all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
+def test_resuming_a_finished_run_says_so(call_tool, whole_run, images):
+    out = whole_run[0]
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*.pth")}
+    config = ("--config-file", ROOT / "configs/pretrain/resnet50_loco.yaml")
+    assert call_tool("pretrain", *config, "--resume", "DATASETS.TRAIN", images, "OUTPUT_DIR", out, *SMALL) == 0
+    assert "all 6 iterations are done, there is nothing to resume" in (out / "log.txt").read_text()
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*.pth")} == before
 
 
-def test_resume_after_a_kill_ends_with_the_same_bits(run_tool, whole_run, images, tmp_path):
-    whole = whole_run[0]
-    options = ("DATASETS.TRAIN", images, "OUTPUT_DIR", tmp_path, *SMALL)
-    for name in ("model_0000003.pth",):  # what a run killed after its fourth iteration leaves behind
-        (tmp_path / name).write_bytes((whole / name).read_bytes())
-    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
-    done = run_tool("pretrain.py", "--config-file", "configs/pretrain/resnet50_loco.yaml", "--resume", *options)
-    assert done.returncode == 0, done.stderr
-    assert [row["iteration"] for row in metrics(tmp_path)] == [4, 5]
-    assert same_weights(whole, tmp_path)
+# tools/pretrain.py; but at the beginning of iteration AT, process WHO has a signal sent to itself, with its loader's
+# workers, so that what comes before is the same every time.
+SIGNALLED = """
+import os, runpy, subprocess, sys
+sys.path.insert(0, os.getcwd())
+sys.path.append("tools")
+from pretrain.trainer import Trainer
+name, at, who = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+sys.argv[1:4] = []
+run_step = Trainer.run_step
+def step(self):
+    if self.iter == at and os.environ.get("RANK", "0") == who:
+        pids = [os.getpid(), *(w.pid for w in getattr(self.batches, "_workers", []))]
+        subprocess.run(["kill", f"-{name}", *map(str, pids)])
+    run_step(self)
+Trainer.run_step = step
+runpy.run_path("tools/pretrain.py", run_name="__main__")
+"""
+# 20 iterations
+LONG = (*SMALL, *"SOLVER.EPOCHS 10.0 SOLVER.CHECKPOINT_PERIOD 8 SOLVER.CHECKPOINTS_KEPT 2 MODEL.NOISE 0.1".split())
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+
+
+class Chain:
+    """A run in one go; and the same run when it is killed and resumed, on one process also terminated between."""
+
+    def __init__(self, images, folder, processes):
+        self.images, self.processes = images, processes
+        self.whole, self.broken = folder / "whole", folder / "broken"
+        tool, signalled, last = ROOT / "tools/pretrain.py", folder / "signalled.py", processes - 1
+        signalled.write_text(SIGNALLED)
+        self.in_one_go = self.run(self.whole, tool)
+        self.killed = self.run(self.broken, signalled, "KILL", 11, last)
+        if processes == 1:  # for two, tests/pretrain/test_distributed.py
+            self.terminated = self.run(self.broken, signalled, "TERM", 14, last, "--resume", workers=2)
+        self.resumed = self.run(self.broken, tool, "--resume")
+
+    def run(self, out, *command, workers=0):
+        launcher = TORCHRUN if self.processes == 2 else ()
+        options = ("DATASETS.TRAIN", self.images, "OUTPUT_DIR", out, *LONG, "DATALOADER.NUM_WORKERS", workers)
+        command = [sys.executable, *map(str, (*launcher, *command, *options))]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes of torchrun"])
+def chain(request, images, tmp_path_factory):
+    return Chain(images, tmp_path_factory.mktemp("chain"), request.param)
+
+
+def same(a, b):
+    """Whether two checkpoints, or parts of them, hold the same bits."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_interrupted_runs_end_with_the_same_bits(chain):
+    for done in (chain.in_one_go, chain.resumed):
+        assert done.returncode == 0, done.stderr
+    assert chain.killed.returncode != 0
+    iterations = [row["iteration"] for row in metrics(chain.broken) if "total_loss" in row]
+    assert iterations[:11] == [*range(11)] and sorted(iterations[11:]) == [*range(8, 20)]
+    a, b = (torch.load(out / "model_final.pth", weights_only=True) for out in (chain.whole, chain.broken))
+    assert a["iteration"] == 19 and {"model", "optimizer", "scheduler"} <= a.keys()
+    assert all(same(a[key], b[key]) for key in ("model", "optimizer", "scheduler", "iteration"))
+
+
+@pytest.mark.parametrize("chain", [1], ids=["one process"], indirect=True)
+def test_sigterm_writes_a_checkpoint_and_says_so(chain):
+    done = chain.terminated
+    assert done.returncode == 0 and "rror" not in done.stderr, done.stderr
+    assert done.stdout.count("SIGTERM: checkpoint written after iteration 14; go on with --resume") == 1
+    # of those after iterations 7, 14 and 15 the last two
+    assert {p.name for p in chain.broken.glob("*.pth")} == {"model_0000014.pth", "model_0000015.pth", "model_final.pth"}
+
+
+def test_the_batch_and_the_learning_rate_are_those_of_the_config(chain):
+    local = 8 // chain.processes
+    assert (
+        f"20 iterations, {chain.processes} processes; images per step: 8, per process: {local}, per chunk: {local}; "
+        "peak learning rate: 0.009375 = 0.3 * 8 / 256"
+    ) in chain.in_one_go.stdout
+    assert max(row["lr"] for row in metrics(chain.whole)) == pytest.approx(0.009375)
 
 
 def test_other_seeds_and_rules_give_other_networks(run_tool, whole_run, images, tmp_path):
@@ -86,15 +169,26 @@ def test_other_seeds_and_rules_give_other_networks(run_tool, whole_run, images, 
     assert {k for k in metrics(tmp_path)[-1] if k.startswith("loss_")} == {f"loss_res{i}" for i in (2, 3, 4, 5)}
 
 
-def test_two_processes(run_tool, images, tmp_path):
-    done = run_tool("pretrain.py", "--num-gpus", 2, "--dist-url", "auto", "DATASETS.TRAIN", images, "OUTPUT_DIR",
-                    tmp_path, *SMALL, "SOLVER.EPOCHS", 1.0, "SOLVER.WARMUP_EPOCHS", 0.0)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "on 2 processes" in done.stdout and len(metrics(tmp_path)) == 2
+def test_sigterm_to_two_spawned_processes(images, tmp_path):
+    command = [sys.executable, "tools/pretrain.py", "--num-gpus", 2, "DATASETS.TRAIN", images, "OUTPUT_DIR", tmp_path]
+    command = [*map(str, (*command, *SMALL)), "SOLVER.EPOCHS", "1000"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        while not (tmp_path / "last_checkpoint").exists():
+            time.sleep(0.1)
+            assert process.poll() is None
+        process.terminate()
+        output, error = process.communicate(timeout=100)
+    finally:
+        process.kill()  # its children end with it
+    assert (process.returncode, error) == (0, "")
+    assert " 2 processes" in output and output.count("SIGTERM: checkpoint written after iteration") == 1
+    last = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text(), weights_only=True)
+    assert last["iteration"] == metrics(tmp_path)[-1]["iteration"]
 
 
 def test_two_processes_without_units(run_tool, images, tmp_path):
-    done = run_tool("pretrain.py", "--num-gpus", 2, "--dist-url", "auto", "DATASETS.TRAIN", images, "OUTPUT_DIR",
+    done = run_tool("pretrain.py", "--num-gpus", 2, "DATASETS.TRAIN", images, "OUTPUT_DIR",
                     tmp_path, *SMALL, "MODEL.UNITS", "[]")  # fmt: skip
     assert done.returncode == 0, done.stderr
     model = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
@@ -131,9 +225,31 @@ def test_bad_input_from_the_shell(run_tool, tmp_path):
     options = ("DATASETS.TRAIN", tmp_path, "OUTPUT_DIR", tmp_path / "out")
     done = run_tool("pretrain.py", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "no images" in done.stderr
-    done = run_tool("pretrain.py", "--num-gpus", 2, "--dist-url", "auto", *options)
+    done = run_tool("pretrain.py", "--num-gpus", 2, *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "no images" in done.stderr
     assert run_tool("pretrain.py", "--eval-only").returncode == 2
+
+
+CHILD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}  # as torchrun sets them
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--num-gpus", "2"], CHILD, "process 1: error: torchrun says how many processes there are: leave out"),
+        (["--num-machines", "2"], {}, "error: --num-machines above 1 needs --dist-url tcp://HOST:PORT"),
+    ],
+)
+def test_launches_that_cannot_be(monkeypatch, capsys, arguments, environment, message):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import common
+
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(SystemExit) as exit, common.one_line_errors():
+        common.launch(print, common.argument_parser("").parse_args(arguments))
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and error.startswith(message) and error.count("\n") == 1
 
 
 def test_unreadable_images_are_named_and_too_many_stop_the_run(run_tool, images, tmp_path):

@@ -1,0 +1,164 @@
+"""Checkpoints: what is kept, what is resumed when files are damaged, and what is refused."""
+
+import logging
+import os
+
+import pytest
+import torch
+
+from pretrain.checkpoint import FREE, AtomicCheckpointer, _items
+from pretrain.config import get_cfg
+
+
+@pytest.fixture
+def make(tmp_path):
+    """``make(KEY=value) -> AtomicCheckpointer`` of a new process, with a linear layer of ones as its learner."""
+
+    def checkpointer(images=10, **keys):
+        cfg = get_cfg()
+        cfg.merge_from_list([part for pair in {"OUTPUT_DIR": str(tmp_path), **keys}.items() for part in pair])
+        model = torch.nn.Linear(100, 100)
+        torch.nn.init.ones_(model.weight)
+        return AtomicCheckpointer(cfg, model, images, optimizer=torch.optim.SGD(model.parameters(), 1.0, momentum=0.9))
+
+    return checkpointer
+
+
+def run(checkpointer, *iterations):
+    """Save after some iterations; the weights are the iteration."""
+    for i in iterations:
+        torch.nn.init.constant_(checkpointer.model.weight, i)
+        checkpointer.save(f"model_{i:07d}", iteration=i)
+
+
+def files(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name != "last_checkpoint")
+
+
+def test_everything_comes_back(make, tmp_path):
+    first = make()
+    first.model(torch.ones(100)).sum().backward()
+    first.checkpointables["optimizer"].step()
+    first.save("model_0000004", iteration=4)
+    second = make()
+    assert second.resume() == 4 and torch.equal(first.model.weight, second.model.weight)
+    a, b = (c.checkpointables["optimizer"].state_dict()["state"] for c in (first, second))
+    assert a.keys() == b.keys() and all(torch.equal(a[i]["momentum_buffer"], b[i]["momentum_buffer"]) for i in a)
+    assert files(tmp_path) == ["model_0000004.pth"]
+
+
+def test_the_last_ones_are_kept_those_of_before_a_resume_too(make, tmp_path):
+    run(make(), 1, 3, 5)
+    resumed = make()
+    assert resumed.resume() == 5
+    run(resumed, 7)
+    assert files(tmp_path) == [f"model_000000{i}.pth" for i in (3, 5, 7)]
+    resumed.save("model_final", iteration=8)
+    assert len(files(tmp_path)) == 4 and make().resume() == 8
+    run(make(**{"SOLVER.CHECKPOINTS_KEPT": 1}), 9)
+    assert files(tmp_path) == ["model_0000009.pth", "model_final.pth"]
+
+
+def test_leftovers_of_a_longer_run_are_neither_resumed_nor_taken_for_newer(make, tmp_path):
+    run(make(), 50, 60, 70)
+    anew = make()
+    run(anew, 1, 2, 3, 4)
+    assert files(tmp_path) == [f"model_{i:07d}.pth" for i in (2, 3, 4, 50, 60, 70)]
+    (tmp_path / "model_0000004.pth").write_bytes(b"")
+    assert make().resume() == 3
+
+
+def truncate(data):
+    return data[: len(data) // 2]
+
+
+def flip_a_bit(data):
+    at = data.index(torch.full((50,), 5.0).numpy().tobytes())  # amid the weights: torch.load notices nothing
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda data: b"", lambda data: b"words\n" * 50, None])
+def test_a_damaged_newest_falls_back_to_the_one_before(make, tmp_path, caplog, damage):
+    run(make(), 1, 3, 5)
+    newest = tmp_path / "model_0000005.pth"
+    data = newest.read_bytes()
+    newest.unlink()
+    if damage:
+        newest.write_bytes(damage(data))
+    resumed = make()
+    logging.getLogger("fvcore").propagate = True  # other tests have it log to a file
+    with caplog.at_level(logging.WARNING):
+        assert resumed.resume() == 3
+    assert torch.equal(resumed.model.weight, torch.full((100, 100), 3.0))
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert str(newest) in warning and "trying the one before" in warning
+    (tmp_path / "model_0000003.pth").write_bytes(b"")
+    assert make().resume() == 1
+    (tmp_path / "model_0000001.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of model_0000005.pth, model_0000003.pth, model_0000001.pth can be read"):
+        make().resume()
+
+
+@pytest.mark.parametrize("content", ["", "\0" * 20, "model_00"])
+def test_a_damaged_last_checkpoint(make, tmp_path, content):
+    run(make(), 1, 3)
+    (tmp_path / "last_checkpoint").write_text(content)
+    assert make().resume() == 3
+
+
+def test_nothing_to_resume(make, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        make().resume()
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        make(OUTPUT_DIR=str(tmp_path / "nowhere")).resume()
+
+
+def test_another_run_is_refused(make):
+    run(make(), 1)
+    with pytest.raises(ValueError, match=r"a run with other values of LOSS.TEMPERATURE, SOLVER.BASE_LR: resume it"):
+        make(**{"SOLVER.BASE_LR": 1.0, "LOSS.TEMPERATURE": 0.5}).resume()
+    with pytest.raises(ValueError, match="a run on 10 images, but DATASETS.TRAIN has 11"):
+        make(images=11).resume()
+
+
+def test_what_does_not_change_the_weights_may_change(make):
+    run(make(), 1)
+    mine = dict(_items(get_cfg()))
+    for key in FREE - {"OUTPUT_DIR"}:
+        other = {str: "other", list: ["res2"]}.get(type(mine[key])) or mine[key] + type(mine[key])(1)
+        assert make(**{key: other}).resume() == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(make, tmp_path):
+    checkpointer = make()
+    run(checkpointer, 1)
+    checkpointer.model.weight.data[3, 4] = float("nan")
+    with pytest.raises(FloatingPointError, match="weight is not finite, so that model_0000002.pth is not written"):
+        checkpointer.save("model_0000002", iteration=2)
+    assert files(tmp_path) == ["model_0000001.pth"] and make().resume() == 1
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), RuntimeError("file write failed")])
+def test_a_full_disk_leaves_the_older_files(make, tmp_path, monkeypatch, error):
+    checkpointer = make()
+    run(checkpointer, 1)
+
+    def save(_, f):
+        f.write(b"half of it")
+        raise error
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError):
+        run(checkpointer, 2)
+    assert files(tmp_path) == ["model_0000001.pth"] and make().resume() == 1
+
+
+def test_what_a_kill_has_left_is_overwritten(make, tmp_path, monkeypatch):
+    checkpointer = make()
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        m.setattr(os, "remove", lambda *_: None)  # as if killed
+        run(checkpointer, 1)
+    assert files(tmp_path) == ["checkpoint.tmp"]
+    run(checkpointer, 2)
+    assert files(tmp_path) == ["model_0000002.pth"]
