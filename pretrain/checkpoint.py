@@ -1,5 +1,6 @@
 """Checkpoints: everything needed to go on exactly, written atomically, read with care."""
 
+import contextlib
 import os
 import re
 import zipfile
@@ -36,6 +37,7 @@ class AtomicCheckpointer(Checkpointer):
         """
         super().__init__(model, cfg.OUTPUT_DIR, **kwargs)
         self.cfg = cfg
+        self.mine = []  # checkpoints that this run has written or goes on from, the oldest first: what may be deleted
         self.run = {"images": num_images, "processes": comm.get_world_size()}
 
     def resume(self):
@@ -58,6 +60,7 @@ class AtomicCheckpointer(Checkpointer):
         if isinstance(found, Exception):
             raise found
         self.logger.info(f"Resuming from {found}")
+        self.mine = [name for name in reversed(self._names()) if name != "model_final.pth"]
         saved = torch.load(found, map_location="cpu", weights_only=True)
         self.model.load_state_dict(saved["model"])
         for key, obj in self.checkpointables.items():
@@ -117,7 +120,7 @@ class AtomicCheckpointer(Checkpointer):
             )
 
     def save(self, name, **kwargs):
-        """Write ``name.pth``, name it in ``last_checkpoint``, and delete what is older than the last CHECKPOINTS_KEPT.
+        """Write ``name.pth``, name it in ``last_checkpoint``, and delete all but the last CHECKPOINTS_KEPT of this run.
 
         Raises:
             FloatingPointError: if a weight or a running statistic is not finite; nothing is written.
@@ -139,8 +142,10 @@ class AtomicCheckpointer(Checkpointer):
         self._write(f"{name}.pth", lambda f: torch.save(data, f))
         self.tag_last_checkpoint(f"{name}.pth")
         if name != "model_final":
-            for older in self._names()[self.cfg.SOLVER.CHECKPOINTS_KEPT :]:
-                os.remove(os.path.join(self.save_dir, older))
+            self.mine = [*(older for older in self.mine if older != f"{name}.pth"), f"{name}.pth"]
+            while len(self.mine) > self.cfg.SOLVER.CHECKPOINTS_KEPT:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(self.save_dir, self.mine.pop(0)))
 
     def tag_last_checkpoint(self, last_filename_basename):
         self._write("last_checkpoint", lambda f: f.write(last_filename_basename.encode()))

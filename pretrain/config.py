@@ -16,13 +16,13 @@ def get_cfg():
 
     _C.KNN = CN()  # accuracy of a weighted kNN classifier on every stage's pooled features, while training
     _C.KNN.TRAIN = ""  # folder with one sub-folder of images for each class; "": no kNN
-    _C.KNN.TEST = ""  # another such folder; "": every image of TRAIN is classified by the others
+    _C.KNN.TEST = ""  # another such folder; "": each image of TRAIN is classified by the others (small folders)
     _C.KNN.PERIOD = 5.0  # epochs; and after the last iteration
     _C.KNN.K = 200  # neighbours and temperature of Wu et al. 2018 (arXiv 1805.01978)
     _C.KNN.TEMPERATURE = 0.07
 
     _C.DATALOADER = CN()
-    _C.DATALOADER.NUM_WORKERS = 8  # processes that decode and augment; 0: none, in the training process
+    _C.DATALOADER.NUM_WORKERS = 8  # processes that decode and augment; each keeps two batches in /dev/shm. 0: none
 
     _C.INPUT = CN()  # SimCLR's augmentation (arXiv 2002.05709, Appendix A)
     _C.INPUT.CROP_SIZE = 224  # side of a view, in pixels
@@ -97,7 +97,8 @@ def check(cfg):
         "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "KNN.K": 1, "LOSS.LAMBDA": 0, "MODEL.NOISE": 0,
         "MODEL.DECODER.STAGES": -1, "MODEL.DECODER.TIE": 0, "MODEL.DECODER.CONV_BLOCKS": 0,
         "MODEL.DECODER.EXPANSION": 0, "MODEL.DECODER.MLP_LAYERS": 1, "MODEL.DECODER.HIDDEN_DIM": 1,
-        "MODEL.DECODER.OUT_DIM": 1, "SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.IMS_PER_CHUNK": 0,
+        "MODEL.DECODER.OUT_DIM": 1, "SEED": 0, "SOLVER.IMS_PER_CHUNK": 0,
+        "SOLVER.IMS_PER_BATCH": 2 if cfg.MODEL.UNITS else 1,  # one image has no negatives
         "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.LOG_PERIOD": 1,
         "SOLVER.CHECKPOINTS_KEPT": 1, "SOLVER.BIAS_LR_FACTOR": 0,
     }  # fmt: skip
@@ -108,6 +109,9 @@ def check(cfg):
                 "SOLVER.MAX_LOSS"):  # fmt: skip
         if value_of(cfg, key) <= 0:
             raise ValueError(f"{key} is {value_of(cfg, key)}, but must be above 0")
+    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        if len(value_of(cfg, key)) != 3 or (key == "MODEL.PIXEL_STD" and min(value_of(cfg, key)) <= 0):
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be three numbers, deviations above 0")
     for key in ("INPUT.CROP_AREA", "INPUT.BLUR_SIGMA"):
         limits = value_of(cfg, key)
         if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
@@ -115,9 +119,13 @@ def check(cfg):
     for key, count in (("INPUT.BLUR_PROB", 2), ("INPUT.SOLARIZE_PROB", 2), ("INPUT.JITTER", 4)):
         if len(value_of(cfg, key)) != count or not all(0 <= x <= 1 for x in value_of(cfg, key)):
             raise ValueError(f"{key} is {value_of(cfg, key)}, but must be {count} numbers from 0 to 1")
-    for key in ("INPUT.JITTER_PROB", "INPUT.GRAYSCALE_PROB"):
+    for key in ("INPUT.JITTER_PROB", "INPUT.GRAYSCALE_PROB", "SOLVER.MOMENTUM"):
         if not 0 <= value_of(cfg, key) <= 1:
             raise ValueError(f"{key} is {value_of(cfg, key)}, but must be from 0 to 1")
+    if cfg.INPUT.CROP_AREA[1] > 1:
+        raise ValueError(f"INPUT.CROP_AREA is {cfg.INPUT.CROP_AREA}, but a crop cannot be more than 1, the whole image")
+    if cfg.INPUT.JITTER[3] > 0.5:
+        raise ValueError(f"INPUT.JITTER is {cfg.INPUT.JITTER}, but hue, the last, is at most 0.5 turns")
     for key, known in (("MODEL.SHARED_GRADIENT", ("all", "upper")), ("LOSS.NAME", ("info_nce", "barlow_twins"))):
         if value_of(cfg, key) not in known:
             raise ValueError(f"{key} is {value_of(cfg, key)!r}: choose {' or '.join(known)}")

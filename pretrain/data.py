@@ -176,5 +176,5 @@ def build_loader(cfg, images, start, rank=0, world_size=1):
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=outlive_sigterm,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=2 if workers else None,
     )

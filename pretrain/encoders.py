@@ -23,7 +23,8 @@ class Encoder(nn.Module):
         strides: output stride of each stage, in pixels of the image; may be a fraction.
         stages: one ``nn.Sequential`` of blocks for each stage. A block maps a tensor (B, C_in, H, W) to a tensor
             (B, C_out, H', W') and leaves its input as it was, because blocks are what is shared between units and
-            what may run a second time in the backward pass.
+            what may run a second time in the backward pass. It must be right after a block was replaced by one with
+            SyncBatchNorm: a property that reads the children is.
         groups: of the convs in each stage's bottleneck blocks, which decoders follow; optional, all 1.
     """
 

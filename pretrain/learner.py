@@ -11,6 +11,7 @@ from .decoders import Decoder
 from .encoders import build_encoder
 from .local import LocalLearner
 from .losses import barlow_twins, info_nce
+from .units import blocks_of
 
 
 def build_learner(cfg):
@@ -25,7 +26,7 @@ def build_learner(cfg):
         top = unit[-1].partition("[")[0] if unit else ""
         if top not in encoder.stage_names:
             raise ValueError(f"MODEL.UNITS: {unit} does not end with one of {', '.join(encoder.stage_names)}")
-        decoder, tied = _build_decoder(cfg, encoder, list(encoder.stage_names).index(top))
+        decoder, tied = _build_decoder(cfg, encoder, list(encoder.stage_names).index(top), unit[-1])
         decoders[unit[-1]] = decoder
         ties += tied
     if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cpu":  # torch has no SyncBatchNorm for the CPU
@@ -55,15 +56,18 @@ def _initialised(encoder, cfg):
     return encoder
 
 
-def _build_decoder(cfg, encoder, stage):
-    """The decoder on top of ``stage`` (an index), and the pairs of its parameters that are tied to the encoder's."""
+def _build_decoder(cfg, encoder, stage, top):
+    """The decoder on ``top``, of ``stage`` (its index), and the pairs of its parameters tied to the encoder's."""
     keys = cfg.MODEL.DECODER
     last = len(encoder.stages) - 1 if keys.STAGES < 0 else min(stage + keys.STAGES, len(encoder.stages) - 1)
     copies = []
     if last > stage:
         copies = _initialised(build_encoder(cfg.MODEL.ENCODER), cfg).stages[stage + 1 : last + 1]
+    width = encoder.channels[last]
+    if top != encoder.stage_names[stage] and last == stage:
+        width = _width(encoder, top)
     decoder = Decoder(
-        encoder.channels[last],
+        width,
         stages=copies,
         conv_blocks=keys.CONV_BLOCKS,
         downsample=keys.DOWNSAMPLE,
@@ -81,6 +85,17 @@ def _build_decoder(cfg, encoder, stage):
             copy.load_state_dict(original.state_dict())  # two copies begin as one
             ties += zip(copy.parameters(), original.parameters(), strict=True)
     return decoder, ties
+
+
+@torch.no_grad()
+def _width(encoder, top):
+    """Channels of the last block of a slice of a stage such as "res3[:1]", which need not be those of the stage."""
+    h, was_training = torch.zeros(1, 3, 64, 64), encoder.training
+    blocks = [block for stage in encoder.eval().stages for block in stage]
+    for block in blocks[: blocks_of(top, encoder)[-1] + 1]:
+        h = block(h)
+    encoder.train(was_training)
+    return h.shape[1]
 
 
 def build_loss(cfg):

@@ -5,7 +5,7 @@ import functools
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from .units import plan
 
@@ -67,10 +67,13 @@ class LocalLearner(nn.Module):
     def compile(self, **kwargs):
         """torch.compile the decoders, and the segments that one loss only reaches. The compiled backward pass of the
         others would compute all gradients where the schedule asks for the input's only."""
-        for module in [*self.decoders.values(), *(s.module for s in self.segments if len(s.tops) < 2)]:
+        modules = [*self.decoders.values(), *(s.module for s in self.segments if len(s.tops) < 2)]
+        limit = 8 * len(modules)  # modules share one limit, beyond which torch runs them uncompiled without a word
+        torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
+        for module in modules:
             module.compile(**kwargs)
 
-    def forward_backward(self, views, chunk=0, ready=lambda parameters: None):
+    def forward_backward(self, views, chunk=0, ready=lambda parameters: None, prepare=lambda views: views):
         """One forward pass, and the gradient of every unit's loss accumulated into ``.grad``.
 
         Every stage runs forward once, on a detached copy of the stage below. When a unit's loss is known, its
@@ -85,11 +88,14 @@ class LocalLearner(nn.Module):
         again, forward and backward from these gradients (GradCache, Gao et al. 2021, arXiv 2101.06983). The gradients
         are those of the whole batch; BN normalises each chunk by itself and updates its averages once a chunk.
 
+        What runs forward a second time gets the same random numbers: Dropout and the like, noise, ``prepare``.
+
         Args:
             views: (2B, 3, H, W), the first views of B images, then the second views.
             chunk: images that go through the network at a time; 0: all.
             ready: called once a unit, with the list of parameters whose gradient is now final, before the next unit
                 runs forward.
+            prepare: function of views (normalisation, say), which is called with one chunk at a time.
 
         Returns:
             dict: name of each unit's top -> loss, a detached scalar; and "tie", if there are ties.
@@ -108,32 +114,33 @@ class LocalLearner(nn.Module):
                     losses[name] = loss.detach()
                     return loss, None
 
-                self._step(views, self._draw_seed(), backward, ready)
+                self._step(prepare(views), backward, ready)
                 return losses
-            chunks = [slice(i, min(i + chunk, batch)) for i in range(0, batch, chunk)]
-            seeds = [self._draw_seed() for _ in chunks]
             first, second = views.chunk(2)
-            gradients = self._gradients_of_embeddings(
-                [(torch.cat([first[c], second[c]]), seed) for c, seed in zip(chunks, seeds, strict=True)], losses
-            )
-            for c, seed in zip(chunks, seeds, strict=True):
-                last = c is chunks[-1]
-                self._step(
-                    torch.cat([first[c], second[c]]),
-                    seed,
-                    lambda name, z, c=c: (z, gradients[name][:, c].flatten(0, 1).to(z.dtype)),
-                    ready if last else lambda parameters: None,
-                )
+            chunks = [slice(i, i + chunk) for i in range(0, batch, chunk)]
+            states, z = [], {name: [] for name in self.decoders}
+            for c in chunks:
+                states.append(_random_state(views))
+                self._embed(prepare(torch.cat([first[c], second[c]])), z)
+            gradients = {name: self._gradient(name, torch.cat(parts, dim=1), losses) for name, parts in z.items()}
+            for c, state in zip(chunks, states, strict=True):
+                with _random(state, views):
+                    self._step(
+                        prepare(torch.cat([first[c], second[c]])),
+                        lambda name, z, c=c: (z, gradients[name][:, c].flatten(0, 1).to(z.dtype)),
+                        ready if c is chunks[-1] else lambda parameters: None,
+                    )
         return losses
 
-    def _step(self, views, seed, backward, ready):
+    def _step(self, views, backward, ready):
         """Forward and backward. ``backward(name, z)`` says from where: a tensor and its gradient (None: a loss)."""
         tape, h = [], views
         for segment in self.segments:
             x = h.detach().requires_grad_(segment.needs_input_gradient)
+            tape.append(_Entry(x, _random_state(x) if segment.recompute else None))
             with torch.set_grad_enabled(segment.keep):
-                h = self._run(segment, x, seed)
-            tape.append(_Entry(x, h if segment.keep else None))
+                h = self._run(segment, x)
+            tape[-1].h = h if segment.keep else None
             top = segment.index
             if top in self.names:
                 leaf = h.detach().requires_grad_()
@@ -143,10 +150,10 @@ class LocalLearner(nn.Module):
                     torch.autograd.backward(start, gradient)
                     tape[top].gradient = leaf.grad
                     gradient = leaf = start = None  # freed, as all below, as soon as can be
-                    final = self._walk_down(tape, top, seed)
+                    final = self._walk_down(tape, top)
                 ready([*decoder.parameters(), *final])
 
-    def _walk_down(self, tape, top, seed):
+    def _walk_down(self, tape, top):
         """Propagate the gradient with respect to segment ``top``'s output down the unit that ends there.
 
         Returns the parameters whose gradient is final, because no later loss reaches them.
@@ -161,70 +168,68 @@ class LocalLearner(nn.Module):
                 owed = head.gradient if owed is None else owed + head.gradient
             if apart:
                 for segment in run:
-                    self._input_gradient(tape, segment, seed, done)
+                    self._input_gradient(tape, segment, done)
             head.gradient, head.owed, owed = (owed, None, None) if done else (None, owed, None)
             if done:
                 for segment in run:
-                    self._full_backward(tape, segment, seed, segment is not run[-1] or (goes_down and not apart))
+                    self._full_backward(tape, segment, segment is not run[-1] or (goes_down and not apart))
                     final += segment.module.parameters()
         return final
 
-    def _input_gradient(self, tape, segment, seed, done):
+    def _input_gradient(self, tape, segment, done):
         """Hand down the gradient with respect to the segment's input only; what is recomputed loses its graph again."""
         entry = tape[segment.index]
-        h, keep = self._output(entry, segment, seed), done or not segment.recompute
+        h, keep = self._output(entry, segment), done or not segment.recompute
         entry.h = h if keep else None
         start = _Start.apply(h, entry)
         below = torch.autograd.grad(start, entry.x, retain_graph=keep)[0]
         tape[segment.index - 1].gradient = below
 
-    def _full_backward(self, tape, segment, seed, goes_down):
+    def _full_backward(self, tape, segment, goes_down):
         """Accumulate the gradients of the segment's parameters, hand down that of its input if wanted, free it all."""
         entry, tape[segment.index] = tape[segment.index], None
-        start = _Start.apply(self._output(entry, segment, seed), entry)
-        entry.h, parameters = None, list(segment.module.parameters())
-        torch.autograd.backward(start, inputs=[*parameters, entry.x] if goes_down else parameters)
+        wanted = [p for p in segment.module.parameters() if p.requires_grad] + [entry.x] * goes_down
+        if not wanted:
+            return
+        start = _Start.apply(self._output(entry, segment), entry)
+        entry.h = None
+        torch.autograd.backward(start, inputs=wanted)
         if goes_down:
             tape[segment.index - 1].gradient = entry.x.grad
 
-    def _output(self, entry, segment, seed):
+    def _output(self, entry, segment):
         """The segment's output with its graph, which is made again if it was not kept."""
         if entry.h is not None:
             return entry.h
         with self._autocast(), torch.enable_grad(), _running_statistics_kept(segment.module):
-            return self._run(segment, entry.x, seed)
+            with _random(entry.state, entry.x):
+                return self._run(segment, entry.x)
 
-    def _run(self, segment, x, seed):
-        """The segment's output, (B, C, H, W); the same ``seed`` gives the same noise."""
+    def _run(self, segment, x):
+        """The segment's output, (B, C, H, W)."""
         h = segment.module(x)
         if self.noise and self.training and segment.ends_stage:
-            generator = torch.Generator(h.device).manual_seed(seed + segment.stage)
-            # as in the reference code (shoaibahmed/blockwise_ssl, model.py) the gradient flows through the deviation
-            h = h + self.noise * h.std() * torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device)
+            # as in the reference code (shoaibahmed/blockwise_ssl, model.py) the gradient flows through the deviation,
+            # which is that of what this process sees at a time
+            h = h + self.noise * h.std() * torch.randn_like(h)
         return h
 
-    def _draw_seed(self):
-        return int(torch.randint(2**40, ())) if self.noise else 0
-
     @torch.no_grad()
-    def _gradients_of_embeddings(self, pieces, losses):
-        """d loss / d embeddings, (2, B, D) for each unit, from pieces of the batch; adds to ``losses``."""
-        z = {name: [] for name in self.decoders}
+    def _embed(self, h, z):
+        """Append the embeddings of some images, (2, B, D), to ``z`` of each unit."""
         with _running_statistics_kept(self):
-            for h, seed in pieces:
-                for segment in self.segments:
-                    h = self._run(segment, h, seed)
-                    if segment.index in self.names:
-                        name = self.names[segment.index]
-                        z[name].append(self.decoders[name](h).unflatten(0, (2, -1)))
-        for name, parts in z.items():
-            whole = torch.cat(parts, dim=1).requires_grad_()
-            with torch.enable_grad():
-                loss = self.loss(*whole)
-            with torch.autocast(whole.device.type, enabled=False):
-                (z[name],) = torch.autograd.grad(loss, whole)
-            losses[name] = loss.detach()
-        return z
+            for segment in self.segments:
+                h = self._run(segment, h)
+                if segment.index in self.names:
+                    name = self.names[segment.index]
+                    z[name].append(self.decoders[name](h).unflatten(0, (2, -1)))
+
+    def _gradient(self, name, z, losses):
+        """d loss / d embeddings, (2, B, D), of one unit; adds to ``losses``."""
+        loss = self.loss(*z.requires_grad_())
+        losses[name] = loss.detach()
+        with torch.autocast(z.device.type, enabled=False):
+            return torch.autograd.grad(loss, z)[0]
 
     def _tie(self):
         """The L2 penalty between tied parameters, whose gradient is added to both."""
@@ -234,11 +239,13 @@ class LocalLearner(nn.Module):
 
 
 class _Entry:
-    """What a segment leaves on its way forward: input and output, if it is kept; then the gradient with respect to its
-    output of the loss at hand, and the sum of what it is owed from losses before."""
+    """What a segment leaves on its way forward: input, state of the random generators if it is recomputed, output if it
+    is kept; then the gradient with respect to its output of the loss at hand, and the sum of what it is owed from
+    losses before."""
 
-    def __init__(self, x, h):
-        self.x, self.h, self.gradient, self.owed = x, h, None, None
+    def __init__(self, x, state):
+        self.x, self.state = x, state
+        self.h = self.gradient = self.owed = None
 
 
 class _Start(torch.autograd.Function):
@@ -258,7 +265,7 @@ class _Start(torch.autograd.Function):
 @contextlib.contextmanager
 def _running_statistics_kept(module):
     """BN normalises as it would, but leaves its running statistics: what runs forward again must not count twice."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -266,3 +273,18 @@ def _running_statistics_kept(module):
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def _random_state(x):
+    """State of torch's random generators of the CPU and of the device of ``x``."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+
+
+@contextlib.contextmanager
+def _random(state, x):
+    """Draw the numbers that followed ``state``, and leave the generators as they are."""
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        torch.set_rng_state(state[0])
+        if x.is_cuda:
+            torch.cuda.set_rng_state(state[1], x.device)
+        yield

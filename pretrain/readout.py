@@ -261,7 +261,8 @@ def knn_accuracies(encoder, cfg, splits=None):
     truth = torch.tensor((test or train).labels)[asked].to(device)
     own = torch.arange(len(truth), device=device) if test is None else None
     for name in bank:
-        q, b = queries[name].to(device), bank[name].to(device)
+        b = bank[name].to(device)
+        q = b if test is None else queries[name].to(device)
         hits = knn_predict(q, b, labels, num_classes, cfg.KNN.K, cfg.KNN.TEMPERATURE, own) == truth[:, None]
         known = 100 if q.isfinite().all() and b.isfinite().all() else torch.nan
         results[f"{name}-top1"] = known * hits[:, 0].double().mean().item()

@@ -49,6 +49,11 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg
         solver = cfg.SOLVER
+        if comm.get_world_size() > 1 and (cfg.MODEL.DEVICE == "cuda") != (torch.distributed.get_backend() == "nccl"):
+            raise ValueError(
+                f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but several processes use all GPUs where there are any (cuda), "
+                "and cpu where there are none"
+            )
         self.images = images = list_images(cfg.DATASETS.TRAIN)
         # without units nothing learns, but BN's averages must forget where they started
         self.max_iter = max(1 if cfg.MODEL.UNITS else 100, round(solver.EPOCHS * (len(images) // solver.IMS_PER_BATCH)))
@@ -81,20 +86,25 @@ class Trainer(TrainerBase):
 
     def _build_hooks(self):
         solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
-        chosen = [hooks.IterationTimer(), hooks.LRScheduler(self.optimizer, self.scheduler)]
+        chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
         chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
+        if comm.is_main_process():
+            os.makedirs(out, exist_ok=True)
+            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
         if self.cfg.KNN.TRAIN:
             splits = labelled_splits(self.cfg.KNN)  # what is wrong with the folders is said before the first step
             period = round(self.cfg.KNN.PERIOD * (len(self.images) // solver.IMS_PER_BATCH))
-            chosen.append(hooks.EvalHook(period, lambda: knn_accuracies(self.learner.encoder, self.cfg, splits)))
+            chosen.append(hooks.EvalHook(period, lambda: self._knn(splits)))
         if comm.is_main_process():
-            os.makedirs(out, exist_ok=True)
             metrics = JSONWriter(os.path.join(out, "metrics.json"))
             writers = [TerminalWriter(self.max_iter), metrics, TensorboardXWriter(out)]
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
             chosen.append(hooks.PeriodicWriter(writers, solver.LOG_PERIOD))
             chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
+
+    def _knn(self, splits):
+        broadcast_state(self.learner.encoder)  # BN's averages may differ between processes: those that are saved count
+        return knn_accuracies(self.learner.encoder, self.cfg, splits)
 
     def train(self):
         """Run to the end; or, on SIGTERM, to the end of the iteration, which gets a checkpoint.
@@ -143,11 +153,10 @@ class Trainer(TrainerBase):
         data_time = time.perf_counter() - start
         self._note_unreadable(unreadable)
         views = views.to(self.cfg.MODEL.DEVICE, non_blocking=True)  # keeps channels_last, as what follows
-        if self.augment:
-            views = self.augment(views)
-        views = (views - self.mean) / self.std
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
-            losses = self.learner.forward_backward(views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients)
+            losses = self.learner.forward_backward(
+                views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients, self._prepare
+            )
         self.reduce_gradients.wait()
         grad_norm = self._check(losses)
         self.optimizer.step()
@@ -159,6 +168,10 @@ class Trainer(TrainerBase):
         storage.put_scalar("grad_norm", grad_norm)
         storage.put_scalar("data_time", data_time)
         storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
+
+    def _prepare(self, views):
+        """uint8 views to the network's input, (2B, 3, S, S); of a large batch one chunk at a time."""
+        return ((self.augment(views) if self.augment else views) - self.mean) / self.std
 
     def _check(self, losses):
         """Refuse a loss that has exploded or a gradient that is not finite, before the optimiser's step, so that no
@@ -197,6 +210,14 @@ class Trainer(TrainerBase):
                     f"{len(self.unreadable)} of {len(self.images)} images are unreadable, more than "
                     f"DATASETS.MAX_UNREADABLE {self.cfg.DATASETS.MAX_UNREADABLE}; the last: {path}"
                 )
+
+
+class WeightsLRScheduler(hooks.LRScheduler):
+    """Logs the learning rate of the weights; Detectron2 would take the group of most tensors, BN and biases."""
+
+    def before_train(self):
+        super().before_train()
+        self._best_param_group_id = 0
 
 
 class TerminalWriter(EventWriter):

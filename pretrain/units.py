@@ -1,6 +1,5 @@
 """From units of stages to segments: the runs of blocks that the gradient schedule treats as a whole."""
 
-import bisect
 import itertools
 import re
 
@@ -17,14 +16,13 @@ class Segment:
         bottom_of: index of every unit's top segment -> index of its bottom segment.
         recompute: whether it runs forward again when its gradient is due.
         keep: whether its graph is made on the way forward.
-        stage: index of its stage.
         ends_stage: whether it is the last of its stage.
         needs_input_gradient: whether a unit goes further down.
     """
 
-    def __init__(self, module, index, bottom_of, recompute, stage, ends_stage):
+    def __init__(self, module, index, bottom_of, recompute, ends_stage):
         self.module, self.index, self.bottom_of = module, index, bottom_of
-        self.recompute, self.stage, self.ends_stage = recompute, stage, ends_stage
+        self.recompute, self.ends_stage = recompute, ends_stage
         self.tops = [top for top, low in bottom_of.items() if low <= index <= top]
         self.needs_input_gradient = any(bottom_of[top] < index for top in self.tops)
         self.keep = bool(self.tops) and not recompute
@@ -47,20 +45,20 @@ def plan(encoder, units, recompute=()):
     """
     spans, names = {}, {}  # the end of each unit, counted in blocks -> its beginning; -> its name
     for unit in units:
-        span = [i for part in unit for i in _blocks_of(part, encoder)]
+        span = [i for part in unit for i in blocks_of(part, encoder)]
         if not span or span != list(range(span[0], span[-1] + 1)):
             raise ValueError(f"unit {unit} is not a run of consecutive stages of {list(encoder.stage_names)}")
         if span[-1] + 1 in spans:
             raise ValueError(f"two units end at {unit[-1]}: a stage can be the top of one unit only")
         spans[span[-1] + 1], names[span[-1] + 1] = span[0], unit[-1]
-    again = {i for part in recompute for i in _blocks_of(part, encoder)}
+    again = {i for part in recompute for i in blocks_of(part, encoder)}
     ends = list(itertools.accumulate((len(stage) for stage in encoder.stages), initial=0))
     cuts = sorted({*ends, *spans, *spans.values(), *again, *(i + 1 for i in again)})
     index = {cut: k for k, cut in enumerate(cuts)}
     bottom_of = {index[end] - 1: index[start] for end, start in spans.items()}
     blocks = [block for stage in encoder.stages for block in stage]
     segments = [
-        Segment(nn.Sequential(*blocks[a:b]), k, bottom_of, a in again, bisect.bisect(ends, a) - 1, b in ends)
+        Segment(nn.Sequential(*blocks[a:b]), k, bottom_of, a in again, b in ends)
         for k, (a, b) in enumerate(itertools.pairwise(cuts))
     ]
     for segment in segments:  # a unit that ends in the same stage needs the graph as soon as it is made
@@ -73,7 +71,7 @@ def plan(encoder, units, recompute=()):
     return segments, {index[end] - 1: name for end, name in names.items()}, runs
 
 
-def _blocks_of(part, encoder):
+def blocks_of(part, encoder):
     """Indices of the blocks, counted through all stages, of a stage "res3" or of a slice of it such as "res3[:2]"."""
     match = re.fullmatch(r"(\w+)(?:\[(-?\d*):(-?\d*)\])?", str(part))
     names = list(encoder.stage_names)

@@ -110,7 +110,8 @@ def _join():
 
 def _forward(signum, _):
     for child in multiprocessing.active_children():
-        os.kill(child.pid, signum)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+            os.kill(child.pid, signum)
 
 
 def quiet_trainer():

@@ -23,6 +23,8 @@ EXAMPLE = """example:
 class Task:
     """What each task of the job does: run the tool as a child process that finds the other ones as under torchrun."""
 
+    child = None
+
     def __init__(self, command, output_dir):
         """
         Args:
@@ -53,7 +55,7 @@ class Task:
     def checkpoint(self):
         """submitit calls it in the first task before the job is preempted or out of time; what it returns is queued.
         The tool's processes agree to stop when one of them gets SIGTERM."""
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # the child may have ended by itself
+        with contextlib.suppress(AttributeError, ProcessLookupError, ChildProcessError):  # not yet, or no longer there
             os.kill(self.child.pid, signal.SIGTERM)
             os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT)  # Popen.wait is not reentrant
         return DelayedSubmission(Task(self.command, self.output_dir))

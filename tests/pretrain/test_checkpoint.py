@@ -55,8 +55,16 @@ def test_the_last_ones_are_kept_those_of_before_a_resume_too(make, tmp_path):
     assert files(tmp_path) == [f"model_000000{i}.pth" for i in (3, 5, 7)]
     resumed.save("model_final", iteration=8)
     assert len(files(tmp_path)) == 4 and make().resume() == 8
-    run(make(**{"SOLVER.CHECKPOINTS_KEPT": 1}), 9)
+    again = make(**{"SOLVER.CHECKPOINTS_KEPT": 1})
+    assert again.resume() == 8
+    run(again, 9)
     assert files(tmp_path) == ["model_0000009.pth", "model_final.pth"]
+
+
+def test_what_another_run_has_left_is_not_deleted(make, tmp_path):
+    run(make(), 1, 3)
+    run(make(**{"SOLVER.CHECKPOINTS_KEPT": 1}), 5, 7)  # started anew in the same folder
+    assert files(tmp_path) == ["model_0000001.pth", "model_0000003.pth", "model_0000007.pth"]
 
 
 def test_leftovers_of_a_longer_run_are_neither_resumed_nor_taken_for_newer(make, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.backends.debugging import aot_eager
 
 from pretrain.decoders import Decoder
 from pretrain.encoders import STAGE_NAMES, build_encoder
@@ -85,7 +86,7 @@ def blocks_of(part, encoder):
     return [(k, i) for i in eval(f"list(range({len(encoder.stages[k])}))" + (f"[{cut}" if cut else ""))]
 
 
-def naive_embeddings(learner, units, views, seed=0):
+def naive_embeddings(learner, units, views, state=None):
     """Each unit runs its own forward pass from the image on, on a detached input: the textbook formulation."""
     encoder, found = learner.encoder, {}
     spans = {unit[-1]: [b for part in unit for b in blocks_of(part, encoder)] for unit in units}
@@ -93,6 +94,8 @@ def naive_embeddings(learner, units, views, seed=0):
     last_unit = {b: top for top in by_height for b in spans[top]}
     for top, span in spans.items():
         x = views
+        if state is not None:
+            torch.set_rng_state(state)  # every stage's noise is the same, whichever unit looks at it
         for k, stage in enumerate(encoder.stages):
             for i, module in enumerate(stage):
                 if (k, i) == span[0]:
@@ -101,8 +104,7 @@ def naive_embeddings(learner, units, views, seed=0):
                     module = copy.deepcopy(module).requires_grad_(False)  # the gradient passes, but trains nothing
                 x = module(x)
                 if i == len(stage) - 1 and learner.noise and learner.training:
-                    generator = torch.Generator().manual_seed(seed + k)
-                    x = x + learner.noise * x.std() * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+                    x = x + learner.noise * x.std() * torch.randn_like(x)
                 if (k, i) == span[-1]:
                     found[top] = learner.decoders[top](x)
                     break
@@ -111,8 +113,8 @@ def naive_embeddings(learner, units, views, seed=0):
     return found
 
 
-def naive_losses(learner, units, views, seed=0):
-    losses = {n: learner.loss(*z.chunk(2)) for n, z in naive_embeddings(learner, units, views, seed).items()}
+def naive_losses(learner, units, views, state=None):
+    losses = {n: learner.loss(*z.chunk(2)) for n, z in naive_embeddings(learner, units, views, state).items()}
     if learner.ties:
         losses["tie"] = learner.tie_weight * sum(((a - b) ** 2).sum() for a, b in learner.ties)
     return losses
@@ -135,17 +137,9 @@ def assert_same_gradients(units, encoder=None, bottleneck=False, size=32, traini
     learner = make(units, encoder, bottleneck, **options).train(training)
     reference = copy.deepcopy(learner)
     views = torch.randn(8, 3, size, size, dtype=torch.float64)
-    seed = copy_of_the_seed(learner)
-    losses = learner.forward_backward(views)
-    assert_same(learner, reference, losses, naive_losses(reference, units, views, seed))
-
-
-def copy_of_the_seed(learner):
-    """The seed that the learner will draw for its noise."""
     state = torch.get_rng_state()
-    seed = learner._draw_seed()
-    torch.set_rng_state(state)
-    return seed
+    losses = learner.forward_backward(views)
+    assert_same(learner, reference, losses, naive_losses(reference, units, views, state))
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -173,12 +167,73 @@ def test_gradients_of_any_units_equal_the_double_forward(data):
     assert_same_gradients(units, recompute=recompute, shared_gradient=upper, size=16, noise=0.1)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "presnet50", "shufflenetv2_50"])
-def test_gradients_of_the_papers_encoders(name):
+@pytest.mark.parametrize(
+    ("name", "training", "loss"),
+    [
+        ("resnet50", True, "info_nce"),
+        ("resnet50", False, "info_nce"),
+        ("resnet50", True, "barlow_twins"),
+        ("presnet50", True, "info_nce"),
+        ("shufflenetv2_50", True, "info_nce"),
+    ],
+)
+def test_gradients_of_the_papers_encoders(name, training, loss):
     torch.manual_seed(1)
     encoder = build_encoder(name)
     units = [list(pair) for pair in zip(encoder.stage_names, encoder.stage_names[1:], strict=False)]
-    assert_same_gradients(units, encoder, bottleneck=True, size=64, recompute=["res2", "res3[:2]"])
+    options = {"recompute": ["res2", "res3[:2]"], "training": training, "loss": loss}
+    assert_same_gradients(units, encoder, bottleneck=True, size=64, **options)
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_dropout_is_the_same_when_it_runs_again(chunk):
+    """An encoder may draw random numbers of its own; what runs forward twice must draw the same ones."""
+    encoder, gradients = TinyEncoder(), []
+    for stage in encoder.stages:
+        stage[1].append(nn.Dropout(0.5))
+    for recompute in ((), STAGE_NAMES):
+        learner = make(LOCO, copy.deepcopy(encoder), recompute=recompute)
+        torch.manual_seed(3)
+        learner.forward_backward(torch.randn(8, 3, 32, 32, dtype=torch.float64), chunk=chunk)
+        gradients.append([p.grad for p in learner.parameters() if p.grad is not None])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_chunks_and_whole_batch_see_the_same_dropout():
+    """With one image a chunk the embeddings of the first pass must be those that the second pass goes back through."""
+    encoder = TinyEncoder()
+    encoder.stages[1][1].append(nn.Dropout(0.5))
+    learner, seen = make([["res2", "res3"]], encoder), []
+    learner.decoders["res3"].register_forward_hook(lambda _, __, z: seen.append(z.detach()))
+    learner.forward_backward(torch.randn(8, 3, 32, 32, dtype=torch.float64), chunk=2)
+    assert len(seen) == 4 and torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_views_are_prepared_a_chunk_at_a_time():
+    views, sizes = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8), []
+    learner = make(LOCO).eval()
+    reference = copy.deepcopy(learner)
+
+    def prepare(piece):
+        sizes.append(len(piece))
+        return piece.double() / 128 - 1
+
+    losses = learner.forward_backward(views, chunk=2, prepare=prepare)
+    assert sizes == [4, 4, 2] * 2
+    assert_same(learner, reference, losses, naive_losses(reference, LOCO, views.double() / 128 - 1))
+
+
+def test_frozen_parameters_and_blocks_without_any():
+    encoder = TinyEncoder()
+    encoder.stages[0][0][0].requires_grad_(False)  # a frozen first conv, as some stems are
+    for p in encoder.stages[1][0].parameters():
+        p.requires_grad_(False)
+    for recompute in ((), ["res2[:1]", "res3"]):
+        assert_same_gradients(LOCO, copy.deepcopy(encoder), recompute=recompute)
+    encoder.stages[0].insert(0, nn.AvgPool2d(2))  # a block with nothing to learn at the bottom of a unit
+    assert_same_gradients(LOCO, encoder, recompute=["res2[:1]"])
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -297,12 +352,15 @@ def test_chunks_in_training_normalise_by_themselves(noise):
     views = torch.randn(8, 3, 32, 32, dtype=torch.float64)
     state = torch.get_rng_state()
     losses = learner.forward_backward(views, chunk=2)
-    torch.set_rng_state(state)
     parts = {name: [] for name in losses}
     for c in (slice(0, 2), slice(2, 4)):
         piece = torch.cat([half[c] for half in views.chunk(2)])
-        for name, z in naive_embeddings(reference, LOCO, piece, reference._draw_seed()).items():
+        for name, z in naive_embeddings(reference, LOCO, piece, state).items():
             parts[name].append(z.unflatten(0, (2, -1)))
+        torch.set_rng_state(state)
+        for size in (16, 8, 4, 2):  # as much noise as the four stages have drawn
+            torch.randn(4, {16: 4, 8: 6, 4: 8, 2: 8}[size], size, size, dtype=torch.float64)
+        state = torch.get_rng_state()
     expected = {name: reference.loss(*torch.cat(z, dim=1)) for name, z in parts.items()}
     assert_same(learner, reference, losses, expected)
     assert learner.encoder.stages[0][0][1].num_batches_tracked == 2
@@ -360,12 +418,16 @@ def test_recomputation_under_autocast_changes_nothing():
 def test_compiled_gradients(rule):
     learner = make(RULES[rule])
     reference = copy.deepcopy(learner)
-    learner.compile(backend="aot_eager")
+    graphs = []
+    learner.compile(backend=lambda graph, inputs: graphs.append(graph) or aot_eager(graph, inputs))
     views = torch.randn(8, 3, 32, 32, dtype=torch.float64)
     losses = learner.forward_backward(views)
     assert_same(learner, reference, losses, naive_losses(reference, RULES[rule], views))
+    learner.forward_backward(views, chunk=2)
     compiled = [segment.module._compiled_call_impl is not None for segment in learner.segments]
     assert compiled == ([True, False, False, True] if rule == "loco" else [True] * 4)
+    modules = sum(compiled) + len(learner.decoders)
+    assert len(graphs) >= 2 * modules > 8  # of chunks too: torch's limit of 8 for all of them together is lifted
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,20 @@ def test_compile_compiles_what_one_loss_reaches(images, tmp_path):
     assert compiled == [[False] * 4, [True, False, False, True]]
 
 
+def test_the_logged_learning_rate_is_that_of_the_weights(images, tmp_path):
+    cfg = config(images, tmp_path, **{"SOLVER.BIAS_LR_FACTOR": 0.1, "SOLVER.LOG_PERIOD": 1})
+    train(cfg)
+    first = json.loads((tmp_path / "metrics.json").read_text().splitlines()[0])
+    assert first["lr"] == pytest.approx(10.0 * 4 / 256)
+
+
+@pytest.mark.parametrize("top", ["res2[:1]", "res5[:1]"])
+def test_a_loss_on_a_part_of_a_stage(images, tmp_path, top):
+    """The stem of ResNet-50 has 64 channels, its stage 256."""
+    keys = {"MODEL.ENCODER": "resnet50", "MODEL.UNITS": [[top]], "SOLVER.EPOCHS": 0.5}
+    assert torch.isfinite(train(config(images, tmp_path, **keys))).all()
+
+
 def test_knn_and_the_picture_of_losses(images, reference, tmp_path):
     labelled = tmp_path / "labelled"
     for i, path in enumerate(sorted(images.iterdir())):
