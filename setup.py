@@ -35,6 +35,14 @@ setup(
     extras_require={
         "gpu": ["kornia>=0.7"],  # INPUT.ON_DEVICE
         "slurm": ["submitit>=1.5"],  # tools/slurm.py
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "scipy>=1.11", "kornia>=0.7", "submitit>=1.5"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "scipy>=1.11",
+            "kornia>=0.7",
+            "submitit>=1.5",
+            "lightly>=1.5; python_version >= '3.11'",  # the peer that losses, kNN and benchmarks are compared with
+        ],
     },
 )

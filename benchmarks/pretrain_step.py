@@ -314,9 +314,11 @@ def table(encoder, found):
         gflops = [f"{m[key]:.2f}" if key in m else "" for key in ("forward", "step")]
         lines.append(
             f"| {row} | {decoder} | {m['seconds']:.2f} | {m['seconds'] / base['seconds']:.2f}x "
-            f"| {m['cpu'] / base['cpu']:.2f}x | {' | '.join(gflops)} | {m['resident'] / 1e6:.0f} | {saving:.2f}x | {m['live'] / 1e6:.0f} |"
+            f"| {m['cpu'] / base['cpu']:.2f}x | {' | '.join(gflops)} "
+            f"| {m['resident'] / 1e6:.0f} | {saving:.2f}x | {m['live'] / 1e6:.0f} |"
         )
-    lines.append("\nTimes are ratios to the end-to-end row with the same decoder. Others, by the clock and of CPU time:\n")
+    lines.append("\nTimes are ratios to the end-to-end row with the same decoder.")
+    lines.append("Others, by the clock and of CPU time:\n")
     pairs = [("LoCo", "LoCo, double forward"), ("end to end", "lightly SimCLR"),
              ("end to end", "lightly SimCLR, channels_last"), *((row, "LoCo") for row in found if "recompute" in row),
              *((f"{row}, compiled", row) for row in found)]  # fmt: skip
