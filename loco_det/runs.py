@@ -74,11 +74,20 @@ def _iterations(run):
 
 def _decoder(run):
     """The decoder that a pretraining run looked through; published comparisons were unfair for not saying it."""
-    blocks, hidden = run.key("MODEL.DECODER.CONV_BLOCKS"), run.key("MODEL.DECODER.HIDDEN_DIM")
-    if blocks is None or run.key("MODEL.UNITS") == []:  # no unit, no loss: the random control
+    keys = run.key("MODEL.DECODER")
+    if not keys or "CONV_BLOCKS" not in keys or run.key("MODEL.UNITS") == []:  # no unit, no loss: the random control
         return NOTHING
-    conv = f"{blocks} conv block{'s' * (blocks != 1)}{', downsampling' if run.key('MODEL.DECODER.DOWNSAMPLE') else ''}"
-    return f"{conv if blocks else 'no conv block'}, MLP {hidden}-{run.key('MODEL.DECODER.OUT_DIM')}"
+    blocks, copies = keys["CONV_BLOCKS"], keys.get("STAGES", 0)
+    parts = []
+    if copies:
+        which = "the next stage" if copies == 1 else f"the next {copies} stages" if copies > 0 else "all stages above"
+        parts.append(f"copy of {which}{', tied ' + str(keys['TIE']) if keys.get('TIE') else ''}")
+    conv = f"{blocks} conv block{'s' * (blocks != 1)}{', downsampling' if keys.get('DOWNSAMPLE') else ''}"
+    parts.append(conv if blocks else "no conv block")
+    if keys.get("EXPANSION"):
+        parts.append(f"1x1 conv {keys['EXPANSION']}")
+    widths = [keys.get("HIDDEN_DIM")] * (keys.get("MLP_LAYERS", 2) - 1) + [keys.get("OUT_DIM")]
+    return ", ".join([*parts, "MLP " + "-".join(map(str, widths))])
 
 
 def detection_rows(runs):

@@ -4,6 +4,7 @@ import json
 import statistics
 
 import pytest
+import yaml
 
 from loco_det.run_folder import read_run
 from loco_det.runs import find_runs, seeds_text, table_text
@@ -30,6 +31,22 @@ def test_same_folder_names_are_told_apart(tmp_path, training_line, write_lines):
         (tmp_path / seed).mkdir(parents=True)
         write_lines(tmp_path / seed / "metrics.json", [training_line(19)])
     assert [run.name for run in find_runs(tmp_path)] == ["seed1/frozen", "seed2/frozen"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"CONV_BLOCKS": 0, "EXPANSION": 2048, "MLP_LAYERS": 3}, "no conv block, 1x1 conv 2048, MLP 8192-8192-64"),
+        ({"STAGES": 1, "TIE": 0.001}, "copy of the next stage, tied 0.001, 1 conv block, MLP 8192-64"),
+        ({"STAGES": -1, "CONV_BLOCKS": 2, "DOWNSAMPLE": True},
+         "copy of all stages above, 2 conv blocks, downsampling, MLP 8192-64"),
+    ],
+)  # fmt: skip
+def test_decoders_are_named(tmp_path, detection, pretraining, keys, text):
+    config = yaml.safe_load((pretraining / "config.yaml").read_text())
+    config["MODEL"]["DECODER"] = {"CONV_BLOCKS": 1, "HIDDEN_DIM": 8192, "OUT_DIM": 64, **keys}
+    (pretraining / "config.yaml").write_text(yaml.safe_dump(config))
+    assert text in cells(table_text(find_runs(tmp_path)).splitlines()[-1])
 
 
 def test_table(tmp_path, detection):
