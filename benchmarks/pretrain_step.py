@@ -243,8 +243,10 @@ class NoModules(contextlib.nullcontext):
 
 
 def main():
+    from pretrain.encoders import ENCODERS
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoders", nargs="+", default=["resnet50", "presnet50"])
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=["resnet50", "presnet50"])
     parser.add_argument("--batch", type=int, default=32, help="images, two views each (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="pixels (%(default)s)")
     parser.add_argument("--steps", type=int, default=3)
@@ -267,7 +269,7 @@ def main():
     for encoder in args.encoders:
         rows = args.rows or [row for row in rows_of(encoder) if args.compiled or row not in COMPILED]
         if unknown := set(rows) - set(rows_of(encoder)):
-            parser.error(f"unknown rows {sorted(unknown)}: choose from {', '.join(rows_of(encoder))}")
+            parser.error(f"unknown rows {sorted(unknown)}: choose from {list(rows_of(encoder))}")
         print(table(encoder, run(encoder, rows, args)), flush=True)
 
 

@@ -74,9 +74,7 @@ def make(units, encoder=None, bottleneck=False, loss="info_nce", ties=0.0, **opt
         for p in stage.parameters():
             nn.init.normal_(p, std=0.2)
         tied = zip(stage.parameters(), encoder.stages[1].parameters(), strict=True)
-    return LocalLearner(
-        encoder, units, decoders, LOSSES[loss], ties=tied, tie_weight=ties, **options
-    ).double()  # fmt: skip
+    return LocalLearner(encoder, units, decoders, LOSSES[loss], ties=tied, tie_weight=ties, **options).double()
 
 
 def blocks_of(part, encoder):
