@@ -15,6 +15,10 @@ def add_loco_config(cfg):
     """
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
+    # Name for pretrain.encoders.build_encoder, read by the two backbones of loco_det/backbones.py,
+    # build_encoder_backbone and build_encoder_fpn_backbone; Detectron2's own ResNet does not read it
+    cfg.MODEL.ENCODER = ""
+
     # Your own data in COCO format. With TRAIN_JSON or TEST_JSON set, DATASETS.TRAIN and TEST become <NAME>_train and
     # <NAME>_test, and the number of classes is taken from the file.
     cfg.DATASETS.CUSTOM = CN()

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
+from . import backbones  # noqa: F401, registers them
 from .checkpoint import GuardedCheckpointer, check_file
 from .evaluation import build_evaluator, evaluator_type
 from .visualize import pick_records, save_comparisons
@@ -153,7 +154,7 @@ def finish(cfg, model, results, state):
         "dataset": ", ".join(cfg.DATASETS.TEST),
         "iteration": state["iteration"] + 1 if "iteration" in state else None,
         "weights": trained.get("weights", cfg.MODEL.WEIGHTS),
-        "backbone": f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
+        "backbone": cfg.MODEL.ENCODER or f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
         "frozen": cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
         "seconds": trained.get("seconds"),
         "results": _without_nan(results),

@@ -2,14 +2,13 @@
 
 import importlib
 
-import torchvision
 from torch import nn
 
 from .presnet import presnet50
+from .resnet import RESNETS, resnet, resnet_shape
 from .shufflenet import shufflenetv2_50
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")  # Detectron2's names; "res2" includes the stem, as in the LoCo paper
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")  # torchvision's
 BUILDERS = {"presnet50": presnet50, "shufflenetv2_50": shufflenetv2_50}
 ENCODERS = (*RESNETS, *BUILDERS)
 
@@ -86,14 +85,19 @@ class ResNetEncoder(Encoder):
     def __init__(self, name):
         """
         Args:
-            name: one of ``RESNETS``.
+            name: see :func:`resnet_shape`.
+
+        Raises:
+            ValueError: if it is not the name of a ResNet.
         """
         super().__init__()
-        net = getattr(torchvision.models, name)(weights=None, zero_init_residual=False)
-        for child in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
-            self.add_module(child, getattr(net, child))
-        last = [getattr(net, f"layer{i}")[-1] for i in range(1, 5)]
-        self.channels = tuple((b.bn3 if hasattr(b, "bn3") else b.bn2).num_features for b in last)
+        shape = resnet_shape(name)
+        if shape is None:
+            raise ValueError(f"{name!r} is not a ResNet: expected a name such as {', '.join(RESNETS)}, resnet50x2")
+        for child, module in resnet(shape).items():
+            self.add_module(child, module)
+        self.channels = tuple(shape.out * 2**k for k in range(4))
+        _initialise(self)
 
     @property
     def stages(self):
@@ -102,27 +106,35 @@ class ResNetEncoder(Encoder):
         return [nn.Sequential(stem, *self.layer1), self.layer2, self.layer3, self.layer4]
 
 
+def _initialise(encoder):
+    """As torchvision's ResNets: He et al. 2015, by the fan-out; norms keep 1 and 0."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def build_encoder(name):
     """Build a randomly initialised encoder: as torchvision's ResNets, ``kaiming_normal_(mode="fan_out")``.
 
     Args:
-        name: one of ``ENCODERS``, or ``package.module.function`` of your own, called without arguments, which returns
-            an encoder (:class:`Encoder`) and initialises it.
+        name: one of ``ENCODERS``, another ResNet (:func:`resnet_shape`), or ``package.module.function`` of your own,
+            called without arguments, which returns an encoder (:class:`Encoder`) and initialises it.
 
     Raises:
         ValueError: if the name is not known, or what it names cannot be imported, fails, or returns no encoder.
     """
-    if name in RESNETS:
+    if resnet_shape(name):
         return ResNetEncoder(name)
     if name in BUILDERS:
         encoder = StageEncoder(*BUILDERS[name]())
-        for module in encoder.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _initialise(encoder)
         return encoder
     module, dot, function = name.rpartition(".")
     if not dot:
-        raise ValueError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, or package.module.function")
+        raise ValueError(
+            f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, a variant such as resnet18x0.5 or "
+            "wide_resnet50_2, or package.module.function"
+        )
     try:
         builder = getattr(importlib.import_module(module), function)
     except Exception as error:  # the user's module may raise anything

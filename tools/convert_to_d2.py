@@ -1,13 +1,17 @@
-"""Turn a pretrained encoder into weights for Detectron2, and prove that they compute the same.
+#!/usr/bin/env python3
+"""Turn the ResNet in any pretraining checkpoint into weights for Detectron2, and prove that they compute the same.
 
 Verification always runs: the source network and Detectron2's backbone, loaded from the written file, see the same
-images, and res2..res5 must agree to float rounding. If they do not, or if the checkpoint is not what it should be,
-nothing is written.
+images, and all stages must agree to float rounding, in evaluation and in training mode. If they do not, or if the
+checkpoint is not what it should be, nothing is written. Beside OUT.pkl comes OUT.yaml, the part of a Detectron2 config
+that these weights need.
 """
 
 import argparse
+import json
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 # Before tools/, where the command line pretrain.py would hide the package pretrain.
@@ -15,31 +19,63 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # Importing Detectron2 prints it under recent torch; errors are to be one line.
 warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
 
-from loco_det.convert import VerificationError, check_output, convert
-from pretrain.encoders import RESNETS
+from loco_det.convert import LAYOUTS, VerificationError, check, check_output, convert, yaml_lines
 
-EXAMPLE = """example:
+EXAMPLE = """examples:
   python tools/convert_to_d2.py output/loco/model_final.pth output/loco/backbone.pkl
-  python tools/convert_to_d2.py resnet50.pth resnet50.pkl --arch resnet50
+  python tools/convert_to_d2.py moco_v2_800ep_pretrain.pth.tar moco.pkl --base configs/coco_loco_frozen.yaml
+  python tools/train_net.py --config-file moco.yaml OUTPUT_DIR output/moco_frozen
+  python tools/convert_to_d2.py checkpoint.ckpt --check-only --json
 
 exit code: 0 written and verified, 1 refused or not written, 2 a wrong argument or no such file"""
 
 
-def main(argv=None):
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+def parser():
+    p = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", help="a checkpoint of tools/pretrain.py, or a torchvision-style state dict")
-    parser.add_argument("output", metavar="OUT.pkl", help="the file to write, for MODEL.WEIGHTS")
-    parser.add_argument("--arch", choices=("auto", *RESNETS), default="auto", help="refuse any other (default: auto)")
-    args = parser.parse_args(argv)
+    p.add_argument("checkpoint", nargs="?", help=".pth, .pt, .tar, .ckpt, .safetensors, .pkl or .npz")
+    p.add_argument("output", metavar="OUT.pkl", nargs="?", help="the file to write, for MODEL.WEIGHTS")
+    sources = ["auto", *dict.fromkeys(row.name for row in LAYOUTS)]
+    p.add_argument("--source", choices=sources, default="auto", metavar="NAME",
+                   help="refuse any other layout than this of --list-sources (default: auto)")  # fmt: skip
+    p.add_argument("--arch", default="auto", metavar="NAME", help="refuse any other network, such as resnet50")
+    p.add_argument("--ema", action="store_true", help="take the network of the moving average (EMA, key, teacher)")
+    p.add_argument("--prefix", help="of the encoder's names, for a project that --list-sources does not have")
+    p.add_argument("--base", metavar="CONFIG", help="config that OUT.yaml shall build upon, to be trained as it is")
+    p.add_argument("--config-file", metavar="CONFIG", help="of the run, for a checkpoint of Detectron2's own; "
+                   "default: config.yaml beside it")  # fmt: skip
+    p.add_argument("--check-only", action="store_true", help="convert and verify, but write nothing")
+    p.add_argument("--unsafe-load", action="store_true", help="unpickle whatever is in the file, which can run code "
+                   "that it brings along: only if you trust who made it")  # fmt: skip
+    p.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    p.add_argument("--list-sources", action="store_true", help="print the layouts that are recognised, and their rules")
+    return p
+
+
+def main(argv=None):
+    """Run the command line; returns the exit code."""
+    arguments = parser()
+    args = arguments.parse_args(argv)
+    if args.list_sources:
+        list_sources(args.json)
+        return 0
+    if not args.checkpoint or bool(args.output) == args.check_only:
+        arguments.error("give a checkpoint, and either OUT.pkl or --check-only")
+    if args.prefix is not None and (args.ema or args.source != "auto"):
+        arguments.error("--prefix names one network by itself: leave out --source and --ema")
+    options = {key: getattr(args, key) for key in ("arch", "source", "ema", "prefix", "config_file")}
+    options["unsafe"] = args.unsafe_load
     try:
-        check_output(args.checkpoint, args.output)
+        if not args.check_only:
+            check_output(args.checkpoint, args.output, args.base)
     except (ValueError, FileNotFoundError) as error:
         return fail(error, 2)
     try:
-        result = convert(args.checkpoint, args.output, args.arch)
+        if args.check_only:
+            result = check(args.checkpoint, **options)
+        else:
+            result = convert(args.checkpoint, args.output, args.base, **options)
     except FileNotFoundError as error:
         return fail(error, 2)
     except VerificationError as error:
@@ -48,9 +84,36 @@ def main(argv=None):
         return fail(error, 1)
     except KeyboardInterrupt:
         return fail("interrupted, nothing was written", 130)
+    report(result, args.json)
+    return 0
 
-    dropped = ", ".join(f"{count} of {name}" for name, count in result.dropped.items()) or "none"
-    print(f"source: {result.arch} in a {result.layout}; entries dropped: {dropped}")
+
+def list_sources(as_json):
+    """Print every layout: its name, whose it is, and by what it is recognised."""
+    rows = [{"source": row.name, "project": row.project, "rule": row.rule} for row in LAYOUTS]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(f"{row['source']:14} {row['project']}: {row['rule']}")
+
+
+def report(result, as_json=False):
+    """Print what a conversion did."""
+    source = result.source
+    if as_json:
+        content = {**asdict(result), "source": {**asdict(source), "path": str(source.path)}}
+        content["source"]["conventions"] = source.conventions._asdict()
+        content["differences"] = {
+            mode: {name: d._asdict() for name, d in stages.items()} for mode, stages in result.differences.items()
+        }
+        print(json.dumps(content, indent=2))
+        return
+    dropped = ", ".join(f"{count} of {name}" for name, count in source.dropped.items()) or "none"
+    place = f" at {source.location!r}" if source.location else ""
+    print(f"source: {source.arch}{place}, laid out as {source.layout} ({source.project}); entries dropped: {dropped}")
+    for note in source.notes:
+        print(f"note: {note}")
     print("largest difference from the source network, absolute (relative):")
     for name, evaluated in result.differences["eval"].items():
         trained = result.differences["train"][name]
@@ -58,9 +121,11 @@ def main(argv=None):
             f"  {name}  eval mode {evaluated.absolute:.3g} ({evaluated.relative:.3g})"
             f"  training mode {trained.absolute:.3g} ({trained.relative:.3g})"
         )
-    print(f"wrote {result.output}: {result.arch}, {result.entries} arrays, {result.size / 1e6:.1f} MB, verified")
-    print("config that these weights need:", *result.config, sep="\n")
-    return 0
+    kind = f"{source.arch}, {result.entries} arrays, {result.size / 1e6:.1f} MB, verified"
+    print(f"wrote {result.output}: {kind}" if result.output else f"checked, nothing written: {kind}")
+    if result.config_file or not result.output:
+        where = f", written to {result.config_file}" if result.config_file else ""
+        print(f"config that these weights need{where}:", *yaml_lines(result.config), sep="\n")
 
 
 def fail(message, code):

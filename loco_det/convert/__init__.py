@@ -1,24 +1,33 @@
-"""From a pretrained encoder's checkpoint to a file that Detectron2 loads, with a numeric proof that nothing was lost.
+"""From a pretrained encoder's checkpoint to a file that Detectron2 loads, and back, with a numeric proof.
 
-A checkpoint becomes a torchvision-style state dict (``sources``), whose architecture is recognised (``architecture``),
-whose names become Detectron2's (``detectron2_names``), and whose written file is compared with the source network
-(``verify``); ``conversion`` puts these in a row.
+``files`` reads a checkpoint of any format, ``search`` finds the encoders in it, ``layouts`` and ``choose`` tell which
+project's it is and so which of them is meant, ``architecture`` which network that is; ``sources`` puts these in a row.
+``detectron2_names`` renames, ``networks`` builds both networks, ``verify`` compares them, ``writing`` leaves whole
+files only; ``conversion`` puts these in a row.
 """
 
 from .architecture import infer_arch
-from .conversion import Conversion, check_output, convert
+from .conversion import Conversion, check, check_output, convert, convert_back, yaml_lines
 from .detectron2_names import to_detectron2
+from .layouts import LAYOUTS, Conventions
 from .sources import Source, load_source
 from .verify import Difference, VerificationError
+from .writing import check_folder
 
 __all__ = [
+    "LAYOUTS",
+    "Conventions",
     "Conversion",
     "Difference",
     "Source",
     "VerificationError",
+    "check",
+    "check_folder",
     "check_output",
     "convert",
+    "convert_back",
     "infer_arch",
     "load_source",
     "to_detectron2",
+    "yaml_lines",
 ]

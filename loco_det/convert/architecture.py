@@ -1,20 +1,27 @@
-"""Which ResNet a state dict holds, told from its names and shapes; anything else is refused with what was seen."""
+"""Which encoder a state dict holds, told from its names and shapes; anything else is refused with what was seen."""
 
+import functools
 import re
 
 import torch
 
-from pretrain.encoders import RESNETS, build_encoder
+from pretrain.encoders import BUILDERS, build_encoder
+from pretrain.resnet import BLOCKS, ResNetShape, resnet_shape
 
-# Kind of block and number of blocks in layer1..layer4 (He et al. 2016, Table 1).
-BLOCKS = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-}
-_TRANSFORMER = ("cls_token", "class_token", "patch_embed.", "conv_proj.", "pos_embed")
 COUNTER = "num_batches_tracked"  # BatchNorm's count of training steps: not a weight, and absent from older checkpoints
+WIDEST = 4096  # output channels of res2: a limit to what a file can ask for in memory; SimCLR's 4x has 1024
+# Networks whose names begin as a ResNet's do, by what only they have; first match first.
+RELATIVES = {
+    r"(cls_token|class_token|patch_embed\.|conv_proj\.|pos_embed)": "a vision transformer",
+    r"conv1\.0\.": "a ResNet-C, -D or -S, with a deep stem of several convs, as timm's resnet50d",
+    r"stem\.\d+\.": "a ResNet-C or -D, with a deep stem of several convs, as MMPretrain's ResNetV1d",
+    r"stages\.\d": "a ResNet v2 (pre-activation) or another network of timm",
+    r"downsample\.[2-9]\.": "a ResNet-D, with a pool in its shortcuts",
+    r"layer\d\.\d+\.se\.": "a ResNet with squeeze and excitation (seresnet, ecaresnet, resnetrs)",
+    r"layer\d\.\d+\.conv2\.(attn|conv\.|fc)": "a ResNet with selective kernels or split attention",
+    r"layer\d\.\d+\.(attn|aa|drop_block)": "a ResNet with attention or anti-aliasing",
+    r"features\.norm0|denseblock": "a DenseNet",
+}
 
 
 def some(items):
@@ -24,25 +31,35 @@ def some(items):
     return ", ".join(items[:3]) + more
 
 
+@functools.lru_cache(maxsize=4)
 def reference(arch):
     """The complete state dict of ``arch`` as shapes and types only: meta tensors, no memory, no random numbers."""
+    return skeleton(arch).state_dict()
+
+
+def skeleton(arch):
+    """The encoder ``arch`` on the meta device: without memory or random numbers, to be given its weights."""
     with torch.device("meta"):
-        return build_encoder(arch).state_dict()
+        return build_encoder(arch)
 
 
 def infer_arch(state_dict):
     """Tell which encoder a state dict belongs to, and that it is that encoder, whole and with nothing else.
 
     Args:
-        state_dict: torchvision-style name -> tensor, without ``fc``. ``num_batches_tracked`` may be absent.
+        state_dict: name -> tensor: torchvision's names without ``fc``, or those of another encoder of ``pretrain``.
+            ``num_batches_tracked`` may be absent.
 
     Returns:
-        str: one of ``pretrain.encoders.RESNETS``.
+        str: a name for ``pretrain.encoders.build_encoder``: a ResNet's of any width, or one of ``BUILDERS``.
 
     Raises:
         ValueError: in one line, what was seen and what was expected.
     """
-    arch = _by_blocks(state_dict)
+    if "res2.0.0.0.weight" in state_dict:  # a StageEncoder's names; they differ from one to the other
+        arch = max(BUILDERS, key=lambda name: len(set(state_dict) & set(reference(name))))
+    else:
+        arch = _resnet_by_shapes(state_dict).name
     expected = reference(arch)
     missing = [name for name in expected if name not in state_dict and not name.endswith(COUNTER)]
     extra = [name for name in state_dict if name not in expected]
@@ -57,41 +74,65 @@ def infer_arch(state_dict):
     if extra:
         faults.append(f"{len(extra)} left over ({some(extra)})")
     if shapes:
-        faults.append(f"{len(shapes)} of another shape, as in wide, thin or grouped variants ({some(shapes)})")
+        faults.append(f"{len(shapes)} of another shape ({some(shapes)})")
     if faults:
-        raise ValueError(f"not torchvision's {arch}, though it has its blocks: {'; '.join(faults)}")
+        raise ValueError(f"not a {arch}, though it begins as one: {'; '.join(faults)}")
     return arch
 
 
-def _by_blocks(state_dict):
-    """The encoder with this kind and number of blocks; raises ValueError if there is none."""
+def relative(names):
+    """The network that looks like a ResNet but is none, in a line for the user, or None."""
+    for pattern, network in RELATIVES.items():
+        if name := next((name for name in names if re.search(rf"(^|\.)({pattern})", name)), None):
+            return f"{network} ({name}), which Detectron2's ResNet cannot compute"
+    return None
+
+
+def _resnet_by_shapes(state_dict):
+    """The ResNetShape that the numbers of blocks and the widths of the first ones tell; raises ValueError if none."""
+    if network := relative(state_dict):
+        raise ValueError(network)
     if "conv1.weight" not in state_dict:
-        seen = "no conv1.weight"
-        transformer = [name for name in state_dict if name.startswith(_TRANSFORMER)]
-        if transformer:
-            seen = f"a vision transformer ({transformer[0]})"
-        elif any(name.startswith("conv1.0.") for name in state_dict):
-            seen = "a deep stem of several convolutions (conv1.0.weight), as in resnet50d"
         raise ValueError(
-            f"expected a torchvision ResNet without prefix (conv1.weight, layer1.0.conv1.weight, ...), "
-            f"saw {seen} among {len(state_dict)} names ({some(state_dict)})"
+            "expected a torchvision-style ResNet (conv1.weight, layer1.0.conv1.weight, ...), "
+            f"saw {len(state_dict)} other names ({some(state_dict)})"
         )
+    if "bn1.running_mean" not in state_dict:
+        raise ValueError("no bn1.running_mean: GroupNorm, or BatchNorm without its statistics, cannot be converted")
+    stem = state_dict["conv1.weight"].shape
+    if len(stem) != 4 or stem[1:] != (3, 7, 7):
+        small = ", as in ResNets for CIFAR" if stem[2:] == (3, 3) else ""
+        raise ValueError(f"conv1.weight is {_size(state_dict['conv1.weight'])}, expected a stem of Nx3x7x7{small}")
     blocks = [set(), set(), set(), set()]
     for name in state_dict:
         if match := re.match(r"layer([1-4])\.(\d+)\.", name):
             blocks[int(match[1]) - 1].add(match[2])
-    kind = "bottleneck" if any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in state_dict) else "basic"
-    saw = (kind, tuple(len(indices) for indices in blocks))
-    for arch in RESNETS:
-        if BLOCKS[arch] == saw:
-            return arch
-    expected = ", ".join(f"{_blocks(BLOCKS[arch])} ({arch})" for arch in RESNETS)
-    raise ValueError(f"saw a ResNet of {_blocks(saw)} blocks, expected one of {expected}")
+    bottleneck = any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in state_dict)
+    counts = tuple(len(indices) for indices in blocks)
+    depths = [depth for depth, known in BLOCKS.items() if known == counts and (depth >= 50) == bottleneck]
+    if not depths:
+        known = ", ".join(f"{_kind(d >= 50)} {'-'.join(map(str, n))} (resnet{d})" for d, n in BLOCKS.items())
+        raise ValueError(f"saw a ResNet of {_kind(bottleneck)} {'-'.join(map(str, counts))} blocks, expected {known}")
+    first = [f"layer1.0.conv{i}.weight" for i in ((2, 3) if bottleneck else (1, 2))]
+    for name in first:
+        if name not in state_dict or state_dict[name].dim() != 4 or 0 in state_dict[name].shape:
+            raise ValueError(f"{name} is missing or no 4-dimensional weight")
+    middle, last = (state_dict[name] for name in first)
+    out = last.shape[0]
+    groups, width = 1, out
+    if bottleneck:
+        width = middle.shape[1]  # a grouped conv holds the input channels of one group
+        groups = max(1, middle.shape[0] // width)
+    shape = ResNetShape(depths[0], stem[0], groups, width, out)
+    if out > WIDEST or resnet_shape(shape.name) != shape:
+        raise ValueError(
+            f"a ResNet-{shape.depth} with {out} channels in res2 and {groups} groups of {width}, which cannot be built"
+        )
+    return shape
 
 
-def _blocks(kind_and_counts):
-    kind, counts = kind_and_counts
-    return f"{kind} {'-'.join(map(str, counts))}"
+def _kind(bottleneck):
+    return "bottleneck" if bottleneck else "basic"
 
 
 def _size(tensor):

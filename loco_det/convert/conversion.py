@@ -1,18 +1,24 @@
-"""A checkpoint in, a verified file for ``MODEL.WEIGHTS`` out, or nothing at all."""
+"""A checkpoint in, a verified file for ``MODEL.WEIGHTS`` and its config out, or nothing at all; and the way back."""
 
-import hashlib
+import datetime
 import json
 import os
 import pickle
-import uuid
-from contextlib import contextmanager
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
 
+import torch
+
 from .detectron2_names import to_detectron2
-from .sources import load_source
-from .verify import PIXEL_MEAN, PIXEL_STD, verify
+from .networks import detectron2_config, in_detectron2
+from .sources import Source, load_source
+from .verify import source_features, verify
+from .writing import check_folder, sha256_of, staged, write
+
+HEADER = "# Written by loco-det's converter"  # first line of its configs: others are never replaced
 
 
 @dataclass
@@ -20,94 +26,137 @@ class Conversion:
     """What was converted, and how exactly.
 
     Attributes:
-        output: the written file, as it was named by the caller.
-        arch: one of ``pretrain.encoders.RESNETS``.
-        layout: what kind of file the source was, in words.
-        dropped: first part of the source's names that are no part of the encoder -> how many there were.
+        output: the written file, as it was named by the caller; None if nothing was to be written.
+        config_file: the Detectron2 config written beside it, or None.
+        config: the part of a Detectron2 config that the weights need, nested.
+        source: what was read.
         entries: number of arrays in the written file.
-        size: size of the written file, in bytes.
+        size: of the written file, in bytes.
         sha256: of the source file, in hexadecimal.
-        differences: "eval" and "train" -> {stage name: Difference}, against the source network.
+        date: of the conversion, ISO 8601, UTC.
+        differences: "eval" and "train" -> {stage name: Difference}, Detectron2's backbone against the encoder.
     """
 
-    output: str
-    arch: str
-    layout: str
-    dropped: dict
+    output: str | None
+    config_file: str | None
+    config: dict
+    source: Source
     entries: int
     size: int
     sha256: str
+    date: str
     differences: dict
 
     @property
-    def config(self):
-        """The YAML lines of a Detectron2 config that these weights need."""
-        depth = int(self.arch.removeprefix("resnet"))
-        lines = [
-            "MODEL:",
-            f"  WEIGHTS: {json.dumps(self.output, ensure_ascii=False)}",
-            f"  PIXEL_MEAN: {list(PIXEL_MEAN)}",
-            f"  PIXEL_STD: {list(PIXEL_STD)}",
-            "  RESNETS:",
-            f"    DEPTH: {depth}",
-            "    STRIDE_IN_1X1: False",
-            "INPUT:",
-            '  FORMAT: "RGB"',
-        ]
-        if depth < 50:
-            lines.insert(6, "    RES2_OUT_CHANNELS: 64")
-        return lines
+    def metadata(self):
+        """What the written files say of their origin."""
+        source = {key: getattr(self.source, key) for key in ("layout", "location", "arch")}
+        return {"source": self.source.path.name, **source, "sha256": self.sha256, "date": self.date}
 
 
-def convert(checkpoint, output, arch="auto"):
+def convert(checkpoint, output, base=None, **options):
     """Convert a checkpoint to Detectron2's format; verified from the written file before it gets its name.
 
     Args:
-        checkpoint: a pretraining checkpoint of ours, or a torchvision-style state dict.
-        output: the file to write, ``*.pkl``. It is replaced only when everything went well.
-        arch: the encoder that the checkpoint must hold, one of ``pretrain.encoders.RESNETS``, or "auto".
+        checkpoint: a file that :func:`loco_det.convert.load_source` reads.
+        output: the file to write, ``*.pkl``; its config goes beside it, ``*.yaml``. Both are replaced only when
+            everything went well.
+        base: a config for the written one to build upon (its ``_BASE_``).
+        options: of ``load_source``: arch, source, ema, prefix, unsafe, config_file.
 
     Returns:
         Conversion: a summary.
 
     Raises:
-        FileNotFoundError: if the checkpoint or the folder of ``output`` does not exist.
+        FileNotFoundError: if the checkpoint, ``base``, or the folder of ``output`` does not exist.
         ValueError: if the checkpoint or the name ``output`` cannot be used; one line with the path.
         VerificationError: if the written file does not reproduce the source network.
         OSError: if ``output`` cannot be written.
     """
-    check_output(checkpoint, output)
-    source = load_source(checkpoint, arch)
-    sha256 = _sha256(checkpoint)
-    content = {
-        "model": {name: tensor.numpy() for name, tensor in to_detectron2(source.state_dict).items()},
-        "__author__": "loco-det",  # Detectron2 takes a .pkl without an author for Caffe2's
-        "matching_heuristics": True,  # lets the names be found under backbone.bottom_up. or any other prefix
-        # Read by nobody: Detectron2 returns further keys to the caller of load(), who ignores them.
-        "source": Path(checkpoint).name,
-        "arch": source.arch,
-        "sha256": sha256,
-    }
-    # In the same folder, so that the last step is a rename; .pkl, because Detectron2 tells the format by it.
-    temporary = Path(output).parent / f".convert-{uuid.uuid4().hex}.pkl"
-    try:
-        with _naming(output):
-            _write(content, temporary)
-        differences = verify(temporary, source.arch, source.state_dict)
-        size = temporary.stat().st_size
-        with _naming(output):
-            os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    entries = len(content["model"])
-    return Conversion(str(output), source.arch, source.layout, source.dropped, entries, size, sha256, differences)
+    check_output(checkpoint, output, base)
+    source, state_dict = load_source(checkpoint, **options)
+    wanted = source_features(source.arch, state_dict, source.conventions)
+    config_file = Path(output).with_suffix(".yaml")
+    config = detectron2_config(source.arch, source.conventions, str(output))
+    result = _summary(checkpoint, output, config_file, config, source, len(state_dict))
+    with staged(config_file, output) as (temporary_config, temporary):
+        names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
+        content = {
+            "model": {name: tensor.numpy() for name, tensor in names(state_dict).items()},
+            "__author__": "loco-det",  # Detectron2 takes a .pkl without an author for Caffe2's
+            "matching_heuristics": True,  # lets the names be found under backbone.bottom_up. or any other prefix
+            # Read by our own converter only: Detectron2 returns further keys to the caller of load(), who ignores them.
+            "config": config,
+            **result.metadata,
+        }
+        write(partial(pickle.dump, content), temporary, output)
+        del state_dict, content  # in memory they would be there twice when the file is read back
+        write(lambda file: file.write(_yaml(result, base).encode()), temporary_config, config_file)
+        result.differences = verify(temporary, config, source.conventions, wanted)
+        result.size = temporary.stat().st_size
+    return result
 
 
-def check_output(checkpoint, output):
+def _to_encoder_backbone(state_dict):
+    """The names in ``loco_det.backbones.EncoderBackbone``."""
+    return {f"encoder.{name}": tensor for name, tensor in state_dict.items()}
+
+
+def _summary(checkpoint, output, config_file, config, source, entries):
+    """A Conversion that is not done yet."""
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    config_file = config_file and str(config_file)
+    return Conversion(str(output), config_file, config, source, entries, 0, sha256_of(checkpoint), date, {})
+
+
+def check(checkpoint, **options):
+    """Do everything that :func:`convert` does, in a folder of its own that is removed; returns and raises the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = convert(checkpoint, Path(folder) / "checked.pkl", **options)
+    result.config["MODEL"]["WEIGHTS"] = ""
+    return replace(result, output=None, config_file=None)
+
+
+def convert_back(checkpoint, output, **options):
+    """Turn the backbone of a Detectron2 checkpoint into a state dict, verified from the written file.
+
+    Args:
+        checkpoint: a detector or backbone of Detectron2: .pth of a run, or .pkl.
+        output: the file to write, for ``torch.load``: names and types are torchvision's, or those of the encoder of
+            ``pretrain`` that it is, so that a conversion and its way back give the same bits.
+        options: of ``load_source``: arch, config_file.
+
+    Returns:
+        Conversion: a summary; its ``config_file`` is None.
+
+    Raises:
+        as :func:`convert`.
+    """
+    check_folder(checkpoint, output)
+    source, state_dict = load_source(checkpoint, source="detectron2", **options)
+    if source.conventions.stride_in_1x1:
+        raise ValueError(
+            f"{checkpoint}: trained with STRIDE_IN_1X1 True, while torchvision's ResNet has its strides in the 3x3 "
+            "convs: no torchvision network computes its features"
+        )
+    config = detectron2_config(source.arch, source.conventions, str(checkpoint))
+    result = _summary(checkpoint, output, None, config, source, len(state_dict))
+    with staged(output) as (temporary,):
+        write(partial(torch.save, state_dict), temporary, output)
+        del state_dict
+        written = torch.load(temporary, weights_only=True, mmap=True)
+        wanted = source_features(source.arch, written, source.conventions)
+        del written
+        result.differences = verify(checkpoint, config, source.conventions, wanted)
+        result.size = temporary.stat().st_size
+    return result
+
+
+def check_output(checkpoint, output, base=None):
     """Refuse, before anything is read, a file name that could not be written or that Detectron2 could not open.
 
     Raises:
-        FileNotFoundError: if the folder of ``output`` does not exist.
+        FileNotFoundError: if the folder of ``output`` or the config ``base`` does not exist.
         ValueError: if the name cannot be used.
     """
     output = Path(output)
@@ -115,35 +164,29 @@ def check_output(checkpoint, output):
         raise ValueError(f"{output}: the name must end in .pkl, by which Detectron2 tells the format")
     if urlparse(str(output))._replace(query="").geturl() != str(output):
         raise ValueError(f"{output}: Detectron2 reads this name as a URL and drops a part of it, choose another name")
-    if not os.path.isdir(output.parent):
-        raise FileNotFoundError(f"{output}: its folder does not exist, create it first")
-    if os.path.isdir(output):
-        raise ValueError(f"{output}: a folder, expected the name of a file to write")
-    if os.path.exists(output) and os.path.exists(checkpoint) and os.path.samefile(output, checkpoint):
-        raise ValueError(f"{output}: the checkpoint itself, choose another name")
+    check_folder(checkpoint, output)
+    config = output.with_suffix(".yaml")
+    if config.exists() and (config.is_dir() or not config.read_bytes().startswith(HEADER.encode())):
+        raise ValueError(f"{config}: would be replaced, and is no config of this converter's: choose another name")
+    if base is not None and not os.path.isfile(base):
+        raise FileNotFoundError(f"{base}: no such config file")
 
 
-def _write(content, path):
-    """Pickle ``content`` to ``path``, down to the disk."""
-    with open(path, "xb") as file:
-        pickle.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+def _yaml(result, base):
+    """The text of the config file."""
+    lines = [HEADER, *(f"# {key}: {value}" for key, value in result.metadata.items())]
+    lines.append("# The norm is the recipe's to choose: RESNETS.NORM BN, SyncBN and FrozenBN all read these weights.")
+    if base is not None:  # relative, so that the folder can be moved with what is around it
+        path = os.path.relpath(base, Path(result.config_file).parent)
+        lines.append(f"_BASE_: {json.dumps(path, ensure_ascii=False)}")
+    return "\n".join([*lines, *yaml_lines(result.config)]) + "\n"
 
 
-@contextmanager
-def _naming(output):
-    """Let a failure to write name ``output``, which the caller knows, and not the temporary file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{output}: cannot be written ({error.strerror or error})") from error
-
-
-def _sha256(path):
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def yaml_lines(config, indent=""):
+    """Nested dictionaries as lines of YAML, in their order (a value in JSON is one in YAML)."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}:"
+            yield from yaml_lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"

@@ -1,10 +1,15 @@
-"""torchvision's names of a ResNet's parameters -> Detectron2's names."""
+"""torchvision's names of a ResNet's parameters <-> Detectron2's names."""
 
 import re
 
 _NAME = re.compile(
     r"(?:layer(?P<layer>[1-4])\.(?P<block>\d+)\.)?"
     r"(?:conv(?P<conv>[1-3])|bn(?P<bn>[1-3])|(?P<shortcut>downsample)\.(?P<part>[01]))"
+    r"\.(?P<parameter>weight|bias|running_mean|running_var|num_batches_tracked)"
+)
+_DETECTRON2 = re.compile(
+    r"(?:stem|res(?P<stage>[2-5])\.(?P<block>\d+))"
+    r"\.(?:conv(?P<conv>[1-3])|(?P<shortcut>shortcut))(?P<norm>\.norm)?"
     r"\.(?P<parameter>weight|bias|running_mean|running_var|num_batches_tracked)"
 )
 
@@ -44,3 +49,23 @@ def to_detectron2(state_dict):
         ValueError: if a name is not one of a ResNet encoder's.
     """
     return {to_detectron2_name(name): value for name, value in state_dict.items()}
+
+
+def to_torchvision_name(name):
+    """Translate one name back: the inverse of :func:`to_detectron2_name`.
+
+    Args:
+        name: a parameter of Detectron2's ResNet, without ``backbone.bottom_up.``.
+
+    Raises:
+        ValueError: if Detectron2's ResNet has no parameter of that form.
+    """
+    match = _DETECTRON2.fullmatch(name)
+    if not match or (not match["stage"] and (match["shortcut"] or match["conv"] != "1")):
+        raise ValueError(f"{name!r} is not the name of a parameter of Detectron2's ResNet")
+    place = f"layer{int(match['stage']) - 1}.{match['block']}." if match["stage"] else ""
+    if match["shortcut"]:
+        module = "downsample.1" if match["norm"] else "downsample.0"
+    else:
+        module = f"{'bn' if match['norm'] else 'conv'}{match['conv']}"
+    return f"{place}{module}.{match['parameter']}"

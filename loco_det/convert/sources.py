@@ -1,158 +1,203 @@
-"""A checkpoint file -> a torchvision-style state dict, whole, in float32, and checked for what a file can get wrong."""
+"""A checkpoint file -> one encoder's state dict: the right network of the file, whole, in float32, checked."""
 
-import os
+import json
 import re
-import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as detectron2_defaults
 
-from pretrain.encoders import RESNETS
+from pretrain.resnet import resnet_shape
 
-from .architecture import COUNTER, infer_arch, reference, some
-
-PRETRAINING_FORMAT = "loco-det pretraining"
+from .architecture import COUNTER, infer_arch, reference, relative, some
+from .choose import choose
+from .files import read
+from .layouts import Conventions
 
 
 @dataclass
 class Source:
-    """A checkpoint, read.
+    """What a checkpoint was found to be.
 
     Attributes:
-        state_dict: torchvision's names -> tensors on the CPU, with torchvision's shapes and types; complete.
-        arch: one of ``pretrain.encoders.RESNETS``.
-        layout: what kind of file it was, in words.
-        dropped: first part of the names that are no part of the encoder (``decoders``, ``fc``) -> how many there were.
+        path: of the file.
+        arch: name of the encoder, for ``pretrain.encoders.build_encoder``.
+        layout: which project's it is, a name of ``layouts.LAYOUTS`` or "prefix".
+        project: the same in words.
+        location: where in the file it was: "keys/of/dictionaries/prefix.".
+        conventions: what the network expects of its surroundings.
+        dropped: first part of the other names beside it (``fc``, ``projector``) -> how many there were.
+        notes: what the user should know, a line each.
     """
 
-    state_dict: dict
+    path: Path
     arch: str
     layout: str
+    project: str
+    location: str
+    conventions: Conventions
     dropped: dict
+    notes: list = field(default_factory=list)
 
 
-def load_source(path, arch="auto"):
-    """Read a pretraining checkpoint of ours, or a torchvision-style state dict.
+def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe=False, config_file=None):
+    """Read the encoder of a checkpoint.
 
     Args:
-        path: the file, as written by ``torch.save``.
-        arch: the encoder it must hold, one of ``pretrain.encoders.RESNETS``, or "auto".
+        path: the file: .pth, .pt, .tar, .ckpt, .safetensors, .pkl, .npz.
+        arch: the encoder it must hold, a name for ``pretrain.encoders.build_encoder``, or "auto".
+        source: the layout it must have, a name of ``layouts.LAYOUTS``, or "auto".
+        ema: take the network of the moving average (momentum, key, target, teacher).
+        prefix: of the encoder's names, for a project without a layout.
+        unsafe: unpickle whatever is in the file, which can run code that it brings along.
+        config_file: of the run, for Detectron2's checkpoints; None: the ``config.yaml`` beside the file.
 
     Returns:
-        Source: the encoder's weights.
+        tuple: Source, and the state dict: names of ``pretrain``'s encoder (a ResNet's are torchvision's) -> tensors on
+        the CPU, complete, float32 but for BN's counters.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a checkpoint, or not of such an encoder; one line that begins with the path.
+        ValueError: if it cannot be read, or has no such encoder; one line that begins with the path.
     """
-    content = _read(path)
     try:
-        state_dict, layout, dropped = _unwrap(content)
-        stated = content.get("encoder") if layout == PRETRAINING_FORMAT else None
-        if stated is not None and stated not in RESNETS:
-            raise ValueError(f"its encoder is {stated!r}, but Detectron2's ResNet can only be {', '.join(RESNETS)}")
-        found = infer_arch(state_dict)
-        if stated not in (None, found):
-            raise ValueError(f"the checkpoint calls its encoder {stated!r}, but the weights are a {found}'s")
-        if arch not in ("auto", found):
-            raise ValueError(f"this is a {found}, not the {arch} that was asked for")
-        return Source(_complete(state_dict, found), found, layout, dropped)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        content = read(path, unsafe)
+        layout, found, has_ema = choose(content, source, ema, prefix)
+        parts, inside, outside = found.split()
+        heads = layout.heads or r"(?!)"
+        if odd := [name for name in inside if not re.match(heads, name)]:
+            raise ValueError(
+                relative(odd)
+                or f"{len(odd)} names in its encoder at {found.location!r} that no plain ResNet has ({some(odd)}): it "
+                "may compute something else, refused; if you know that it does not, save the ResNet's state dict alone"
+            )
+        if config_file and layout.conventions:
+            raise ValueError(f"laid out as {layout.name}: --config-file is for checkpoints of Detectron2 only")
+        parts = {name: _tensor(name, value) for name, value in parts.items()}
+        found_arch = infer_arch(parts)
+        if layout.same:
+            found_arch += "_same"
+        stated, pixels = _stated(content, path)
+        _agree(stated, found_arch)
+        if arch not in ("auto", found_arch):
+            raise ValueError(f"this is a {found_arch}, not the {arch} that was asked for")
+        conventions = layout.conventions or _detectron2_conventions(content, path, config_file)
+        if pixels and layout.name in ("timm", "torchvision"):
+            conventions = conventions._replace(mean=pixels[0], std=pixels[1])
+        state_dict, notes = _complete(parts, found_arch)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    if has_ema:
+        notes.append("the file has the network of a moving average (EMA, teacher), too: --ema takes that one")
+    dropped = Counter(name.split(".")[0] for name in [*inside, *outside])
+    return Source(
+        path=Path(path),
+        arch=found_arch,
+        layout=layout.name,
+        project=layout.project,
+        location=found.location,
+        conventions=conventions,
+        dropped=dict(dropped),
+        notes=notes,
+    ), state_dict
 
 
-def _read(path):
-    """``torch.load`` restricted to tensors and plain containers, with a line that says why when it fails."""
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such file")
-    if not os.path.isfile(path):
-        raise ValueError(f"{path}: a {'folder' if os.path.isdir(path) else 'device'}, expected a checkpoint file")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(40)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if not head:
-        raise ValueError(f"{path}: the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old formats: either it loads, or the line below says why not
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f"{path}: {_reason(head, error)}") from None
+def _tensor(name, value):
+    """A tensor or an array as a dense tensor of the CPU with data of its own; raises ValueError for others."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+    if value.device.type != "cpu" or value.layout != torch.strided:
+        raise ValueError(f"{name} is a {value.layout} tensor on {value.device}, expected a dense one")
+    if not (value.is_floating_point() or name.endswith(COUNTER)):
+        raise ValueError(f"{name} holds {value.dtype} values, expected floating point")
+    return value
 
 
-def _reason(head, error):
-    """Why ``torch.load`` refused a file that begins with the bytes ``head``."""
-    if match := re.search(r"GLOBAL (\S+)", str(error)):
-        return (
-            f"holds more than tensors ({match[1].rstrip('.')}), and loading that could run code: refused; "
-            "if you trust the file, save its state dict alone with torch.save"
-        )
-    if "TorchScript" in str(error):
-        return "a TorchScript archive, expected a state dict saved with torch.save"
-    if head[:2] == b"PK" or head[:1] == b"\x80":  # a zip archive, as torch.save writes, or a pickle, as it did before
-        return "a damaged or truncated PyTorch checkpoint: copy or download it again"
-    return f"not a PyTorch checkpoint (it begins with {head[:20]!r})"
-
-
-def _unwrap(content):
-    """Find the encoder's weights.
+def _stated(content, path):
+    """What a checkpoint, or timm's config.json beside it, says its network is and its pixels were.
 
     Returns:
-        tuple: state dict, layout in words, Counter of dropped names.
+        tuple: name of the network or None, (mean, std) of RGB pixels from 0 to 255 or None.
     """
-    if not isinstance(content, dict):
-        raise ValueError(f"holds a {type(content).__name__}, expected a dictionary of weights")
-    if content.get("format") == PRETRAINING_FORMAT:
-        weights = _state_dict(content.get("model"), "model")
-        kept = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
-        if not kept:
-            raise ValueError(f"a {PRETRAINING_FORMAT} checkpoint without encoder.*, only {some(weights) or 'nothing'}")
-        dropped = Counter(name.split(".")[0] for name in weights if not name.startswith("encoder."))
-        return kept, PRETRAINING_FORMAT, dict(dropped)
-    layout, weights = "torchvision-style state dict", content
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            layout, weights = f'{layout} under "{key}"', content[key]
-            break
-    weights = _state_dict(weights, "the file")
-    if all(name.startswith("module.") for name in weights):  # saved from DataParallel or DistributedDataParallel
-        layout, weights = f"{layout}, module. removed", {name[len("module.") :]: w for name, w in weights.items()}
-    kept = {name: w for name, w in weights.items() if not name.startswith("fc.")}
-    dropped = {"fc": len(weights) - len(kept)} if len(kept) < len(weights) else {}
-    return kept, layout, dropped
+    beside = Path(path).parent / "config.json"
+    try:
+        card = json.loads(beside.read_text()) if beside.is_file() else {}
+    except (OSError, ValueError):  # it belongs to somebody else
+        card = {}
+    card = card if isinstance(card, dict) else {}
+    stated = [content.get(key) for key in ("encoder", "arch")] if isinstance(content, dict) else []  # ours; many
+    stated = next((name for name in [*stated, card.get("architecture")] if isinstance(name, str)), None)
+    pixels = card.get("pretrained_cfg") if stated else None
+    pixels = [pixels.get(key) for key in ("mean", "std")] if isinstance(pixels, dict) else [None]
+    if not all(isinstance(values, list) and len(values) == 3 for values in pixels):
+        return stated, None
+    return stated, tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
 
 
-def _state_dict(weights, where):
-    """Return ``weights`` if it is a dictionary of names and tensors; raises ValueError otherwise."""
-    if not isinstance(weights, dict) or not weights:
-        raise ValueError(f"{where} holds no weights")
-    odd = [str(name) for name, w in weights.items() if not (isinstance(name, str) and isinstance(w, torch.Tensor))]
-    if odd:
-        raise ValueError(f"{where} is not a state dict: {len(odd)} of {len(weights)} entries no tensor ({some(odd)})")
-    return weights
+def _agree(stated, found):
+    """Raise ValueError if the file says that it holds another network than the one that its shapes tell."""
+    stated = stated and stated.split(".")[0]  # timm's names go on with those of the weights
+    if stated and re.match(r"resnet(aa|blur)\d", stated):
+        raise ValueError(f"a {stated} of timm: the names of a {found}, but anti-aliased: Detectron2 cannot compute it")
+    if stated and (shape := resnet_shape(stated)) and shape.name != found.removesuffix("_same"):
+        raise ValueError(f"the checkpoint calls its network {stated!r}, but the weights are a {found}'s")
 
 
-def _complete(state_dict, arch):
+def _detectron2_conventions(content, path, config_file):
+    """What Detectron2's config of the run says, from our own files' metadata, ``config_file`` or beside the file."""
+    config = content.get("config") if isinstance(content, dict) and content.get("__author__") == "loco-det" else None
+    beside = Path(path).parent / "config.yaml"
+    if config_file or (not config and beside.is_file()):
+        try:
+            config = CfgNode.load_yaml_with_base(str(config_file or beside))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{config_file}: no such file") from None
+        except Exception as error:  # YAML's errors are of many kinds
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{config_file or beside} is no config that can be read ({reason})") from None
+    if not isinstance(config, dict):
+        raise ValueError(
+            "a Detectron2 checkpoint does not say where its strides are and what its pixels were: "
+            "name the config of its run with --config-file"
+        )
+    defaults = detectron2_defaults()
+
+    def value(*keys):
+        given, default = config, defaults
+        for key in keys:
+            given, default = given.get(key, {}) if isinstance(given, dict) else {}, default[key]
+        return default if given == {} else given
+
+    mean, std = (tuple(float(v) for v in value("MODEL", f"PIXEL_{what}")) for what in ("MEAN", "STD"))
+    return Conventions(value("INPUT", "FORMAT"), mean, std, value("MODEL", "RESNETS", "STRIDE_IN_1X1"))
+
+
+def _complete(parts, arch):
     """Give every tensor torchvision's type and order, and add the counters of a checkpoint that has none.
 
     Half and double precision become float32. A missing ``num_batches_tracked`` becomes 0, as torch itself reads such
     files. All are kept because of Detectron2's two frozen norms: BatchNorm frozen by FREEZE_AT, as in our recipes,
     reports missing keys without them, while NORM: FrozenBN ignores them but for a message about unexpected keys.
+
+    Returns:
+        tuple: the state dict, and notes on what was changed.
     """
-    complete, broken = {}, []
+    complete, broken, types = {}, [], Counter()
     for name, meta in reference(arch).items():
-        tensor = state_dict.get(name)
+        tensor = parts.get(name)
         if tensor is None:
             tensor = torch.zeros(meta.shape)
-        usable = tensor.device.type == "cpu" and tensor.layout == torch.strided
-        if not usable or not (tensor.is_floating_point() or name.endswith(COUNTER)):
-            raise ValueError(f"{name} holds {tensor.dtype} values ({tensor.layout}), expected dense floating point")
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise ValueError(f"{name} has fewer values than its shape ({tuple(tensor.shape)}) says")
+        if not name.endswith(COUNTER) and tensor.dtype != meta.dtype:
+            types[str(tensor.dtype).removeprefix("torch.")] += 1
         tensor = complete[name] = tensor.detach().to(meta.dtype).contiguous()
         if not torch.isfinite(tensor).all():
             broken.append(name)
     if broken:
         raise ValueError(f"NaN or infinite values in {len(broken)} tensors ({some(broken)})")
-    return complete
+    return complete, [f"{count} tensors were {kind}, and are now float32" for kind, count in types.items()]

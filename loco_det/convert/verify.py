@@ -12,17 +12,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
-
-from pretrain.encoders import STAGE_NAMES, build_encoder
 
 from .architecture import some
+from .networks import detectron2_network, source_network
 
 TOLERANCE = 1e-5  # relative; float32 rounding of the same sums in another order. The wrong stride gives 0.1.
-PIXEL_MEAN = (123.675, 116.280, 103.530)  # ImageNet's RGB mean and std, in 0..255, as torchvision's weights expect
-PIXEL_STD = (58.395, 57.120, 57.375)
 
 
 class VerificationError(RuntimeError):
@@ -36,38 +30,76 @@ class Difference(NamedTuple):
     relative: float
 
 
-def verify(path, arch, state_dict):
-    """Compare a converted file with its source, in eval mode and with BatchNorm in training mode.
+def source_features(arch, state_dict, conventions):
+    """What the source network computes for the test images.
 
     Args:
-        path: the converted file.
-        arch: one of ``pretrain.encoders.RESNETS``.
-        state_dict: the source's complete torchvision-style state dict.
+        arch: name of the encoder.
+        state_dict: the encoder's, complete; left as it is.
+        conventions: ``layouts.Conventions``.
 
     Returns:
-        dict: "eval" and "train" -> {stage name: Difference} for res2..res5.
+        dict: mode ("eval", "opened", "train") -> {stage name: features, (2, C, H, W)}; see ``_features``.
+    """
+    # The large tensors are shared with the caller, the norms would be changed
+    own = {name: tensor.clone() if tensor.dim() < 2 else tensor for name, tensor in state_dict.items()}
+    return _features(source_network(arch, own, conventions), conventions)
+
+
+def verify(path, config, conventions, wanted):
+    """Compare Detectron2's backbone, loaded from a file, with the source network, in eval and in training mode.
+
+    Args:
+        path: a file that Detectron2 reads.
+        config: what Detectron2 needs for the weights (``networks.detectron2_config``).
+        conventions: ``layouts.Conventions``.
+        wanted: of :func:`source_features`.
+
+    Returns:
+        dict: "eval" and "train" -> {stage name: Difference} for every stage.
 
     Raises:
         VerificationError: if Detectron2 cannot fill its backbone exactly from the file, if a stage differs by more
             than ``TOLERANCE``, or if a stage is all zero or not finite, so that comparing it would prove nothing.
     """
-    with torch.random.fork_rng(devices=[]):  # building networks draws random numbers that belong to the caller
-        source = build_encoder(arch)
-        backbone = build_backbone(_detectron2_config(arch), ShapeSpec(channels=3))
-    source.load_state_dict(state_dict, strict=True)
+    backbone = detectron2_network(config)
     _load(backbone, path)
-    images = test_images()
-    differences = {}
+    return compare(wanted, _features(backbone, conventions))
+
+
+def compare(wanted, got):
+    """Differences of all features by mode and stage; raises VerificationError as :func:`verify`."""
+    differences = {
+        mode: {name: _compare(name, mode, features, got[mode][name]) for name, features in stages.items()}
+        for mode, stages in wanted.items()
+    }
+    return {mode: differences[mode] for mode in ("eval", "train")}
+
+
+def _features(network, conventions):
+    """Every stage's features, by mode; the norms of ``network`` change.
+
+    The mode "opened" is evaluation with all zeros among the norms' weights set to one. Where training begins with zeros
+    at the end of every residual branch (``zero_init_residual``), the branch of an early checkpoint is silent, and could
+    hold anything.
+    """
+    images = test_images(conventions)
     with torch.no_grad():
-        for mode in ("eval", "train"):  # training mode last: it updates the running statistics
-            wanted = source.train(mode == "train")(images)
-            got = backbone.train(mode == "train")(images)
-            differences[mode] = {name: _compare(name, mode, wanted[name], got[name]) for name in STAGE_NAMES}
-    return differences
+        features = {"eval": dict(network.eval()(images)), "opened": {}}
+        scales = [module.weight for module in network.modules() if hasattr(module, "running_mean")]
+        if any((scale == 0).any() for scale in scales):
+            for scale in scales:
+                scale[scale == 0] = 1
+            features["opened"] = dict(network(images))
+        features["train"] = dict(network.train()(images))  # last, because it updates the running statistics
+    return features
 
 
-def test_images():
+def test_images(conventions):
     """Two images of smooth noise with some grain, normalised; the same on every call.
+
+    Args:
+        conventions: ``layouts.Conventions``.
 
     Returns:
         tensor: (2, 3, 97, 130) float32. The sides are odd somewhere on the way down, where padding and stride show.
@@ -76,25 +108,11 @@ def test_images():
     smooth = F.interpolate(torch.rand(2, 3, 7, 9, generator=generator), size=(97, 130), mode="bicubic")
     grain = torch.rand(2, 3, 97, 130, generator=generator)
     images = 255 * (0.85 * smooth + 0.15 * grain).clamp(0, 1)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in conventions[1:3])
     return (images - mean) / std
 
 
 test_images.__test__ = False  # not a test, whatever pytest makes of the name
-
-
-def _detectron2_config(arch):
-    """The config that torchvision-style weights need, for the backbone alone."""
-    cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH = int(arch.removeprefix("resnet"))
-    if cfg.MODEL.RESNETS.DEPTH < 50:
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64  # Detectron2's default, 256, is that of bottleneck blocks
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGE_NAMES)
-    return cfg
 
 
 class _Checkpointer(DetectionCheckpointer):

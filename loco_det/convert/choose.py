@@ -1,0 +1,94 @@
+"""Which network of a checkpoint is meant, by the layouts; a file that fits none is described in a line."""
+
+import re
+
+from .architecture import relative, some
+from .files import Inert
+from .layouts import LAYOUTS, Layout
+from .search import find_encoders, state_dicts
+
+
+def choose(content, source="auto", ema=False, prefix=None):
+    """Find the network to convert.
+
+    Args:
+        content: what the checkpoint holds.
+        source: name of a layout, or "auto".
+        ema: take the moving average's network instead of the trained one.
+        prefix: of the encoder's names, for a project that no row knows; None: by the rows.
+
+    Returns:
+        tuple: Layout, Found, and whether the file has a moving average's network that was not asked for.
+
+    Raises:
+        ValueError: in one line: nothing that is known, or not what was asked for.
+    """
+    found = find_encoders(content)
+    if prefix is not None:
+        return *_at(found, prefix), False
+    names = [str(key) for key in content] if isinstance(content, dict) else []
+    names += [str(content[key]) for key in ("format",) if key in names]
+    rows = [row for row in LAYOUTS if row.automatic or row.name == source]
+    rows = [row for row in rows if source in ("auto", row.name)]
+    fitting = [(row, *(_only(found, row, pattern, names) for pattern in (row.online, row.ema))) for row in rows]
+    fitting.sort(key=lambda fit: not fit[1])  # stable: rows that fit by a moving average alone come last
+    for row, online, average in fitting:
+        if online or average:
+            wanted = average if ema else online
+            if not wanted:
+                lacks = "no moving average's network (EMA)" if ema else "that of a moving average alone: add --ema"
+                raise ValueError(f"laid out as {row.name}, but holds {lacks} ({_places([online or average])})")
+            return row, wanted, bool(average) and not ema
+    if found and source != "auto":
+        raise ValueError(f"not laid out as {source}: its encoders are at {_places(found)}")
+    if found:
+        raise ValueError(
+            f"an encoder at {_places(found)}, which no known project's layout fits: if it is torchvision's ResNet on "
+            "RGB images with ImageNet's mean and std, name its place with --prefix"
+        )
+    raise ValueError(_unlike(content))
+
+
+def _only(found, row, pattern, names):
+    """The one encoder whose place and names fit, or None."""
+    if not pattern:
+        return None
+    fitting = [
+        one
+        for one in found
+        if re.search(pattern, one.location)
+        and row.naming in ("", one.naming)
+        and re.search(row.mark, "\n".join([*names, *one.weights]), re.MULTILINE)
+    ]
+    if len(fitting) > 1:
+        raise ValueError(f"{row.project}: several encoders, at {_places(fitting)}: name one with --prefix")
+    return fitting[0] if fitting else None
+
+
+def _at(found, prefix):
+    """The encoder behind a prefix that the user names."""
+    fitting = [one for one in found if one.location == prefix or one.prefix == prefix]
+    if len(fitting) != 1:
+        raise ValueError(f"{len(fitting)} encoders with the prefix {prefix!r}: there are some at {_places(found)}")
+    return Layout("prefix", f"torchvision's names behind {prefix!r}", "as named", "", naming=""), fitting[0]
+
+
+def _places(found):
+    return some(repr(one.location) for one in found) if found else "no place"
+
+
+def _unlike(content):
+    """What a file without a ResNet seems to hold."""
+    values = [content, *content.values()] if isinstance(content, dict) else [content]
+    if models := [type(value).__name__ for value in values if isinstance(value, Inert)]:
+        return f"holds {some(models)} as Python objects: if you trust the file, --unsafe-load runs their code"
+    dictionaries = [weights for _, weights in state_dicts(content)]
+    if not dictionaries:
+        keys = f" but {some(map(str, content))}" if isinstance(content, dict) and content else ""
+        return f"a {type(content).__name__} without tensors{keys}: expected a dictionary of weights"
+    names = [name for weights in dictionaries for name in weights]
+    if network := relative(names):
+        return network
+    if any(re.match(r"res2_0_branch2a_w", name) for name in names):
+        return "Caffe2's names (res2_0_branch2a_w): Detectron2 reads this file as it is, name it as MODEL.WEIGHTS"
+    return f"no ResNet among {len(names)} names ({some(names)}): expected layer1.0.conv1.weight behind any prefix"
