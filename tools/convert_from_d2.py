@@ -7,6 +7,7 @@ otherwise. The weights keep their bits.
 """
 
 import argparse
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -58,4 +59,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written
     sys.exit(main())

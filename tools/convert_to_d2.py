@@ -9,6 +9,7 @@ that these weights need.
 
 import argparse
 import json
+import signal
 import sys
 import warnings
 from dataclasses import asdict
@@ -103,6 +104,7 @@ def report(result, as_json=False):
     source = result.source
     if as_json:
         content = {**asdict(result), "source": {**asdict(source), "path": str(source.path)}}
+        del content["source"]["names"]
         content["source"]["conventions"] = source.conventions._asdict()
         content["differences"] = {
             mode: {name: d._asdict() for name, d in stages.items()} for mode, stages in result.differences.items()
@@ -129,10 +131,11 @@ def report(result, as_json=False):
 
 
 def fail(message, code):
-    """Print one line to stderr; returns the exit code."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print one line to stderr, whatever characters a file's names have; returns the exit code."""
+    print("error:", "".join(c if c.isprintable() else " " for c in str(message)), file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written
     sys.exit(main())

@@ -14,8 +14,8 @@ WIDEST = 4096  # output channels of res2: a limit to what a file can ask for in 
 RELATIVES = {
     r"(cls_token|class_token|patch_embed\.|conv_proj\.|pos_embed)": "a vision transformer",
     r"conv1\.0\.": "a ResNet-C, -D or -S, with a deep stem of several convs, as timm's resnet50d",
-    r"stem\.\d+\.": "a ResNet-C or -D, with a deep stem of several convs, as MMPretrain's ResNetV1d",
     r"stages\.\d": "a ResNet v2 (pre-activation) or another network of timm",
+    r"stem\.\d+\.": "a ResNet-C or -D, with a deep stem of several convs, as MMPretrain's ResNetV1d",
     r"downsample\.[2-9]\.": "a ResNet-D, with a pool in its shortcuts",
     r"layer\d\.\d+\.se\.": "a ResNet with squeeze and excitation (seresnet, ecaresnet, resnetrs)",
     r"layer\d\.\d+\.conv2\.(attn|conv\.|fc)": "a ResNet with selective kernels or split attention",

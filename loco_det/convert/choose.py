@@ -3,9 +3,9 @@
 import re
 
 from .architecture import relative, some
-from .files import Inert
 from .layouts import LAYOUTS, Layout
-from .search import find_encoders, state_dicts
+from .search import find_encoders, name_of, state_dicts
+from .stand_ins import Inert
 
 
 def choose(content, source="auto", ema=False, prefix=None):
@@ -26,7 +26,7 @@ def choose(content, source="auto", ema=False, prefix=None):
     found = find_encoders(content)
     if prefix is not None:
         return *_at(found, prefix), False
-    names = [str(key) for key in content] if isinstance(content, dict) else []
+    names = [name_of(key) for key in content] if isinstance(content, dict) else []
     names += [str(content[key]) for key in ("format",) if key in names]
     rows = [row for row in LAYOUTS if row.automatic or row.name == source]
     rows = [row for row in rows if source in ("auto", row.name)]
@@ -79,12 +79,12 @@ def _places(found):
 
 def _unlike(content):
     """What a file without a ResNet seems to hold."""
-    values = [content, *content.values()] if isinstance(content, dict) else [content]
+    values = [content, *dict.values(content)] if isinstance(content, dict) else [content]
     if models := [type(value).__name__ for value in values if isinstance(value, Inert)]:
         return f"holds {some(models)} as Python objects: if you trust the file, --unsafe-load runs their code"
     dictionaries = [weights for _, weights in state_dicts(content)]
     if not dictionaries:
-        keys = f" but {some(map(str, content))}" if isinstance(content, dict) and content else ""
+        keys = f" but {some(map(name_of, content))}" if isinstance(content, dict) and content else ""
         return f"a {type(content).__name__} without tensors{keys}: expected a dictionary of weights"
     names = [name for weights in dictionaries for name in weights]
     if network := relative(names):

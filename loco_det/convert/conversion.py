@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
+import yaml
 
 from .detectron2_names import to_detectron2
 from .networks import detectron2_config, in_detectron2
@@ -82,9 +83,7 @@ def convert(checkpoint, output, base=None, **options):
     with staged(config_file, output) as (temporary_config, temporary):
         names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
         content = {
-            "model": {name: tensor.numpy() for name, tensor in names(state_dict).items()},
-            "__author__": "loco-det",  # Detectron2 takes a .pkl without an author for Caffe2's
-            "matching_heuristics": True,  # lets the names be found under backbone.bottom_up. or any other prefix
+            **_content(names(state_dict)),
             # Read by our own converter only: Detectron2 returns further keys to the caller of load(), who ignores them.
             "config": config,
             **result.metadata,
@@ -95,6 +94,15 @@ def convert(checkpoint, output, base=None, **options):
         result.differences = verify(temporary, config, source.conventions, wanted)
         result.size = temporary.stat().st_size
     return result
+
+
+def _content(weights):
+    """What Detectron2 reads of a .pkl file with these weights."""
+    return {
+        "model": {name: tensor.numpy() for name, tensor in weights.items()},
+        "__author__": "loco-det",  # Detectron2 takes a .pkl without an author for Caffe2's
+        "matching_heuristics": True,  # lets the names be found under backbone.bottom_up. or any other prefix
+    }
 
 
 def _to_encoder_backbone(state_dict):
@@ -141,13 +149,18 @@ def convert_back(checkpoint, output, **options):
         )
     config = detectron2_config(source.arch, source.conventions, str(checkpoint))
     result = _summary(checkpoint, output, None, config, source, len(state_dict))
-    with staged(output) as (temporary,):
+    with tempfile.TemporaryDirectory() as folder, staged(output) as (temporary,):
         write(partial(torch.save, state_dict), temporary, output)
-        del state_dict
         written = torch.load(temporary, weights_only=True, mmap=True)
         wanted = source_features(source.arch, written, source.conventions)
-        del written
-        result.differences = verify(checkpoint, config, source.conventions, wanted)
+        # The checkpoint's own names, but not the checkpoint itself: Detectron2 would unpickle whatever is in a .pkl,
+        # and in a detector there is more than the backbone.
+        names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
+        names = dict(zip(state_dict, names({name: name for name in state_dict}), strict=True)) | source.names
+        weights, again = {names[name]: tensor for name, tensor in state_dict.items()}, Path(folder) / "backbone.pkl"
+        write(partial(pickle.dump, _content(weights)), again, again)
+        del written, weights, state_dict
+        result.differences = verify(again, config, source.conventions, wanted)
         result.size = temporary.stat().st_size
     return result
 
@@ -174,19 +187,21 @@ def check_output(checkpoint, output, base=None):
 
 def _yaml(result, base):
     """The text of the config file."""
-    lines = [HEADER, *(f"# {key}: {value}" for key, value in result.metadata.items())]
+    # In JSON, because a line break in a name would end the comment, and a checkpoint could write the config
+    lines = [HEADER, *(f"# {key}: {json.dumps(value)}" for key, value in result.metadata.items())]
     lines.append("# The norm is the recipe's to choose: RESNETS.NORM BN, SyncBN and FrozenBN all read these weights.")
     if base is not None:  # relative, so that the folder can be moved with what is around it
         path = os.path.relpath(base, Path(result.config_file).parent)
-        lines.append(f"_BASE_: {json.dumps(path, ensure_ascii=False)}")
+        lines += yaml_lines({"_BASE_": path})
     return "\n".join([*lines, *yaml_lines(result.config)]) + "\n"
 
 
 def yaml_lines(config, indent=""):
-    """Nested dictionaries as lines of YAML, in their order (a value in JSON is one in YAML)."""
+    """Nested dictionaries as lines of YAML, in their order, with values in one line each."""
     for key, value in config.items():
         if isinstance(value, dict):
             yield f"{indent}{key}:"
             yield from yaml_lines(value, indent + "  ")
         else:
-            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
+            text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+            yield f"{indent}{key}: {text.splitlines()[0]}"

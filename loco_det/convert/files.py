@@ -4,18 +4,20 @@ Formats are told by content and not by name: torch's zip archives and its older 
 (Detectron2's), safetensors and npz.
 """
 
-import argparse
-import codecs
-import collections
+import _compat_pickle
 import os
 import pickle
+import pickletools
 import re
+import types
 import warnings
 import zipfile
 
 import numpy as np
 import safetensors.torch
 import torch
+
+from .stand_ins import ALLOWED, INERT, inert
 
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began its files before version 1.6
 MOST_UNPACKED = 16  # a zip archive may unpack to this many times its size: weights hardly compress, bombs do
@@ -51,10 +53,14 @@ def read(path, unsafe=False):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats: either it loads, or the line below says why not
             return _reader(path, head)(path, unsafe)
-    except ValueError:
+    except _Refused:
         raise
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(_reason(head, error)) from None
+
+
+class _Refused(ValueError):
+    """Our own words, unlike the ValueError of a library."""
 
 
 def _reader(path, head):
@@ -67,7 +73,7 @@ def _reader(path, head):
         return _read_safetensors
     if head[:1] == b"\x80":
         return _read_pickle
-    raise ValueError(f"not a PyTorch checkpoint, nor safetensors, .pkl or .npz (it begins with {head[:20]!r})")
+    raise _Refused(f"not a PyTorch checkpoint, nor safetensors, .pkl or .npz (it begins with {head[:20]!r})")
 
 
 def _zip_names(path):
@@ -75,25 +81,42 @@ def _zip_names(path):
     with zipfile.ZipFile(path) as archive:
         unpacked, size = sum(info.file_size for info in archive.infolist()), os.path.getsize(path)
         if unpacked > max(SMALL, MOST_UNPACKED * size):
-            raise ValueError(
+            raise _Refused(
                 f"a zip archive of {size / 1e6:.1f} MB that unpacks to {unpacked / 1e6:.0f} MB: weights do not "
                 "compress so well, refused"
             )
-        if damaged := archive.testzip():
-            raise ValueError(f"a damaged checkpoint (checksum of {damaged}): copy or download it again")
+        # Two flips beyond checksums: a member's comment, of which nobody makes any, hides the members that follow; and
+        # 0x10 is DOS's mark of a folder, for which torch returns memory as it finds it
+        odd = [info.filename for info in archive.infolist() if info.comment or info.external_attr & 0x10]
+        if damaged := archive.testzip() or next(iter(odd), None):
+            raise _Refused(f"a damaged checkpoint (checksum of {damaged!r}): copy or download it again")
         return archive.namelist() or [""]
 
 
 def _read_torch(path, unsafe):
-    mmap = zipfile.is_zipfile(path)  # an old file is one stream, which cannot be mapped
+    pickles, mmap = _pickles(path)
     if unsafe:
         return torch.load(path, map_location="cpu", weights_only=False, mmap=mmap)
-    allowed = dict(ALLOWED)
-    if mmap:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        allowed |= {name: _inert(name) for name in names if name not in ALLOWED and name.startswith(INERT)}
+    names = {_full_name(*argument.split(" ", 1)) for code, argument, _ in pickles if code.name == "GLOBAL"}
+    allowed = {name: inert(name) for name in names if name.startswith(INERT)} | ALLOWED
     with torch.serialization.safe_globals([(value, name) for name, value in allowed.items()]):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _pickles(path):
+    """The opcodes of all pickles in a torch file, and whether it can be memory-mapped."""
+    if not zipfile.is_zipfile(path):  # magic number, version, system and the checkpoint, in a row
+        with open(path, "rb") as file:
+            return [code for _ in range(4) for code in pickletools.genops(file)], False
+    with zipfile.ZipFile(path) as archive:
+        codes = [c for n in archive.namelist() if n.endswith("/data.pkl") for c in pickletools.genops(archive.read(n))]
+        return codes, all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+
+
+def _full_name(module, name):
+    """A name in a pickle as Python 3 has it."""
+    module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
 
 
 def _read_pickle(path, unsafe):
@@ -110,109 +133,40 @@ def _read_safetensors(path, unsafe):
     return safetensors.torch.load_file(path)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Pickle's, with the types in ``ALLOWED`` and no others."""
+class _Unpickler(pickle._Unpickler):
+    """Pickle's, with the types in ``ALLOWED`` and no others.
 
-    def find_class(self, module, name):
-        name = f"{module}.{name}"
-        if name not in ALLOWED and not name.startswith(INERT):
-            raise pickle.UnpicklingError(f"GLOBAL {name}")
-        return ALLOWED.get(name) or _inert(name)
-
-
-class Inert(dict):
-    """Stands for the objects of ``INERT``: takes whatever a pickle gives it, and keeps and does nothing."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__()
-
-    def __setstate__(self, state):
-        pass
-
-    def __setitem__(self, key, value):
-        pass
-
-
-def _inert(name):
-    """A type of that name which does nothing."""
-    return type(name, (Inert,), {})
-
-
-# What training scripts save beside the weights: read as Inert, so that nothing of these packages runs, nor must they be
-# installed. builtins.getattr comes with mmengine's HistoryBuffer.
-INERT = (
-    "mmengine.", "mmcv.", "mmselfsup.", "mmpretrain.", "omegaconf.", "lightly_train.", "lightly.", "solo.", "timm.",
-    "torchvision.", "torch.nn.modules.", "torch.optim.", "pytorch_lightning.", "lightning", "pathlib.", "typing.",
-    "datetime.", "builtins.getattr", "builtins.set", "builtins.slice",
-)  # fmt: skip
-
-
-class PickledDtype:
-    """numpy.dtype as pickles call it, for plain numbers only: numpy's own also makes pointers of a file's bytes."""
-
-    def __init__(self, code="", align=False, copy=True):
-        self.dtype = np.dtype(str(code)) if re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", str(code)) else None
-
-    def __setstate__(self, state):
-        if self.dtype is not None and state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class PickledArray:
-    """numpy.ndarray as pickles build it.
-
-    Attributes:
-        array: the numpy array, or None if it does not hold plain numbers.
+    The one in Python and not in C, whose memo takes 64 GB if five bytes of the file say so.
     """
 
-    array = None
+    def find_class(self, module, name):
+        name = _full_name(module, name)
+        if name not in ALLOWED and not name.startswith(INERT):
+            raise pickle.UnpicklingError(f"GLOBAL {name}")
+        return ALLOWED.get(name) or inert(name)
 
-    def __init__(self, *args):
-        pass
+    def load_build(self):
+        if isinstance(self.stack[-2], type | types.FunctionType):  # whatever is set would outlive the file
+            raise pickle.UnpicklingError("state for a type")
+        super().load_build()
 
-    def __setstate__(self, state):
-        _, shape, kind, fortran, data = state
-        self._fill(data, kind, shape, "F" if fortran else "C")
-
-    def _fill(self, data, kind, shape, order):
-        if isinstance(kind, PickledDtype) and kind.dtype is not None and isinstance(data, (bytes, bytearray, str)):
-            data = data.encode("latin1") if isinstance(data, str) else data  # as Python 2 pickled bytes
-            self.array = np.frombuffer(bytearray(data), kind.dtype).reshape(shape, order=order)
-        return self
-
-
-def _from_buffer(data, kind, shape, order):
-    """numpy's ``_frombuffer``: arrays in pickles of protocol 5."""
-    return PickledArray()._fill(data, kind, shape, order)
-
-
-def _allowed():
-    """Name in a pickle -> the type or function it stands for; none of them can be made to run code of the file's."""
-    allowed = {
-        "argparse.Namespace": argparse.Namespace,  # the options of a training script
-        "collections.OrderedDict": collections.OrderedDict,
-        "collections.defaultdict": Inert,
-        "_codecs.encode": codecs.encode,  # bytes, as Python 3 pickles them for Python 2
-        "numpy.ndarray": PickledArray,
-        "numpy.dtype": PickledDtype,
-    }
-    for core in ("numpy.core", "numpy._core"):  # before and since numpy 2
-        allowed[f"{core}.multiarray._reconstruct"] = PickledArray
-        allowed[f"{core}.multiarray.scalar"] = Inert
-        allowed[f"{core}.numeric._frombuffer"] = _from_buffer
-    return allowed
-
-
-ALLOWED = _allowed()
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
 
 
 def _reason(head, error):
     """Why a file that begins with the bytes ``head`` could not be read."""
     text = " ".join(str(error).split())
-    if match := re.search(r"GLOBAL ([\w.]+)", text):
+    match = re.search(r"GLOBAL ([\w.]+)", text)
+    if match or "allow_pickle=False" in text:  # the latter is numpy's for an array of objects
+        what = match[1].rstrip(".") if match else "Python objects"
         return (
-            f"holds more than tensors ({match[1].rstrip('.')}), and loading that could run code: refused; if you trust "
-            "the file, add --unsafe-load, or save its state dict alone with torch.save"
+            f"holds more than tensors ({what}), and loading that could run code: refused; if you trust the file, add "
+            "--unsafe-load, or save its state dict alone with torch.save"
+        )
+    if "Unsupported operand 149" in text:  # the first one of protocols 4 and 5
+        return (
+            "saved with a pickle_protocol that torch reads only where it may run code: if you trust the file, add "
+            "--unsafe-load, or save its state dict with protocol 2"
         )
     if "TorchScript" in text:
         return "a TorchScript archive, expected a state dict saved with torch.save"

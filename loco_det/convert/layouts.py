@@ -73,6 +73,13 @@ LAYOUTS = (
         naming="",
     ),
     Layout(
+        "loco-det",
+        "ours, an encoder alone (tools/convert_from_d2.py)",
+        "res2.0.0.0.*: PResNet-50 or ShuffleNet v2-50",
+        r"^((state_dict|model)/)?$",
+        naming="pretrain",
+    ),
+    Layout(
         "detectron2",
         "Detectron2, backbones and detectors",
         "stem.* and res2.*, alone or behind backbone.bottom_up.",
@@ -108,8 +115,8 @@ LAYOUTS = (
         "byol-pytorch",
         "byol-pytorch",
         "online_encoder.net.*; EMA target_encoder.net.*",
-        r"(^|/)online_encoder\.net\.$",
-        r"(^|/)target_encoder\.net\.$",
+        r"(^|/)(learner\.)?online_encoder\.net\.$",
+        r"(^|/)(learner\.)?target_encoder\.net\.$",
     ),
     Layout(
         "solo-learn",
@@ -131,7 +138,7 @@ LAYOUTS = (
         "pycontrast",
         "PyContrast (InfoMin, InsDis, PIRL)",
         'encoder.* beside head.*; EMA in "model_ema"',
-        r"(^|/)encoder\.$",
+        r"^(model/)?encoder\.$",
         r"^model_ema/encoder\.$",
         mark=r"^(contrast|model_ema)$|^head(_jig)?\.",
     ),
@@ -167,7 +174,7 @@ LAYOUTS = (
         r"^student/(backbone\.)?$",
         r"^teacher/(backbone\.)?$",
     ),
-    Layout("vissl", "VISSL", "_feature_blocks.*", r"(^|/)(trunk\.)?_feature_blocks\.$"),
+    Layout("vissl", "VISSL", "_feature_blocks.*", r"(^|/)(trunk\.)?(base_model\.)?_feature_blocks\.$"),
     Layout(
         "simclrv2",
         "SimCLR v2 by SimCLRv2-Pytorch",
@@ -199,6 +206,7 @@ LAYOUTS = (
         'backbone.* in "ema_state_dict"; EMA in "state_dict": they are exchanged',
         r"^ema_state_dict/backbone\.$",
         r"^state_dict/backbone\.$",
+        mark=r"^ema_state_dict$",
     ),
     Layout(
         "openmmlab",
@@ -234,7 +242,7 @@ LAYOUTS = (
     ),
     Layout(
         "timm",
-        "timm's train.py",
+        "timm's train.py, PyTorch's ImageNet example",
         '"state_dict" beside "arch"; EMA in "state_dict_ema"',
         r"^state_dict/$",
         r"^state_dict_ema/$",
@@ -247,6 +255,7 @@ LAYOUTS = (
         r"^model/$",
         r"^model_ema/$",
         mark=r"^model_ema$",
+        heads=r"fc\.|n_averaged$",
     ),
     Layout(
         "torchvision",

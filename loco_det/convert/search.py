@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .detectron2_names import to_torchvision_name
-from .files import PickledArray
+from .stand_ins import PickledArray
 
 # What wrappers put into names: DataParallel and DDP, torch.compile, FSDP, activation checkpointing, Lightning Fabric.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
@@ -52,7 +52,7 @@ def _from_simclrv2(name):
 NAMINGS = {
     "torchvision": Naming("layer1.0.conv1.weight", r"(conv1|bn1|layer\d)\.", str),
     "children": Naming("4.0.conv1.weight", r"[014567]\.", _from_children),
-    "detectron2": Naming("res2.0.conv1.weight", r"(stem|res\d)\.", to_torchvision_name),
+    "detectron2": Naming("res2.0.conv1.weight", r"(stem\.conv1|res\d)\.", to_torchvision_name),
     "simclrv2": Naming("net.1.blocks.0.net.0.weight", r"net\.", _from_simclrv2),
     "pretrain": Naming("res2.0.0.0.weight", r"res\d\.", str),  # PResNet-50 and ShuffleNet v2-50
 }
@@ -77,16 +77,16 @@ class Found(NamedTuple):
         """Divide the dictionary's names.
 
         Returns:
-            tuple: the encoder's parameters (torchvision's name -> value), the other names behind its prefix, and all
-            other names.
+            tuple: dict of torchvision's name -> the encoder's own, without prefix; list of the other names behind the
+            prefix; and list of all other names.
         """
         naming, parts, inside, outside = NAMINGS[self.naming], {}, [], []
-        for name, value in self.weights.items():
+        for name in self.weights:
             rest = name.removeprefix(self.prefix)
             if not name.startswith(self.prefix):
                 outside.append(name)
             elif re.match(naming.part, rest):
-                parts[naming.rename(rest)] = value
+                parts[naming.rename(rest)] = rest
             else:
                 inside.append(rest)
         return parts, inside, outside
@@ -115,14 +115,15 @@ def find_encoders(content):
     return found
 
 
-def state_dicts(content, path=()):
-    """Yield (path, {name without wrappers: value}) for every dictionary that holds tensors or arrays."""
+def state_dicts(content, path=(), seen=()):
+    """Yield (path, {name without wrappers: value}) for every dictionary that holds tensors or arrays, each once."""
     if isinstance(content, torch.nn.Module):
         content = content.state_dict()
-    if not isinstance(content, dict) or len(path) > DEEPEST:
+    if not isinstance(content, dict) or len(path) > DEEPEST or id(content) in (seen := seen or set()):
         return
+    seen.add(id(content))
     weights = {}
-    for name, value in content.items():
+    for name, value in dict.items(content):  # a pickle can give an OrderedDict an attribute of that name
         value = value.array if isinstance(value, PickledArray) else value
         if isinstance(name, str) and isinstance(value, (torch.Tensor, np.ndarray)):
             if "flat_param" in name:
@@ -133,5 +134,10 @@ def state_dicts(content, path=()):
             weights[short] = value
     if weights:
         yield path, weights
-    for key, value in content.items():
-        yield from state_dicts(value, (*path, str(key)))
+    for key, value in dict.items(content):
+        yield from state_dicts(value, (*path, name_of(key)), seen)
+
+
+def name_of(key):
+    """A dictionary's key in words; a key of another kind could be nested without end."""
+    return str(key) if isinstance(key, (str, int)) else type(key).__name__

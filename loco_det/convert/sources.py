@@ -1,6 +1,5 @@
 """A checkpoint file -> one encoder's state dict: the right network of the file, whole, in float32, checked."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.config import get_cfg as detectron2_defaults
 
 from pretrain.resnet import resnet_shape
 
@@ -17,6 +14,7 @@ from .architecture import COUNTER, infer_arch, reference, relative, some
 from .choose import choose
 from .files import read
 from .layouts import Conventions
+from .stated import agree, detectron2_config, detectron2_conventions, stated_by
 
 
 @dataclass
@@ -29,6 +27,7 @@ class Source:
         layout: which project's it is, a name of ``layouts.LAYOUTS`` or "prefix".
         project: the same in words.
         location: where in the file it was: "keys/of/dictionaries/prefix.".
+        names: of the state dict -> the file's, without prefix; without the counters that the file did not have.
         conventions: what the network expects of its surroundings.
         dropped: first part of the other names beside it (``fc``, ``projector``) -> how many there were.
         notes: what the user should know, a line each.
@@ -39,6 +38,7 @@ class Source:
     layout: str
     project: str
     location: str
+    names: dict
     conventions: Conventions
     dropped: dict
     notes: list = field(default_factory=list)
@@ -67,7 +67,7 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
     try:
         content = read(path, unsafe)
         layout, found, has_ema = choose(content, source, ema, prefix)
-        parts, inside, outside = found.split()
+        names, inside, outside = found.split()
         heads = layout.heads or r"(?!)"
         if odd := [name for name in inside if not re.match(heads, name)]:
             raise ValueError(
@@ -77,17 +77,23 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
             )
         if config_file and layout.conventions:
             raise ValueError(f"laid out as {layout.name}: --config-file is for checkpoints of Detectron2 only")
-        parts = {name: _tensor(name, value) for name, value in parts.items()}
+        parts = {name: _tensor(name, found.weights[found.prefix + old]) for name, old in names.items()}
         found_arch = infer_arch(parts)
-        if layout.same:
+        stated, pixels = stated_by(content, path) if prefix is None else (None, None)
+        conventions = layout.conventions
+        if conventions is None:
+            config = detectron2_config(content, path, config_file)
+            conventions, stated = detectron2_conventions(config), config["MODEL"].get("ENCODER") or stated
+        elif pixels and layout.name in ("timm", "torchvision"):
+            conventions = conventions._replace(mean=pixels[0], std=pixels[1])
+        if layout.same or (stated and stated.endswith("_same")):
             found_arch += "_same"
-        stated, pixels = _stated(content, path)
-        _agree(stated, found_arch)
+        agree(stated, found_arch, layout.name == "loco-det")
+        shape = resnet_shape(found_arch)
+        if not (shape and shape.bottleneck):
+            conventions = conventions._replace(stride_in_1x1=False)  # of no meaning to blocks of another kind
         if arch not in ("auto", found_arch):
             raise ValueError(f"this is a {found_arch}, not the {arch} that was asked for")
-        conventions = layout.conventions or _detectron2_conventions(content, path, config_file)
-        if pixels and layout.name in ("timm", "torchvision"):
-            conventions = conventions._replace(mean=pixels[0], std=pixels[1])
         state_dict, notes = _complete(parts, found_arch)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{path}: {error}") from None
@@ -100,6 +106,7 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
         layout=layout.name,
         project=layout.project,
         location=found.location,
+        names=names,
         conventions=conventions,
         dropped=dict(dropped),
         notes=notes,
@@ -115,65 +122,6 @@ def _tensor(name, value):
     if not (value.is_floating_point() or name.endswith(COUNTER)):
         raise ValueError(f"{name} holds {value.dtype} values, expected floating point")
     return value
-
-
-def _stated(content, path):
-    """What a checkpoint, or timm's config.json beside it, says its network is and its pixels were.
-
-    Returns:
-        tuple: name of the network or None, (mean, std) of RGB pixels from 0 to 255 or None.
-    """
-    beside = Path(path).parent / "config.json"
-    try:
-        card = json.loads(beside.read_text()) if beside.is_file() else {}
-    except (OSError, ValueError):  # it belongs to somebody else
-        card = {}
-    card = card if isinstance(card, dict) else {}
-    stated = [content.get(key) for key in ("encoder", "arch")] if isinstance(content, dict) else []  # ours; many
-    stated = next((name for name in [*stated, card.get("architecture")] if isinstance(name, str)), None)
-    pixels = card.get("pretrained_cfg") if stated else None
-    pixels = [pixels.get(key) for key in ("mean", "std")] if isinstance(pixels, dict) else [None]
-    if not all(isinstance(values, list) and len(values) == 3 for values in pixels):
-        return stated, None
-    return stated, tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
-
-
-def _agree(stated, found):
-    """Raise ValueError if the file says that it holds another network than the one that its shapes tell."""
-    stated = stated and stated.split(".")[0]  # timm's names go on with those of the weights
-    if stated and re.match(r"resnet(aa|blur)\d", stated):
-        raise ValueError(f"a {stated} of timm: the names of a {found}, but anti-aliased: Detectron2 cannot compute it")
-    if stated and (shape := resnet_shape(stated)) and shape.name != found.removesuffix("_same"):
-        raise ValueError(f"the checkpoint calls its network {stated!r}, but the weights are a {found}'s")
-
-
-def _detectron2_conventions(content, path, config_file):
-    """What Detectron2's config of the run says, from our own files' metadata, ``config_file`` or beside the file."""
-    config = content.get("config") if isinstance(content, dict) and content.get("__author__") == "loco-det" else None
-    beside = Path(path).parent / "config.yaml"
-    if config_file or (not config and beside.is_file()):
-        try:
-            config = CfgNode.load_yaml_with_base(str(config_file or beside))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{config_file}: no such file") from None
-        except Exception as error:  # YAML's errors are of many kinds
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{config_file or beside} is no config that can be read ({reason})") from None
-    if not isinstance(config, dict):
-        raise ValueError(
-            "a Detectron2 checkpoint does not say where its strides are and what its pixels were: "
-            "name the config of its run with --config-file"
-        )
-    defaults = detectron2_defaults()
-
-    def value(*keys):
-        given, default = config, defaults
-        for key in keys:
-            given, default = given.get(key, {}) if isinstance(given, dict) else {}, default[key]
-        return default if given == {} else given
-
-    mean, std = (tuple(float(v) for v in value("MODEL", f"PIXEL_{what}")) for what in ("MEAN", "STD"))
-    return Conventions(value("INPUT", "FORMAT"), mean, std, value("MODEL", "RESNETS", "STRIDE_IN_1X1"))
 
 
 def _complete(parts, arch):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
 
-from .architecture import some
+from .architecture import COUNTER, some
 from .networks import detectron2_network, source_network
 
 TOLERANCE = 1e-5  # relative; float32 rounding of the same sums in another order. The wrong stride gives 0.1.
@@ -133,6 +133,8 @@ def _load(backbone, path):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VerificationError(f"Detectron2 cannot load the converted file ({reason})") from error
     missing, unexpected, shapes = checkpointer.incompatible
+    # torch itself fills in a counter that is missing, so that it keeps the value that it was built with
+    missing += [n for n, tensor in backbone.state_dict().items() if n.endswith(COUNTER) and (tensor == -1).all()]
     for what, names in (("of another shape", [s[0] for s in shapes]), ("missing", missing), ("left over", unexpected)):
         if names:
             raise VerificationError(f"{len(names)} entries {what} in Detectron2's backbone ({some(names)})")

@@ -12,7 +12,7 @@ def staged(*paths):
     """Write files under temporary names beside their own, which they get when everything went well.
 
     Args:
-        paths: of the files to write; what is there already is replaced.
+        paths: of the files to write; what is there already is replaced, of all or of none. All but the last are small.
 
     Yields:
         list of Path: the temporary names, with the same suffixes (Detectron2 tells formats by them).
@@ -23,9 +23,15 @@ def staged(*paths):
     temporaries = [Path(path).parent / f".convert-{uuid.uuid4().hex}{Path(path).suffix}" for path in paths]
     try:
         yield temporaries
-        for temporary, path in zip(temporaries, paths, strict=True):
-            with _naming(path):
-                os.replace(temporary, path)
+        before = [Path(path).read_bytes() if os.path.exists(path) else None for path in paths[:-1]]
+        try:
+            for temporary, path in zip(temporaries, paths, strict=True):
+                with _naming(path):
+                    os.replace(temporary, path)
+        except BaseException:
+            for path, content in zip(paths, before, strict=False):
+                Path(path).unlink(missing_ok=True) if content is None else Path(path).write_bytes(content)
+            raise
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)

@@ -197,6 +197,8 @@ def frozen_prefixes(name, freeze_at):
     """Beginnings of the names that FREEZE_AT freezes, spelled out."""
     if name == "resnet18":
         return ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")[: freeze_at + (freeze_at > 0)]
+    if freeze_at >= 5:
+        return ("res",)  # everything, PResNet-50's res6 and res7 too
     return ("res2.0.",)[:freeze_at] + tuple(f"res{k}." for k in range(2, freeze_at + 1))
 
 

@@ -17,6 +17,7 @@ GFLOPS = {  # multiply-adds at 224 x 224 with a 1000-class layer on top: torchvi
     "resnet34": 3.664,
     "resnet50": 4.089,
     "resnet101": 7.801,
+    "resnet152": 11.514,
     "presnet50": 4.16,
     "shufflenetv2_50": 2.3,
 }
@@ -25,6 +26,7 @@ CHANNELS = {
     "resnet34": (64, 128, 256, 512),
     "resnet50": (256, 512, 1024, 2048),
     "resnet101": (256, 512, 1024, 2048),
+    "resnet152": (256, 512, 1024, 2048),
     "presnet50": (56, 96, 576, 1024, 2048, 4096),
     "shufflenetv2_50": (244, 488, 976, 2048),
 }
@@ -33,6 +35,7 @@ BLOCKS = {  # of each stage; res2 with its stem, ShuffleNet's res5 with the last
     "resnet34": [4, 4, 6, 3],
     "resnet50": [4, 4, 6, 3],
     "resnet101": [4, 4, 23, 3],
+    "resnet152": [4, 8, 36, 3],
     "presnet50": [4, 3, 3, 3, 3, 3],
     "shufflenetv2_50": [4, 4, 6, 4],
 }
@@ -50,6 +53,13 @@ def encoders():
     return {name: build_encoder(name) for name in ENCODERS}
 
 
+@pytest.fixture(scope="module")
+def shapes():
+    """Every encoder on the meta device, where only shapes are computed."""
+    with torch.device("meta"):
+        return {name: build_encoder(name).eval() for name in ENCODERS}
+
+
 def noise(*shape, seed=0, **kwargs):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(**kwargs)
 
@@ -59,10 +69,9 @@ def noise(*shape, seed=0, **kwargs):
 
 @pytest.mark.parametrize("side", [224, 97])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_names_and_shapes(encoders, name, side):
-    encoder = encoders[name].eval()
-    with torch.no_grad():
-        features = encoder(noise(1, 3, side, side))
+def test_names_and_shapes(shapes, name, side):
+    encoder = shapes[name]
+    features = encoder(torch.empty(1, 3, side, side, device="meta"))
     sides = SIDES["resnet" if name in RESNETS else name]
     assert tuple(features) == encoder.stage_names == tuple(f"res{i}" for i in range(2, 2 + len(CHANNELS[name])))
     assert encoder.channels == CHANNELS[name]
@@ -146,7 +155,7 @@ def test_resnets_are_torchvisions(name):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_initialisation_is_torchvisions(encoders, name):
-    for module in build_encoder(name).modules():
+    for module in encoders[name].modules():
         if isinstance(module, nn.Conv2d):
             assert module.bias is None
             fan_out = module.out_channels * module.kernel_size[0] ** 2
@@ -162,7 +171,7 @@ def test_initialisation_is_torchvisions(encoders, name):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_blocks_in_a_row_are_the_network_and_leave_their_input_alone(encoders, name):
     encoder = copy.deepcopy(encoders[name]).double().train()
-    images = noise(2, 3, 97, 97, dtype=torch.float64)
+    images = noise(2, 3, 65, 65, dtype=torch.float64)
     wanted = copy.deepcopy(encoder)(images)  # in training mode it changes the running statistics
     x = images
     for stage_name, stage in zip(encoder.stage_names, encoder.stages, strict=True):
@@ -268,7 +277,7 @@ def with_(**attributes):
 @pytest.mark.parametrize(
     "name, function, message",
     [
-        ("resnet51", None, "unknown encoder 'resnet51': choose one of resnet18, .*shufflenetv2_50, or package"),
+        ("resnet51", None, "unknown encoder 'resnet51': choose one of resnet18, .*, a variant .*, or package"),
         ("", None, "unknown encoder ''"),
         ("no_such.module.f", None, "cannot be imported .*PYTHONPATH.*No module named 'no_such'"),
         ("own_networks.zoo.f", None, "cannot be imported .*no attribute 'f'"),

@@ -1,22 +1,31 @@
 """tools/convert_to_d2.py as a user runs it: what it prints, its exit codes, and what it leaves behind."""
 
-import argparse
 import importlib.util
+import json
 import os
 import pickle
 import re
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 import yaml
 from detectron2.config import get_cfg
 
-TOOL = Path(__file__).parents[2] / "tools" / "convert_to_d2.py"
+from loco_det.config import add_loco_config
+from loco_det.convert import LAYOUTS, writing
+from pretrain.encoders import build_encoder
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "convert_to_d2.py"
+THIN = "resnet50x0.125"  # of 1.5 MB
+STAGES = ["res2", "res3", "res4", "res5"]
 
 
 @pytest.fixture(scope="module")
@@ -27,24 +36,28 @@ def tool():
     return module
 
 
-def weights(name="resnet18", **kwargs):
+def weights(arch=THIN, seed=0):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return getattr(torchvision.models, name)(weights=None, **kwargs).state_dict()
+        torch.manual_seed(seed)
+        return build_encoder(arch).state_dict()
 
 
-def shapes_only(name, **kwargs):
-    """A state dict of zeros, for the refusals that come before any value is looked at."""
-    with torch.device("meta"):
-        state_dict = getattr(torchvision.models, name)(weights=None, **kwargs).state_dict()
-    return {key: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for key, tensor in state_dict.items()}
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Torchvision's layout, alone in a folder."""
+    (tmp_path / "in").mkdir()
+    torch.save(weights(), tmp_path / "in" / "in.pth")
+    return tmp_path / "in" / "in.pth"
 
 
-@pytest.fixture(scope="module")
-def r18_bytes(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bytes") / "r18.pth"
-    torch.save(weights(), path)
-    return path.read_bytes()
+@pytest.fixture
+def moco(tmp_path):
+    """Two encoders: the trained one and its moving average."""
+    state_dict = {"module.queue": torch.ones(2, 3)}
+    for seed, name in enumerate(("encoder_q", "encoder_k")):
+        state_dict |= {f"module.{name}.{key}": tensor for key, tensor in weights(seed=seed).items()}
+    torch.save({"epoch": 200, "arch": "resnet50", "state_dict": state_dict} | {"arch": None}, tmp_path / "moco.pth.tar")
+    return tmp_path / "moco.pth.tar"
 
 
 def run(*args, **kwargs):
@@ -55,252 +68,362 @@ def run(*args, **kwargs):
 
 def refused(tool, capsys, checkpoint, out, code, *options):
     """Run in this process; returns the one line on stderr."""
-    before = sorted(os.listdir(out.parent)) if out.parent.is_dir() else None
-    assert tool.main([str(checkpoint), str(out), *options]) == code
+    before = listing(out.parent) if out.parent.is_dir() else None
+    assert tool.main([str(checkpoint), str(out), *map(str, options)]) == code
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", stderr), stderr
-    assert (sorted(os.listdir(out.parent)) if out.parent.is_dir() else None) == before
+    assert (listing(out.parent) if out.parent.is_dir() else None) == before
     return stderr
 
 
+def listing(folder):
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
+
+
+def usage(tool, capsys, *args):
+    """argparse's refusal: the usage, then one line."""
+    with pytest.raises(SystemExit) as caught:
+        tool.main([str(argument) for argument in args])
+    stderr = capsys.readouterr().err
+    assert caught.value.code == 2 and stderr.startswith("usage:")
+    return stderr.splitlines()[-1]
+
+
+def config_of(path):
+    cfg = get_cfg()
+    add_loco_config(cfg)
+    cfg.merge_from_file(str(path))
+    return cfg
+
+
 def test_a_user_converts_a_checkpoint(tmp_path):
-    model = {f"encoder.{name}": tensor for name, tensor in weights().items() if not name.startswith("fc.")}
+    model = {f"encoder.{name}": tensor for name, tensor in weights("resnet18").items()}
     model |= {"decoders.res3.weight": torch.zeros(1), "decoders.res4.weight": torch.zeros(1)}
     content = {"format": "loco-det pretraining", "encoder": "resnet18", "iteration": 3, "model": model}
     torch.save(content, tmp_path / "model_final.pth")
     result = run("model_final.pth", "backbone.pkl", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "resnet18 in a loco-det pretraining" in result.stdout and "2 of decoders" in result.stdout
-    assert re.findall(r"^  (res\d)  eval mode", result.stdout, re.M) == ["res2", "res3", "res4", "res5"]
-    assert "wrote backbone.pkl: resnet18, 120 arrays, 44.8 MB, verified" in result.stdout
-    config = result.stdout.split("config that these weights need:\n")[1]
-    (tmp_path / "c.yaml").write_text(config)
-    cfg = get_cfg()
-    cfg.merge_from_file(str(tmp_path / "c.yaml"))
-    assert cfg.MODEL.WEIGHTS == "backbone.pkl" and cfg.MODEL.RESNETS.DEPTH == 18
-    assert yaml.safe_load(config)["MODEL"]["RESNETS"]["RES2_OUT_CHANNELS"] == 64
-    assert sorted(os.listdir(tmp_path)) == ["backbone.pkl", "c.yaml", "model_final.pth"]
-
-
-def test_a_user_gives_a_text_file(tmp_path):
-    (tmp_path / "notes.pth").write_text("not weights\n")
-    result = run("notes.pth", "out.pkl", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: notes.pth: not a PyTorch checkpoint (it begins with b'not weights")
-    assert result.stderr.count("\n") == 1 and os.listdir(tmp_path) == ["notes.pth"]
-
-
-def test_a_user_runs_out_of_disk(tmp_path, r18_bytes):
-    (tmp_path / "r18.pth").write_bytes(r18_bytes)
-    limit = (5_000_000, 5_000_000)  # bytes a file may have: writing fails on the way, as on a full disk
-    result = run(
-        "r18.pth", "out.pkl", cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    lines = result.stdout.splitlines()
+    assert lines[0] == (
+        "source: resnet18 at 'model/encoder.', laid out as loco-det (ours (tools/pretrain.py)); "
+        "entries dropped: 2 of decoders"
     )
-    assert (result.returncode, result.stdout) == (1, "")
-    assert re.fullmatch(r"error: out\.pkl: cannot be written \(.*\)\n", result.stderr)
-    assert os.listdir(tmp_path) == ["r18.pth"]
+    assert re.findall(r"^  (res\d)  eval mode \S+ \(\S+\)  training mode", result.stdout, re.M) == STAGES
+    assert "wrote backbone.pkl: resnet18, 120 arrays, 44.8 MB, verified" in lines
+    assert sorted(os.listdir(tmp_path)) == ["backbone.pkl", "backbone.yaml", "model_final.pth"]
+    printed = result.stdout.split("config that these weights need, written to backbone.yaml:\n")[1]
+    written = (tmp_path / "backbone.yaml").read_text()
+    assert yaml.safe_load(printed) == yaml.safe_load(written)
+    cfg = config_of(tmp_path / "backbone.yaml")
+    assert cfg.MODEL.WEIGHTS == "backbone.pkl" and cfg.INPUT.FORMAT == "RGB"
+    assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS) == (18, 64)
+    assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is False
+    assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53] and cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
+    comments = dict(re.findall(r"^# (\w+): (.*)$", written, re.M))
+    assert json.loads(comments["source"]) == "model_final.pth" and json.loads(comments["arch"]) == "resnet18"
+    assert re.fullmatch(r"[0-9a-f]{64}", json.loads(comments["sha256"]))
 
 
-def test_help_has_an_example_and_the_exit_codes(tool, capsys):
+@pytest.mark.parametrize("arch", [THIN, "presnet50"])
+def test_the_config_builds_upon_another_and_can_be_built_upon(tool, tmp_path, arch):
+    torch.save(weights(arch), tmp_path / "in.pth")
+    base, out = ROOT / "configs" / "demo_coco_loco_frozen.yaml", tmp_path / "out.pkl"
+    assert tool.main([str(tmp_path / "in.pth"), str(out), "--base", str(base)]) == 0
+    with_base, alone = config_of(tmp_path / "out.yaml"), config_of(base)
+    assert with_base.MODEL.WEIGHTS == str(out)
+    assert with_base.SOLVER == alone.SOLVER and with_base.DATASETS == alone.DATASETS
+    assert with_base.MODEL.ROI_HEADS == alone.MODEL.ROI_HEADS
+    # The user's own config, with ours as the last of several
+    assert tool.main([str(tmp_path / "in.pth"), str(out)]) == 0
+    (tmp_path / "mine.yaml").write_text(f"_BASE_: [{base}, out.yaml]\nSOLVER: {{MAX_ITER: 7}}\n")
+    mine = config_of(tmp_path / "mine.yaml")
+    assert mine.MODEL == with_base.MODEL and mine.SOLVER.MAX_ITER == 7
+    if arch == THIN:
+        assert (mine.MODEL.RESNETS.DEPTH, mine.MODEL.RESNETS.RES2_OUT_CHANNELS) == (50, 32)
+    else:
+        assert mine.MODEL.ENCODER == arch and mine.MODEL.BACKBONE.NAME == "build_encoder_fpn_backbone"
+
+
+def test_a_configs_own_path_is_relative_to_it(tool, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base: a b.yaml").write_text("SOLVER: {MAX_ITER: 7}\n")
+    (tmp_path / "out").mkdir()
+    assert tool.main([str(checkpoint), "out/o.pkl", "--base", "base: a b.yaml"]) == 0
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert config_of(tmp_path / "moved" / "o.yaml").SOLVER.MAX_ITER == 7
+
+
+def test_configs_of_others_are_not_replaced_and_our_own_are(tool, capsys, checkpoint, tmp_path):
+    out = tmp_path / "out" / "o.pkl"
+    out.parent.mkdir()
+    out.with_suffix(".yaml").write_text("MODEL: {WEIGHTS: mine}\n")
+    assert "o.yaml: would be replaced" in refused(tool, capsys, checkpoint, out, 2)
+    out.with_suffix(".yaml").unlink()
+    assert tool.main([str(checkpoint), str(out)]) == 0
+    first = listing(out.parent)
+    torch.save(weights(seed=1), checkpoint)
+    assert tool.main([str(checkpoint), str(out)]) == 0
+    second = listing(out.parent)
+    assert first.keys() == second.keys() and all(first[name] != second[name] for name in first)
+
+
+def test_check_only_leaves_nothing(tool, capsys, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    (tmp_path / "temp").mkdir()
+    touched = checkpoint.parent.stat().st_mtime_ns
+    assert tool.main([str(checkpoint), "--check-only"]) == 0
+    printed = capsys.readouterr().out
+    assert f"checked, nothing written: {THIN}, 318 arrays" in printed
+    assert yaml.safe_load(printed.split("config that these weights need:\n")[1])["MODEL"]["WEIGHTS"] == ""
+    monkeypatch.setattr(writing.os, "fsync", lambda _: 1 / 0)  # whatever goes wrong
+    with pytest.raises(ZeroDivisionError):
+        tool.main([str(checkpoint), "--check-only"])
+    assert os.listdir(tmp_path / "temp") == []
+    assert checkpoint.parent.stat().st_mtime_ns == touched  # nothing was made there: it might be read-only
+
+
+def test_json(tool, capsys, checkpoint, tmp_path):
+    out = tmp_path / "o.pkl"
+    assert tool.main([str(checkpoint), str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["output"], found["config_file"]) == (str(out), str(tmp_path / "o.yaml"))
+    assert found["size"] == out.stat().st_size and found["entries"] == 318
+    assert found["config"] == yaml.safe_load((tmp_path / "o.yaml").read_text())
+    source = found["source"]
+    assert source["arch"] == THIN and source["layout"] == "torchvision" and source["path"] == str(checkpoint)
+    assert source["conventions"]["format"] == "RGB" and source["dropped"] == {} and source["notes"] == []
+    for mode in ("eval", "train"):
+        assert list(found["differences"][mode]) == STAGES
+        assert all(stage["relative"] <= 1e-5 for stage in found["differences"][mode].values())
+    with open(out, "rb") as file:
+        assert pickle.load(file)["sha256"] == found["sha256"]
+    assert tool.main([str(checkpoint), "--check-only", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["output"] is None and found["config_file"] is None and found["differences"]["train"]["res5"]
+
+
+def test_list_sources(tool, capsys):
+    assert tool.main(["--list-sources"]) == 0
+    text = capsys.readouterr().out
+    assert tool.main(["--list-sources", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(text.splitlines()) == len(rows) == len(LAYOUTS)
+    for line, row in zip(text.splitlines(), rows, strict=True):
+        assert set(row) == {"source", "project", "rule"} and all(part in line for part in row.values())
+
+
+def test_which_of_two_networks(tool, capsys, moco, tmp_path):
+    def stem(*options):
+        assert tool.main([str(moco), str(tmp_path / "o.pkl"), *options]) == 0
+        with open(tmp_path / "o.pkl", "rb") as file:
+            return torch.from_numpy(pickle.load(file)["model"]["stem.conv1.weight"])
+
+    trained, average = (weights(seed=seed)["conv1.weight"] for seed in (0, 1))
+    assert torch.equal(stem(), trained) and "--ema takes that one" in capsys.readouterr().out
+    assert torch.equal(stem("--source", "moco", "--arch", THIN), trained)
+    assert torch.equal(stem("--ema"), average) and "note:" not in capsys.readouterr().out.split("--ema takes")[-1]
+    assert torch.equal(stem("--prefix", "encoder_k."), average)
+    out = tmp_path / "o.pkl"
+    capsys.readouterr()
+    assert "not laid out as simsiam" in refused(tool, capsys, moco, out, 1, "--source", "simsiam")
+    assert f"this is a {THIN}, not the resnet50" in refused(tool, capsys, moco, out, 1, "--arch", "resnet50")
+    assert "0 encoders with the prefix 'net.'" in refused(tool, capsys, moco, out, 1, "--prefix", "net.")
+
+
+def test_a_moving_average_that_is_not_there(tool, capsys, checkpoint, tmp_path):
+    assert "no moving average" in refused(tool, capsys, checkpoint, tmp_path / "o.pkl", 1, "--ema")
+
+
+def test_a_config_file_is_for_detectron2s_own(tool, capsys, checkpoint, tmp_path):
+    out = tmp_path / "o.pkl"
+    (tmp_path / "run.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: false}}\n")
+    line = refused(tool, capsys, checkpoint, out, 1, "--config-file", tmp_path / "run.yaml")
+    assert "--config-file is for checkpoints of Detectron2 only" in line
+    assert tool.main([str(checkpoint), str(out)]) == 0
+    capsys.readouterr()
+    for text, code, message in (
+        (None, 2, "no such"),
+        ("{", 1, "is no config that can be read"),
+        ("- 1", 1, "config"),
+        ("MODEL: {PIXEL_MEAN: [a, b, c]}", 1, "could not convert"),
+    ):
+        (tmp_path / "run.yaml").unlink(missing_ok=True)
+        if text:
+            (tmp_path / "run.yaml").write_text(text)
+        line = refused(tool, capsys, out, tmp_path / "again.pkl", code, "--config-file", tmp_path / "run.yaml")
+        assert message in line
+
+
+def test_help_has_examples_and_the_exit_codes(tool, capsys):
     with pytest.raises(SystemExit) as caught:
         tool.main(["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0 and "python tools/convert_to_d2.py" in text and "exit code" in text
 
 
-@pytest.mark.parametrize("args", [[], ["a.pth"], ["a.pth", "b.pkl", "--arch", "vgg16"]])
-def test_bad_usage_is_2(tool, capsys, args):
-    with pytest.raises(SystemExit) as caught:
-        tool.main(args)
-    assert caught.value.code == 2 and "usage:" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "give a checkpoint, and either OUT.pkl or --check-only"),
+        (["a.pth"], "give a checkpoint, and either OUT.pkl or --check-only"),
+        (["a.pth", "b.pkl", "--check-only"], "give a checkpoint, and either OUT.pkl or --check-only"),
+        (["a.pth", "b.pkl", "--source", "mocov9"], "invalid choice: 'mocov9'"),
+        (["a.pth", "b.pkl", "--prefix", "x.", "--ema"], "leave out --source and --ema"),
+        (["a.pth", "b.pkl", "--prefix", "", "--source", "moco"], "leave out --source and --ema"),
+        (["a.pth", "b.pkl", "c.pkl"], "unrecognized arguments: c.pkl"),
+    ],
+)
+def test_bad_usage_is_2(tool, capsys, args, message):
+    assert message in usage(tool, capsys, *args)
+
+
+def test_output_names_that_cannot_be(tool, capsys, checkpoint, tmp_path):
+    (tmp_path / "in.pkl").write_bytes(checkpoint.read_bytes())
+    (tmp_path / "folder.pkl").mkdir()
+    (tmp_path / "taken.yaml").mkdir()
+    (tmp_path / "link.pkl").symlink_to("in.pkl")
+    for name, message in (
+        ("out.pth", "must end in .pkl"),
+        ("no/out.pkl", "create it first"),
+        ("folder.pkl", "a folder"),
+        ("in.pkl", "the checkpoint itself"),
+        ("link.pkl", "the checkpoint itself"),
+        ("what?.pkl", "as a URL"),
+        ("taken.pkl", "taken.yaml: would be replaced"),
+    ):
+        assert message in refused(tool, capsys, tmp_path / "in.pkl", tmp_path / name, 2)
+    line = refused(tool, capsys, checkpoint, tmp_path / "o.pkl", 2, "--base", tmp_path / "nowhere.yaml")
+    assert "nowhere.yaml: no such config file" in line
+    assert "no such file" in refused(tool, capsys, tmp_path / "nowhere.pth", tmp_path / "o.pkl", 2)
 
 
 class Hostile:
-    """Writes a file when a careless program unpickles it."""
+    """Makes a folder when a careless program unpickles it."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        return open, (str(self.path), "w")
+        return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize(
-    "kind, message",
-    [
-        ("missing", "no such file"),
-        ("folder", "a folder, expected a checkpoint file"),
-        ("empty", "the file is empty"),
-        ("text", "not a PyTorch checkpoint"),
-        ("picture", "not a PyTorch checkpoint"),
-        ("truncated", "damaged or truncated"),
-        ("truncated old", "damaged or truncated"),
-        ("flipped", "damaged or truncated"),
-        ("hostile", "could run code: refused"),
-        ("namespace", r"argparse\.Namespace"),
-        ("module", "could run code: refused"),
-        ("torchscript", "TorchScript"),
-    ],
-)
-def test_files_that_are_no_checkpoint(tool, capsys, tmp_path, r18_bytes, kind, message):
+def test_a_file_that_brings_code(tool, capsys, tmp_path):
     path, trap = tmp_path / "in.pth", tmp_path / "trap"
-    content = {
-        "empty": b"",
-        "text": b"state_dict: of words\n" * 100,
-        "picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
-        "truncated": r18_bytes[: len(r18_bytes) // 2],
-        # The beginning of the archive's pickled names, which torch reads first.
-        "flipped": r18_bytes.replace(
-            b"ccollections\nOrderedDict", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff" * 2
-        ),
-    }
-    if kind == "folder":
-        path.mkdir()
-    elif kind in content:
-        path.write_bytes(content[kind])
-    elif kind == "truncated old":
-        torch.save(weights(), path, _use_new_zipfile_serialization=False)
-        path.write_bytes(path.read_bytes()[:1_000_000])
-    elif kind == "hostile":
-        torch.save({"model": weights(), "extra": Hostile(trap)}, path)
-    elif kind == "namespace":
-        torch.save({"model": {}, "args": argparse.Namespace(lr=1)}, path)
-    elif kind == "module":
-        torch.save(torchvision.models.resnet18(weights=None), path)
-    elif kind == "torchscript":
-        torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
-    line = refused(tool, capsys, path, tmp_path / "out.pkl", 2 if kind == "missing" else 1)
-    assert re.search(message, line), line
-    assert str(path) in line and not trap.exists()
+    torch.save({"state_dict": weights(), "extra": Hostile(trap)}, path)
+    line = refused(tool, capsys, path, tmp_path / "o.pkl", 1)
+    assert line.startswith(f"error: {path}: holds more than tensors (posix.mkdir)") and not trap.exists()
+    assert tool.main([str(path), "--check-only", "--unsafe-load"]) == 0 and trap.exists()
 
 
-def vit():
-    return shapes_only("vit_b_16")
+def test_values_that_are_no_numbers(tool, capsys, tmp_path):
+    for value in (float("nan"), float("inf")):
+        state_dict = weights()
+        state_dict["layer2.0.conv1.weight"].view(-1)[5] = value
+        torch.save(state_dict, tmp_path / "in.pth")
+        line = refused(tool, capsys, tmp_path / "in.pth", tmp_path / "o.pkl", 1)
+        assert "NaN or infinite values in 1 tensors (layer2.0.conv1.weight)" in line
 
 
-def resnet50d():
-    """timm's deep stem: three convolutions, and a pooled shortcut whose convolution is the second."""
-    state_dict = shapes_only("resnet50")
-    state_dict["conv1.0.weight"] = state_dict.pop("conv1.weight")
-    return state_dict
-
-
-def half_width():
-    return {
-        name: tensor[: tensor.shape[0] // 2] if tensor.dim() else tensor
-        for name, tensor in shapes_only("resnet18").items()
-    }
-
-
-def without(*names):
-    return {name: tensor for name, tensor in shapes_only("resnet18").items() if not name.startswith(names)}
-
-
-def poisoned(value, name="layer2.0.conv1.weight"):
+def test_more_values_by_the_shape_than_in_the_file(tool, capsys, tmp_path):
     state_dict = weights()
-    state_dict[name].view(-1)[5] = value
-    return state_dict
+    state_dict["layer4.0.conv2.weight"] = torch.zeros(1).expand(state_dict["layer4.0.conv2.weight"].shape)
+    torch.save(state_dict, tmp_path / "in.pth")
+    line = refused(tool, capsys, tmp_path / "in.pth", tmp_path / "o.pkl", 1)
+    assert "layer4.0.conv2.weight has fewer values than its shape" in line
 
 
-OURS = {"format": "loco-det pretraining"}
+def older(folder):
+    """What an earlier conversion left."""
+    (folder / "o.pkl").write_bytes(b"older")
+    (folder / "o.yaml").write_bytes(b"# Written by loco-det's converter, earlier\n")
+    return folder / "o.pkl"
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (vit, r"vision transformer \(class_token\) among 152 names"),
-        (resnet50d, r"deep stem .*resnet50d"),
-        (half_width, r"conv1.weight is 32x3x7x7 and should be 64x3x7x7, .* and \d+ more"),
-        (lambda: shapes_only("wide_resnet50_2"), r"not torchvision's resnet50.*of another shape.*128x64x1x1"),
-        (lambda: shapes_only("resnext50_32x4d"), r"of another shape"),
-        (
-            lambda: shapes_only("resnet152"),
-            r"saw a ResNet of bottleneck 3-8-36-3 blocks, expected one of basic 2-2-2-2",
-        ),
-        (lambda: shapes_only("vgg11"), r"saw no conv1.weight among 22 names \(features.0.weight, "),
-        (lambda: without("layer4.0.downsample."), r"5 missing \(layer4.0.downsample.0.weight, .* and 2 more\)"),
-        (lambda: without("layer4."), r"basic 2-2-2-0"),
-        (
-            lambda: {**weights(), **{f"se.{i}": torch.ones(1) for i in range(5)}},
-            r"5 left over \(se.0, se.1, se.2 and 2 more",
-        ),
-        (lambda: poisoned(float("nan")), r"NaN or infinite values in 1 tensors \(layer2.0.conv1.weight\)"),
-        (lambda: poisoned(float("inf"), "bn1.running_var"), r"infinite values in 1 tensors \(bn1.running_var\)"),
-        (
-            lambda: {**weights(), "conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int8)},
-            r"conv1.weight holds torch.int8",
-        ),
-        (lambda: {**weights(), "conv1.weight": torch.zeros(64, 3, 7, 7).to_sparse()}, r"conv1.weight .*sparse"),
-        (lambda: [torch.ones(1)], r"holds a list"),
-        (lambda: torch.ones(3), r"holds a Tensor"),
-        (dict, r"holds no weights"),
-        (lambda: {"epoch": 3, "lr": 0.1}, r"not a state dict: 2 of 2 entries no tensor \(epoch, lr\)"),
-        (lambda: {"model": {"conv1.weight": 3}}, r"1 of 1 entries no tensor"),
-        (lambda: {1: torch.ones(1)}, r"1 of 1 entries no tensor"),
-        (
-            lambda: {f"module.encoder_q.{name}": t for name, t in weights().items()},
-            r"no conv1.weight .*encoder_q.conv1",
-        ),
-        (lambda: OURS, r"model holds no weights"),
-        (lambda: {**OURS, "model": {"decoders.a": torch.ones(1)}}, r"without encoder\.\*, only decoders.a"),
-        (
-            lambda: {**OURS, "encoder": "resnet50", "model": {f"encoder.{n}": t for n, t in without("fc.").items()}},
-            r"calls its encoder 'resnet50', but the weights are a resnet18's",
-        ),
-    ],
-)
-def test_checkpoints_of_something_else(tool, capsys, tmp_path, content, message):
-    path = tmp_path / "in.pth"
-    torch.save(content(), path)
-    line = refused(tool, capsys, path, tmp_path / "out.pkl", 1)
-    assert re.search(message, line), line
-    assert line.startswith(f"error: {path}: ")
-
-
-def test_another_arch_than_asked_for(tool, capsys, tmp_path):
-    torch.save(shapes_only("resnet18"), tmp_path / "in.pth")
-    line = refused(tool, capsys, tmp_path / "in.pth", tmp_path / "out.pkl", 1, "--arch", "resnet34")
-    assert "this is a resnet18, not the resnet34 that was asked for" in line
-
-
-def test_output_names_that_cannot_be(tool, capsys, tmp_path, r18_bytes):
-    path = tmp_path / "in.pkl"
-    path.write_bytes(r18_bytes)
-    (tmp_path / "folder.pkl").mkdir()
-    assert "must end in .pkl" in refused(tool, capsys, path, tmp_path / "out.pth", 2)
-    assert "create it first" in refused(tool, capsys, path, tmp_path / "no" / "out.pkl", 2)
-    assert "a folder" in refused(tool, capsys, path, tmp_path / "folder.pkl", 2)
-    assert "the checkpoint itself" in refused(tool, capsys, path, path, 2)
-    assert "as a URL" in refused(tool, capsys, path, tmp_path / "what?.pkl", 2)
-    assert path.read_bytes() == r18_bytes
-
-
-def test_a_failed_verification_is_1_and_keeps_the_old_file(tool, capsys, tmp_path, r18_bytes, monkeypatch):
-    path, out = tmp_path / "in.pth", tmp_path / "out.pkl"
-    path.write_bytes(r18_bytes)
-    out.write_bytes(b"older")
-    dump = pickle.dump
+def test_a_failed_verification_keeps_the_old_files(tool, capsys, checkpoint, tmp_path, monkeypatch):
+    out, dump = older(tmp_path), pickle.dump
 
     def flipped(content, file):
         content["model"]["stem.conv1.weight"] = content["model"]["stem.conv1.weight"][:, ::-1].copy()
         dump(content, file)
 
     monkeypatch.setattr(pickle, "dump", flipped)
-    line = refused(tool, capsys, path, out, 1)
+    line = refused(tool, capsys, checkpoint, out, 1)
     assert re.search(r"in\.pth: res2 differs from the source network by 0\.\d+ relative .*; nothing was written", line)
-    assert out.read_bytes() == b"older"
 
 
-def test_an_unwritable_folder_is_1(tool, capsys, tmp_path, r18_bytes, monkeypatch):
-    path = tmp_path / "in.pth"
-    path.write_bytes(r18_bytes)
-    conversion = sys.modules["loco_det.convert.conversion"]
+@pytest.mark.parametrize("name", ["o.pkl", "o.yaml"])
+def test_a_folder_without_permission(tool, capsys, checkpoint, tmp_path, monkeypatch, name):
+    out = older(tmp_path)
 
-    def denied(name, mode="r"):  # permissions do not stop root, so the test does
-        if mode == "xb":
-            raise PermissionError(13, "Permission denied", str(name))
-        return open(name, mode)
+    def denied(path, mode="r"):  # permissions do not stop root, so the test does
+        if mode == "xb" and Path(path).suffix == Path(name).suffix:
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, mode)
 
-    monkeypatch.setattr(conversion, "open", denied, raising=False)
-    assert "out.pkl: cannot be written (Permission denied)" in refused(tool, capsys, path, tmp_path / "out.pkl", 1)
+    monkeypatch.setattr(writing, "open", denied, raising=False)
+    assert f"{name}: cannot be written (Permission denied)" in refused(tool, capsys, checkpoint, out, 1)
+
+
+@pytest.mark.parametrize("first_time", [True, False])
+@pytest.mark.parametrize("name", ["o.pkl", "o.yaml"])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_both_files_are_replaced_or_none(tool, capsys, checkpoint, tmp_path, monkeypatch, name, error, first_time):
+    out, replace = tmp_path / "o.pkl" if first_time else older(tmp_path), os.replace
+
+    def fails(source, path):
+        if Path(path).name == name:
+            raise error
+        replace(source, path)
+
+    monkeypatch.setattr(writing.os, "replace", fails)
+    code = 130 if isinstance(error, KeyboardInterrupt) else 1
+    line = refused(tool, capsys, checkpoint, out, code)
+    assert "interrupted" in line if code == 130 else f"{name}: cannot be written (Input/output error)" in line
+
+
+def test_a_full_disk(tool, capsys, checkpoint, tmp_path):
+    out, before = older(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, name in ((500_000, "o.pkl"), (10, "o.pkl")):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # bytes a file may have
+            line = refused(tool, capsys, checkpoint, out, 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert re.search(rf"{name}: cannot be written \(.*\)", line)
+
+
+# The command line, but for a verification that takes as long as it is given
+_SLOW = """
+import sys, time, pathlib, runpy
+from loco_det.convert import conversion
+
+def verify(*args):
+    pathlib.Path(sys.argv[1] + ".reached").touch()
+    time.sleep(60)
+
+conversion.verify = verify
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_ctrl_c(checkpoint, tmp_path):
+    out = older(tmp_path)
+    before = listing(tmp_path)
+    command = [sys.executable, "-W", "ignore", "-c", _SLOW, str(TOOL), str(checkpoint), str(out)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        reached = Path(f"{checkpoint}.reached")
+        for _ in range(600):
+            if reached.exists():
+                break
+            time.sleep(0.1)
+        assert len(listing(tmp_path)) > len(before)  # in the middle of it
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, stdout, stderr) == (130, "", "error: interrupted, nothing was written\n")
+    assert listing(tmp_path) == before

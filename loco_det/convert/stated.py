@@ -1,0 +1,94 @@
+"""What a checkpoint, or a file beside it, says of its network: its name, its pixels, its strides."""
+
+import json
+import re
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from pretrain.resnet import resnet_shape
+
+from .layouts import Conventions
+
+
+def stated_by(content, path):
+    """What a checkpoint, or timm's config.json beside it, says its network is and its pixels were.
+
+    Returns:
+        tuple: name of the network or None, (mean, std) of RGB pixels from 0 to 255 or None.
+    """
+    beside = Path(path).parent / "config.json"
+    try:
+        card = json.loads(beside.read_text()) if beside.is_file() else {}
+    except (OSError, ValueError):  # it belongs to somebody else
+        card = {}
+    card = card if isinstance(card, dict) else {}
+    stated = [content.get(key) for key in ("encoder", "arch")] if isinstance(content, dict) else []  # ours; many
+    stated = next((name for name in [*stated, card.get("architecture")] if isinstance(name, str)), None)
+    pixels = card.get("pretrained_cfg") if stated else None
+    pixels = [pixels.get(key) for key in ("mean", "std")] if isinstance(pixels, dict) else [None]
+    if not all(isinstance(values, list) and len(values) == 3 for values in pixels):
+        return stated, None
+    return stated, tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
+
+
+def agree(stated, found, ours=False):
+    """Raise ValueError if the file says that it holds another network than the one that its shapes tell.
+
+    Args:
+        stated: what it says, or None.
+        found: name of the encoder.
+        ours: whether it is a pretraining checkpoint of ours, whose names with dots are functions of the user's own.
+    """
+    if ours and stated and "." in stated and not resnet_shape(stated):
+        raise ValueError(
+            f"its encoder is {stated!r}, code of your own: if it computes what a {found} does, name its place with "
+            "--prefix model/encoder."
+        )
+    if stated and not resnet_shape(stated):
+        stated = stated.split(".")[0]  # timm's names go on with those of the weights
+    if stated and re.match(r"resnet(aa|blur)\d", stated):
+        raise ValueError(f"a {stated} of timm: the names of a {found}, but anti-aliased: Detectron2 cannot compute it")
+    if stated and (shape := resnet_shape(stated)) and shape.name not in (found, found.removesuffix("_same")):
+        raise ValueError(f"the checkpoint calls its network {stated!r}, but the weights are a {found}'s")
+
+
+def detectron2_config(content, path, config_file):
+    """The config of a Detectron2 checkpoint: ``config_file``, what our own files bring along, or the one beside it.
+
+    Returns:
+        dict: nested, with a "MODEL".
+    """
+    config = content.get("config") if isinstance(content, dict) and content.get("__author__") == "loco-det" else None
+    beside = Path(path).parent / "config.yaml"
+    if config_file or (not config and beside.is_file()):
+        try:
+            config = CfgNode.load_yaml_with_base(str(config_file or beside))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error.filename or config_file}: no such config file") from None
+        except Exception as error:  # YAML's errors are of many kinds
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{config_file or beside} is no config that can be read ({reason})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("MODEL"), dict):
+        raise ValueError(
+            "a Detectron2 checkpoint does not say where its strides are and what its pixels were: "
+            "name the config of its run with --config-file"
+        )
+    return config
+
+
+def detectron2_conventions(config):
+    """What a Detectron2 config says of the network's surroundings; Detectron2's defaults where it says nothing."""
+    defaults = get_cfg()
+
+    def value(*keys):
+        given, default = config, defaults
+        for key in keys:
+            given, default = given.get(key, {}) if isinstance(given, dict) else {}, default[key]
+        return default if given == {} else given
+
+    try:
+        mean, std = (tuple(float(v) for v in value("MODEL", f"PIXEL_{what}")) for what in ("MEAN", "STD"))
+    except TypeError:
+        raise ValueError("its config's MODEL.PIXEL_MEAN and PIXEL_STD are not lists of numbers") from None
+    return Conventions(value("INPUT", "FORMAT"), mean, std, value("MODEL", "RESNETS", "STRIDE_IN_1X1"))
