@@ -17,10 +17,12 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
         "pycocotools>=2.0.7",
+        "hotcoco>=1.3,<2",  # TEST.COCO_EVALUATOR
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "yacs>=0.1.8",
         "opencv-python-headless>=4.11",
+        "safetensors>=0.4",
         "numpy>=1.26",
         "pillow>=9.5",
         "pyyaml>=6",
