@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 import torch
 import yaml
+from detectron2.config import CfgNode
 
 from .detectron2_names import to_detectron2
 from .networks import detectron2_config, in_detectron2
@@ -193,6 +194,8 @@ def _yaml(result, base):
     if base is not None:  # relative, so that the folder can be moved with what is around it
         path = os.path.relpath(base, Path(result.config_file).parent)
         lines += yaml_lines({"_BASE_": path})
+        if "PUBLISHED" in CfgNode.load_yaml_with_base(str(base)):  # figures for that config's weights, not for these
+            lines += yaml_lines({"PUBLISHED": {"ROW": "", "BOX_AP": 0.0, "MASK_AP": 0.0}})
     return "\n".join([*lines, *yaml_lines(result.config)]) + "\n"
 
 

@@ -179,6 +179,13 @@ def test_what_detectron2s_resnet_needs(arch):
     }  # fmt: skip
 
 
+def test_the_published_figure_of_the_base_is_not_that_of_these_weights(small, tmp_path):
+    base = BASE.parent / "coco_loco_frozen.yaml"
+    assert detectron2(base).PUBLISHED.BOX_AP > 0
+    published = detectron2(convert(small, tmp_path / "out.pkl", base=base).config_file).PUBLISHED
+    assert (published.ROW, published.BOX_AP, published.MASK_AP) == ("", 0, 0)
+
+
 @pytest.mark.parametrize("name", ["out.pkl", "r50 'a' \"b\": {c} #1.pkl", "é漢.pkl", "v1.0.pkl"])
 def test_the_config_is_what_the_file_says_and_valid(small, tmp_path, name):
     result = convert(small, tmp_path / name, base=BASE)
