@@ -19,6 +19,12 @@ def add_loco_config(cfg):
     # build_encoder_backbone and build_encoder_fpn_backbone; Detectron2's own ResNet does not read it
     cfg.MODEL.ENCODER = ""
 
+    # A backbone that is frozen as a whole runs without autograd, with its norms folded into its convs
+    # (loco_det/frozen.py); COMPILE: through torch.compile, too, which wants a C++ compiler and a minute to begin with
+    cfg.MODEL.FAST_FROZEN = CN()
+    cfg.MODEL.FAST_FROZEN.ENABLED = True
+    cfg.MODEL.FAST_FROZEN.COMPILE = False
+
     # Your own data in COCO format. With TRAIN_JSON or TEST_JSON set, DATASETS.TRAIN and TEST become <NAME>_train and
     # <NAME>_test, and the number of classes is taken from the file.
     cfg.DATASETS.CUSTOM = CN()
@@ -28,6 +34,20 @@ def add_loco_config(cfg):
     cfg.DATASETS.CUSTOM.TEST_JSON = ""
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
 
+    # What evaluates COCO-format data: "fast" (hotcoco, which gives pycocotools' figures bit for bit;
+    # loco_det/coco_evaluation.py) or "pycocotools"
+    cfg.TEST.COCO_EVALUATOR = "fast"
+
     # After the last evaluation, this many test images are drawn with ground truth and prediction side by side
     cfg.TEST.NUM_PICTURES = 8
     cfg.TEST.PICTURE_THRESHOLD = 0.5  # lowest score that is drawn
+
+    # Scalars also go to this project of Weights & Biases, if it is named and wandb is installed
+    cfg.WANDB = CN()
+    cfg.WANDB.PROJECT = ""
+
+    # What has been published for just this config, in percent, printed beside the result of the run; 0: no figure
+    cfg.PUBLISHED = CN()
+    cfg.PUBLISHED.ROW = ""  # which row of which table, in words
+    cfg.PUBLISHED.BOX_AP = 0.0
+    cfg.PUBLISHED.MASK_AP = 0.0
