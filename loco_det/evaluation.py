@@ -1,42 +1,33 @@
-"""Evaluators: pycocotools for COCO-format data, cityscapesScripts for Cityscapes, both through Detectron2."""
+"""Evaluators: pycocotools' figures for COCO-format data, cityscapesScripts for Cityscapes, both through Detectron2."""
 
 import os
-from unittest import mock
 
-import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import CityscapesInstanceEvaluator, COCOEvaluator
+from detectron2.evaluation import COCOEvaluator
+
+from .cityscapes_evaluation import CityscapesEvaluator
+from .coco_evaluation import FastCOCOEvaluator
+
+# TEST.COCO_EVALUATOR -> class; both give the same figures
+COCO_EVALUATORS = {"fast": FastCOCOEvaluator, "pycocotools": COCOEvaluator}
 
 
-class CityscapesEvaluator(CityscapesInstanceEvaluator):
-    """Detectron2's evaluator of Cityscapes instance segmentation (mask AP and AP50), on numpy of any age.
-
-    cityscapesScripts 2.3.0 calls ``np.in1d``, which numpy 2.4 has no more, writes ``matches.json`` into the working
-    directory, and cannot write numpy's integers as JSON. None of the files is read again by the evaluation.
-    """
-
-    def evaluate(self):
-        import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as script
-
-        with (
-            mock.patch.object(np, "in1d", np.isin, create=True),
-            mock.patch.object(script, "writeDict2JSON", lambda *_: None),
-        ):
-            return super().evaluate()
-
-
-def build_evaluator(dataset_name, output_dir):
+def build_evaluator(dataset_name, output_dir, coco_evaluator="fast"):
     """The evaluator of a registered data set, by its metadata's ``evaluator_type``.
 
     Args:
         dataset_name: name of the data set.
         output_dir: folder for the predictions in COCO's results format.
+        coco_evaluator: for COCO-format data, a key of ``COCO_EVALUATORS``.
 
     Raises:
-        ValueError: if there is no evaluator of that type.
+        ValueError: if there is no evaluator of that type or name.
     """
     if evaluator_type(dataset_name) == "coco":
-        return COCOEvaluator(dataset_name, output_dir=os.path.join(output_dir, "inference"), use_fast_impl=False)
+        if coco_evaluator not in COCO_EVALUATORS:
+            raise ValueError(f"TEST.COCO_EVALUATOR {coco_evaluator!r}: use one of {', '.join(COCO_EVALUATORS)}")
+        evaluator = COCO_EVALUATORS[coco_evaluator]
+        return evaluator(dataset_name, output_dir=os.path.join(output_dir, "inference"), use_fast_impl=False)
     return CityscapesEvaluator(dataset_name)
 
 

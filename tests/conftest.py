@@ -17,6 +17,12 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 torch.set_flush_denormal(True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """Caches of data sets go to a folder of the tests, not to the user's home; command lines inherit it."""
+    os.environ["FVCORE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def run_tool():
     """Run ``tools/NAME`` as a user does: ``run_tool("pretrain.py", *arguments) -> CompletedProcess``."""

@@ -1,17 +1,20 @@
 """Registering your own COCO-format data, and checking that a data set is there and sane before training."""
 
-import json
-import math
+import logging
 import os
+import shlex
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils import comm
 
-FIELDS = {  # what pycocotools and Detectron2 read of each entry
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
-}
+from loco_det.data.checks import check_coco
+from loco_det.data.cityscapes import alias_cityscapesscripts, cache_cityscapes
+from loco_det.data.cityscapes_checks import check_cityscapes
+from loco_det.data.findings import KINDS
+from loco_det.data.low_shot import register_low_shot
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_datasets(cfg):
@@ -25,6 +28,9 @@ def prepare_datasets(cfg):
         FileNotFoundError: if annotations or images are missing.
         ValueError: if annotations are wrong, or the number of classes is not that of the data.
     """
+    register_low_shot()
+    alias_cityscapesscripts()
+    cache_cityscapes()
     _register_custom(cfg)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         try:
@@ -39,7 +45,15 @@ def prepare_datasets(cfg):
                     f"data set {name}: {path} is not there; DETECTRON2_DATASETS is {root} and has to be the folder "
                     "that holds coco/ or cityscapes/"
                 )
-        classes = len(metadata.get("thing_classes") or [])
+        classes = metadata.get("thing_classes") or []
+        if metadata.get("json_file"):
+            classes, has_rle = quick_check(metadata.json_file, metadata.image_root, name)
+            if has_rle and name in cfg.DATASETS.TRAIN:
+                cfg.INPUT.MASK_FORMAT = "bitmask"
+        elif metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("image_dir"):
+            report = check_cityscapes(metadata.image_dir, metadata.gt_dir, full=False)
+            _stop_on_errors(report, metadata.image_dir, name)
+        classes = len(classes)
         if classes and classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             raise ValueError(
                 f"data set {name} has {classes} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
@@ -54,7 +68,7 @@ def _register_custom(cfg):
         if bool(path) != bool(images):
             raise ValueError(f"DATASETS.CUSTOM.{split}_JSON and DATASETS.CUSTOM.{split}_IMAGES go together: set both")
         if path:
-            names[split], has_rle = check_coco(path, images)
+            names[split], has_rle = quick_check(path, images)
             if has_rle:  # Detectron2's polygon masks cannot hold run-length encoded ones
                 cfg.INPUT.MASK_FORMAT = "bitmask"
     if not names:
@@ -71,72 +85,45 @@ def _register_custom(cfg):
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(next(iter(names.values())))
 
 
-def check_coco(path, images):
-    """Check a COCO instance annotation file against itself and its folder of images.
+def quick_check(path, images, name=None):
+    """What takes seconds of :func:`loco_det.data.checks.check_coco`: once a file, by one process, for all.
 
     Args:
         path: the JSON file.
         images: folder that the file names in it start from.
+        name: of the data set, for messages.
 
     Returns:
         tuple: dict of category id -> name, in order of the ids, which is the order of the classes; and whether any
         object's mask is run-length encoded.
 
     Raises:
-        FileNotFoundError: if the file, the folder or an image is missing.
-        ValueError: on the first annotation that cannot be right; the message names it.
+        FileNotFoundError: if the file or the folder is missing.
+        ValueError: with errors found; one line with the first of them.
     """
-    if not os.path.isdir(images):
-        raise FileNotFoundError(f"{images}: no such folder of images")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such annotation file")
-    with open(path, "rb") as f:
-        try:
-            content = json.load(f)
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON: {error}") from None
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in FIELDS):
-        raise ValueError(f"{path} is no COCO instance file: it needs the lists {', '.join(FIELDS)}")
-    for part, fields in FIELDS.items():
-        for entry in content[part]:
-            lacking = [field for field in fields if field not in entry]
-            if lacking:
-                raise ValueError(f"{path}: {part}: the entry with id {entry.get('id')} lacks {', '.join(lacking)}")
-    ids = [annotation["id"] for annotation in content["annotations"]]
-    if not ids:
-        raise ValueError(f"{path}: no annotations")
-    if len(set(ids)) < len(ids) or 0 in ids:  # pycocotools takes id 0 for "no match"
-        raise ValueError(f"{path}: the ids of annotations must be different from each other and from 0")
-    classes = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
-    if not classes or len(classes) != len(content["categories"]):
-        raise ValueError(f"{path}: categories are missing or an id stands twice")
-    files = {image["id"]: image["file_name"] for image in content["images"]}
-    missing = [name for name in files.values() if not os.path.isfile(os.path.join(images, name))]
-    if missing:
-        raise FileNotFoundError(f"{path}: {len(missing)} of {len(files)} images are not in {images}: {missing[0]}, ...")
-    for annotation in content["annotations"]:
-        problem = _problem(annotation, classes, files)
-        if problem:
-            raise ValueError(f"{path}: annotation {annotation['id']}: {problem}")
-    return classes, any(isinstance(a["segmentation"], dict) for a in content["annotations"] if not a.get("iscrowd"))
+    for there, what in ((os.path.isdir(images), "folder of images"), (os.path.isfile(path), "annotation file")):
+        if not there:
+            raise FileNotFoundError(f"{path if 'file' in what else images}: no such {what}")
+    state = os.stat(path)
+    key = os.path.abspath(path), os.path.abspath(images), state.st_size, state.st_mtime_ns
+    new = key not in _CHECKED
+    if new:
+        report = check_coco(path, images, full=False)[0] if comm.is_main_process() else None
+        _CHECKED[key] = comm.all_gather(report)[0]
+    _stop_on_errors(_CHECKED[key], path, name or shlex.join(("--json", path, "--images", images)), new)
+    return _CHECKED[key].classes, _CHECKED[key].has_rle
 
 
-def _problem(annotation, classes, files):
-    """What is wrong with an annotation, in words; None if nothing is."""
-    if annotation["category_id"] not in classes:
-        return f"category_id {annotation['category_id']} is not among the categories {list(classes)}"
-    if annotation["image_id"] not in files:
-        return f"image_id {annotation['image_id']} is not among the images"
-    where, box = f"of {files[annotation['image_id']]}", annotation["bbox"]
-    if not isinstance(box, list) or len(box) != 4 or not all(_finite(v) for v in box):
-        return f"{where} has the bbox {box}, not the numbers [x, y, width, height]"
-    if min(box[2:]) <= 0:
-        return f"{where} has a box of zero size, {box}: remove or mend it"
-    shape = annotation["segmentation"]
-    if isinstance(shape, list) and not any(len(polygon) >= 6 for polygon in shape):
-        return f"{where} has no segmentation with a polygon of three points, which Mask R-CNN needs"
-    return None
+_CHECKED = {}  # {file and folder: Report}: sets of the same file, such as the low-shot ones, share it
 
 
-def _finite(value):
-    return isinstance(value, int | float) and math.isfinite(value)
+def _stop_on_errors(report, path, arguments, warn=True):
+    """ValueError with the first kind of errors; a line in the log about warnings, if ``warn``."""
+    command = f"python tools/check_dataset.py {arguments}"
+    errors, warnings = report.of("error"), report.of("warning")
+    if errors:
+        more = f" There are {len(errors) - 1} more kinds of errors." if len(errors) > 1 else ""
+        raise ValueError(f"{path}: {report.sentence(next(iter(errors)))}.{more} For all of them: {command}")
+    if warnings and warn:
+        kinds = ", ".join(f"{KINDS[kind][1]} ({count})" for kind, (count, _) in warnings.items())
+        logger.warning(f"{path}: {kinds}: see {command}")

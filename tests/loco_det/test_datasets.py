@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from loco_det.config import add_loco_config
-from loco_det.data.datasets import check_coco, prepare_datasets
+from loco_det.data import checks
+from loco_det.data.datasets import prepare_datasets, quick_check
 
 GOOD = {
     "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}],
@@ -76,29 +78,72 @@ def test_run_length_masks_need_bitmasks(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (changed(("annotations", 0, "bbox"), [2, 2, 0, 6]), "annotation 5: of a.png has a box of zero size"),
-        (changed(("annotations", 0, "category_id"), 9), "annotation 5: category_id 9 is not among the categories"),
-        (changed(("annotations", 0, "image_id"), 2), "annotation 5: image_id 2 is not among the images"),
-        (changed(("annotations", 0, "segmentation"), []), "annotation 5: of a.png has no segmentation"),
-        (changed(("annotations", 0, "segmentation"), [[1, 2, 3, 4]]), "annotation 5: of a.png has no segmentation"),
-        (changed(("annotations", 0, "bbox"), None), "annotation 5: of a.png has the bbox None"),
-        (changed(("annotations", 0, "bbox"), [1, 2, float("nan"), 3]), "annotation 5: of a.png has the bbox"),
-        (changed(("annotations", 0, "id"), 0), "ids of annotations must be different from each other and from 0"),
-        (changed(("annotations",), GOOD["annotations"] * 2), "ids of annotations must be different"),
+        (
+            changed(("annotations", 0, "category_id"), 9),
+            "categories .1.: annotation 5: category_id 9. Detectron2 stops",
+        ),
+        (changed(("annotations", 0, "segmentation"), []), r"without a segmentation .1.: annotation 5 of a.png"),
+        (changed(("annotations", 0, "bbox"), None), "bbox None of the entry with id 5"),
+        (changed(("annotations", 0, "bbox"), [1, 2, float("nan"), 3]), "annotation 5 of a.png: bbox"),
+        (changed(("annotations", 0, "id"), 0), "id 0 .1.: annotation 0 of image 1"),
+        (changed(("annotations",), GOOD["annotations"] * 2), "annotation ids stand twice"),
         (changed(("annotations",), []), "no annotations"),
         (changed(("images", 0), {"id": 1, "file_name": "a.png", "width": 30}), "images: .* id 1 lacks height"),
         (changed(("annotations", 0), {"id": 5, "image_id": 1}), "id 5 lacks category_id, bbox, area, iscrowd"),
-        (changed(("images", 0, "file_name"), "b.png"), "1 of 1 images are not in"),
-        (changed(("categories",), []), "categories are missing"),
+        (changed(("images", 0, "file_name"), "b.png"), r"image files are missing .1.: .*b.png. training stops"),
+        (changed(("categories",), []), "no categories.* There are 1 more kinds of errors"),
         ({"images": []}, "no COCO instance file"),
         ("[]", "no COCO instance file"),
         ('{"images": [', "is no JSON"),
     ],
 )
 def test_wrong_annotations(write, content, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-        check_coco(*write(content))
+    path, images = write(content)
+    with pytest.raises(ValueError, match=message) as error:
+        prepare_datasets(config(NAME="wrong", TRAIN_JSON=path, TRAIN_IMAGES=images))
     assert "\n" not in str(error.value)
+    assert f"python tools/check_dataset.py --json {path} --images {images}" in str(error.value)
+
+
+def test_what_detectron2_drops_is_a_warning(write, caplog):
+    content = changed(("annotations", 0, "bbox"), [2, 2, 0, 6])
+    content["annotations"].append({**GOOD["annotations"][0], "id": 6, "image_id": 2})
+    path, images = write(content)
+    prepare_datasets(config(NAME="flat", TRAIN_JSON=path, TRAIN_IMAGES=images))
+    (line,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "boxes without width or height (1)" in line and "images that are not listed (1)" in line
+
+
+def test_registered_annotations_are_checked_once_a_file(write, monkeypatch):
+    path, images = write(GOOD)
+    read = []
+    monkeypatch.setattr(checks, "read_coco", lambda p, original=checks.read_coco: read.append(p) or original(p))
+    for name in ("once_a", "once_b"):
+        register_coco_instances(name, {}, path, images)
+    cfg = config()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("once_a",), ("once_b",)
+    with pytest.raises(ValueError, match="once_a has 2 classes, MODEL.ROI_HEADS.NUM_CLASSES is 80: set it to 2"):
+        prepare_datasets(cfg)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    prepare_datasets(cfg)
+    assert read == [path]
+    write(changed(("annotations", 0, "category_id"), 19))
+    with pytest.raises(ValueError, match="category_id 19.*python tools/check_dataset.py once_a"):
+        prepare_datasets(cfg)
+
+
+def test_registered_cityscapes_is_checked(tmp_path):
+    for part in ("leftImg8bit", "gtFine"):
+        (tmp_path / part / "x").mkdir(parents=True)
+    (tmp_path / "leftImg8bit/x/x_000000_000000_leftImg8bit.png").write_bytes(b"")
+    DatasetCatalog.register("city_without_truth", list)
+    MetadataCatalog.get("city_without_truth").set(
+        image_dir=str(tmp_path / "leftImg8bit"), gt_dir=str(tmp_path / "gtFine"), evaluator_type="cityscapes_instance"
+    )
+    cfg = config()
+    cfg.DATASETS.TRAIN = ("city_without_truth",)
+    with pytest.raises(ValueError, match=r"files are missing .2.: .*instanceIds.png.*check_dataset.py city_without"):
+        prepare_datasets(cfg)
 
 
 def test_half_a_data_set_and_two_that_differ(write):
@@ -109,9 +154,9 @@ def test_half_a_data_set_and_two_that_differ(write):
     with pytest.raises(ValueError, match="list different categories"):
         prepare_datasets(config(TRAIN_JSON=path, TRAIN_IMAGES=images, TEST_JSON=other, TEST_IMAGES=images))
     with pytest.raises(FileNotFoundError, match="no such annotation file"):
-        check_coco("/nowhere.json", images)
+        quick_check("/nowhere.json", images)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        check_coco(path, "/nowhere")
+        quick_check(path, "/nowhere")
 
 
 def test_data_that_are_not_there():

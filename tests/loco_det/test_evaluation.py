@@ -72,11 +72,8 @@ def register_cityscapes(demo):
     return name
 
 
-@pytest.mark.parametrize(("shift", "expected"), [(0, 100), (40, 0)])
-def test_cityscapes(demo, tmp_path, monkeypatch, shift, expected):
-    """With the masks moved away, AP 0: the 100 is no accident. No file is left in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    name = register_cityscapes(demo)
+def fed_back(name, shift=0):
+    """The ground truth of a registered Cityscapes split as predictions, perhaps moved by so many rows."""
     outputs = []
     for record in DatasetCatalog.get(name):
         ids = np.asarray(Image.open(record["file_name"].replace("leftImg8bit", "gtFine").replace(
@@ -84,9 +81,48 @@ def test_cityscapes(demo, tmp_path, monkeypatch, shift, expected):
         things = [i for i in np.unique(ids) if i >= 24000]
         classes = [{24: 0, 25: 1, 26: 2, 27: 3, 28: 4, 31: 5, 32: 6, 33: 7}[i // 1000] for i in things]
         outputs.append((record, perfect([np.roll(ids == i, shift, 0) for i in things], classes)))
-    results = evaluate(name, outputs, tmp_path)
-    assert results["segm"]["AP"] == pytest.approx(expected, abs=1e-6 if expected else 15)
+    return outputs
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0, 100), (40, 0)])
+def test_cityscapes(demo, tmp_path, monkeypatch, shift, expected):
+    """With the objects moved away, AP 0: the 100 is no accident. No file is left in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    name = register_cityscapes(demo)
+    results = evaluate(name, fed_back(name, shift), tmp_path)
+    assert list(results) == ["bbox", "segm"] and set(results["segm"]) == {"AP", "AP50"}
+    for task in results.values():
+        assert task["AP"] == pytest.approx(expected, abs=1e-6 if expected else 15)
     assert os.listdir(tmp_path) == []
+
+
+def test_cityscapes_twice_in_one_process(demo, tmp_path, monkeypatch):
+    """One evaluator used again, and another one, with better and worse predictions: nothing is left over."""
+    monkeypatch.chdir(tmp_path)
+    name = register_cityscapes(demo)
+    evaluator = build_evaluator(name, str(tmp_path))
+    for shift, good in ((0, True), (40, False), (0, True)):
+        evaluator.reset()
+        for record, output in fed_back(name, shift):
+            evaluator.process([record], [output])
+        results = evaluator.evaluate()
+        assert all((task["AP"] > 99) == good for task in results.values())
+    assert evaluate(name, fed_back(name), tmp_path)["bbox"]["AP"] == pytest.approx(100)
+    assert os.listdir(tmp_path) == []
+
+
+def test_cityscapes_boxes_and_masks_are_judged_apart(demo, tmp_path):
+    """Right masks with wrong boxes, and an image without predictions."""
+    name = register_cityscapes(demo)
+    outputs = fed_back(name)
+    for _, output in outputs:
+        output["instances"].pred_boxes.tensor += 1000
+    results = evaluate(name, outputs, tmp_path)
+    assert results["segm"]["AP"] == pytest.approx(100) and results["bbox"]["AP"] == 0
+    outputs = fed_back(name)
+    outputs[0] = outputs[0][0], {"instances": outputs[0][1]["instances"][:0]}
+    results = evaluate(name, outputs, tmp_path)
+    assert all(10 < task["AP"] < 99 for task in results.values())
 
 
 def test_unknown_type(tmp_path):

@@ -1,0 +1,129 @@
+"""COCO evaluation by hotcoco: pycocotools' numbers, bit for bit, in a small part of the time.
+
+pycocotools stays the reference: its parameters and its summary are used as they are, only matching and accumulation are
+hotcoco's; where the two need not agree, pycocotools does the work, and the log says so. hotcoco uses all cores;
+``RAYON_NUM_THREADS`` is the one way to limit that.
+"""
+
+import logging
+import math
+import os
+from unittest import mock
+
+import hotcoco
+import numpy as np
+from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
+
+logger = logging.getLogger(__name__)
+_threads_of = None  # the process in which hotcoco has started its threads
+
+
+class FastCOCOEvaluator(COCOEvaluator):
+    """Detectron2's COCO evaluator with :func:`evaluate` in the middle: same arguments (but ``use_fast_impl``, which is
+    not heeded), results and files.
+
+    What :func:`unsupported` names is evaluated with pycocotools, with a warning in the log. ``evaluate()`` raises what
+    :func:`evaluate` does, after the files are written.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs | {"use_fast_impl": False})
+
+    def _eval_predictions(self, predictions, img_ids=None):
+        detections = [d for p in predictions for d in p["instances"]]
+        tasks = sorted(self._tasks or self._tasks_from_predictions(detections))
+        fast = self._do_evaluation and len(detections) > 0
+        if fast and (reason := unsupported(self._coco_api, detections, tasks)):
+            logger.warning("%s: evaluated with pycocotools, which is slow, instead of hotcoco", reason)
+            fast = False
+        if not fast:
+            super()._eval_predictions(predictions, img_ids)
+            return
+        # Without a task it converts the classes to the data set's ids, in place, and writes the file
+        with mock.patch.multiple(self, _tasks=iter(()), _use_fast_impl=True):
+            super()._eval_predictions(predictions)
+        for task in tasks:
+            found = evaluate(self._coco_api, detections, task, img_ids, self._max_dets_per_image)
+            self._results[task] = self._derive_coco_results(found, task, self._metadata.get("thing_classes"))
+
+
+def unsupported(coco_gt, detections, tasks):
+    """Why hotcoco 1.3 need not equal pycocotools on these data; None if it does.
+
+    Args:
+        coco_gt: ground truth, a pycocotools ``COCO``.
+        detections: list of dictionaries in COCO's results format.
+        tasks: names of what is to be evaluated, as "bbox" and "segm".
+    """
+    if other := set(tasks) - {"bbox", "segm"}:
+        return f"hotcoco is used for boxes and masks only, not for {min(other)}"
+    if _threads_of not in (None, os.getpid()):
+        return "this process was forked from one in which hotcoco had threads, and would wait for them forever"
+    if not all(_whole(i, 0) for i in [*coco_gt.imgs, *coco_gt.cats]):
+        return "the ground truth has an image or category id that is not a whole number from 0 to 2**53"
+    # pycocotools takes a match with annotation 0 for none, hotcoco does not
+    if not all(_whole(i, 1) for i in coco_gt.anns):
+        return "the ground truth has an annotation id that is not a whole number from 1 to 2**53"
+    everything = [*coco_gt.anns.values(), *detections]
+    if not all(math.isfinite(sum(x.get("bbox") or (), x.get("score", 0))) for x in everything):
+        return "a box or score is not finite"
+    return None
+
+
+def _whole(number, least):
+    return isinstance(number, int) and least <= number < 2**53  # all of which are float64, too
+
+
+def evaluate(coco_gt, detections, task, img_ids=None, max_dets=(1, 10, 100)):
+    """COCO's figures of boxes or masks.
+
+    Args:
+        coco_gt: ground truth, a pycocotools ``COCO`` with nothing that :func:`unsupported` names; not changed.
+        detections: non-empty list of dictionaries in COCO's results format with "image_id", "category_id", "bbox"
+            (left, top, width and height in pixels), "score" and, for masks, "segmentation" (RLE); not changed.
+        task: "bbox" or "segm".
+        img_ids: the images to evaluate; None: all.
+        max_dets: three limits of detections per image; AP is that of the largest.
+
+    Returns:
+        A pycocotools ``COCOeval`` after ``summarize()``: ``stats`` has the 12 figures, ``eval`` the arrays
+        "precision" and "scores" ``[T, R, K, A, M]`` and "recall" ``[T, K, A, M]``; ``evalImgs`` stays empty.
+
+    Raises:
+        ValueError: if a detection lacks a field, is of an image that is not in the ground truth, or has an RLE that
+            cannot be read; or if an annotation lacks what pycocotools needs, too.
+    """
+    global _threads_of
+    _threads_of = os.getpid()
+    shape = "bbox" if task == "bbox" else "segmentation"
+    for key in ("iscrowd", "area", shape):
+        for annotation in coco_gt.anns.values():
+            if annotation.get(key) in (None, []):
+                raise ValueError(f"annotation {annotation['id']} of the ground truth lacks {key}, which {task} needs")
+    try:
+        rows = [(d["image_id"], *d["bbox"], d["score"], d["category_id"]) for d in detections]
+        shapes = [d[shape] for d in detections]
+    except KeyError as error:
+        raise ValueError(f"a detection lacks {error.args[0]}, which {task} needs") from None
+    if strange := {row[0] for row in rows} - set(coco_gt.imgs):
+        raise ValueError(f"{len(strange)} images of the detections are not in the ground truth, {strange.pop()} is one")
+    official = COCOevalMaxDets(coco_gt, iouType=task)
+    truth = hotcoco.COCO(coco_gt.dataset)
+    columns = np.array(rows, dtype=float)  # [N, 7]: dictionaries take hotcoco ten times as long
+    if task == "bbox":
+        found = truth.load_res(columns)
+    else:
+        found = truth.load_res(columns, segmentation=shapes)
+        # The area of the mask, not of the box, makes a detection small, medium or large
+        found.update_anns(ids=np.arange(1, len(shapes) + 1), area=hotcoco.mask.area(shapes))
+    fast = hotcoco.COCOeval(truth, found, task)
+    for params in (official.params, fast.params):
+        params.maxDets = sorted(max_dets)
+        params.catIds = np.unique(official.params.catIds).tolist()
+        params.imgIds = np.unique(official.params.imgIds if img_ids is None else img_ids).tolist()
+    fast.evaluate()
+    fast.accumulate()
+    official.eval = {**fast.eval, "params": official.params}
+    official.summarize()
+    return official
