@@ -19,10 +19,11 @@ demo: $(INSTALLED)
 demo-long: $(INSTALLED)
 	$(RUN) tools/demo.py --long
 
-# One thread a process: the tests' tensors are small, and several processes share the cores.
+# Two processes of one thread each: the tests' tensors are small. A file's tests stay together, for their fixtures.
 test: export OMP_NUM_THREADS ?= 1
+test: export RAYON_NUM_THREADS ?= 1
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

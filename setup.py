@@ -39,6 +39,7 @@ setup(
         "slurm": ["submitit>=1.5"],  # tools/slurm.py
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.9",
             "scipy>=1.11",

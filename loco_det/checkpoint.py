@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from urllib.parse import urlparse
 
 import torch
@@ -47,7 +48,8 @@ class GuardedCheckpointer(DetectionCheckpointer):
         # BN counts its batches for a cumulative average only, which nothing here uses
         needed = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
         prefix = self.required if any(k.startswith(self.required) for k in needed) else "backbone."  # without FPN
-        needed = [k for k in needed if k.startswith(prefix)]
+        # In C4 detectors the last stage of the ResNet is in the head; its norm behind that stage is new
+        needed = [k for k in needed if k.startswith(prefix) or (prefix and re.match(r"roi_heads\.res5\.\d", k))]
         wrong = [k for k in needed if k not in given]
         if wrong:
             what = "the backbone" if self.required else "the detector"

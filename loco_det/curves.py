@@ -2,9 +2,12 @@
 
 import io
 import math
+from contextlib import contextmanager
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+from loco_det.tables import finite
 
 # Okabe and Ito, safe for the colour-blind
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -70,14 +73,49 @@ def detection_curves(run):
         return _png(figure)
 
 
+def ap_curves(runs, dataset):
+    """PNG bytes: box and mask AP of several detection runs on the same dataset, by iteration."""
+    return _joint(runs, (("bbox/AP", "Box AP"), ("segm/AP", "Mask AP")), dataset, "AP (%)")
+
+
 def joint_curves(runs, dataset):
     """PNG bytes: total and mask loss of several detection runs on the same dataset, by iteration."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(11, 3.8 + 0.22 * math.ceil(len(runs) / 3)), layout="constrained")
-        axes = figure.subplots(1, 2)
-        for ax, name, title in zip(axes, ("total_loss", "loss_mask"), ("Total loss", "Mask loss"), strict=True):
+    return _joint(runs, (("total_loss", "Total loss"), ("loss_mask", "Mask loss")), dataset, "loss")
+
+
+def _joint(runs, panels, dataset, ylabel):
+    with _side_by_side(len(runs)) as (figure, axes):
+        for ax, (name, title) in zip(axes, panels, strict=True):
             for i, run in enumerate(runs):
-                _plot(ax, run, [name], [run.name], f"{title}, {dataset}", "loss", first_color=i)
+                _plot(ax, run, [name], [run.name], f"{title}, {dataset}", ylabel, first_color=i)
             ax.set_xlabel("iteration")
+            ax.set_ylim(bottom=0)
+    return _png(figure)
+
+
+def pr_curves(runs, dataset):
+    """PNG bytes: precision by recall of several analysed runs on the same dataset, at IoU 0.5 and as the mean over IoU
+    0.5 to 0.95 (its area is the AP); of masks where there are any.
+    """
+    with _side_by_side(len(runs)) as (figure, axes):
+        for ax, name in zip(axes, ("0.50", "0.50:0.95"), strict=True):
+            for i, run in enumerate(runs):
+                task, part = list(run.analysis["tasks"].items())[-1]
+                values = [finite(v) for v in part["curves"][name]]
+                style, color = "-" if i < len(COLORS) else "--", COLORS[i % len(COLORS)]
+                label = f"{run.name} ({'mask' if task == 'segm' else 'box'})"
+                ax.plot(part["curves"]["recall"], values, style, color=color, label=label)
+            ax.set_title(f"Precision and recall at IoU {name}, {dataset}", loc="left", fontsize=10.5, fontweight="bold")
+            ax.set(xlabel="recall", ylabel="precision (%), mean over classes", xlim=(0, 1))
+            ax.set_ylim(bottom=0)
+    return _png(figure)
+
+
+@contextmanager
+def _side_by_side(count):
+    """Figure and two axes, to be filled; below them a legend of ``count`` runs."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 3.8 + 0.22 * math.ceil(count / 3)), layout="constrained")
+        axes = figure.subplots(1, 2)
+        yield figure, axes
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-        return _png(figure)

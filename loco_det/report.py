@@ -1,6 +1,5 @@
 """One page about one or more runs: what was run, tables of APs, curves, pictures. It needs nothing but a browser."""
 
-import base64
 import importlib.metadata
 import io
 import os
@@ -12,70 +11,21 @@ from pathlib import Path
 
 from PIL import Image
 
-from loco_det.curves import detection_curves, joint_curves, pretraining_curves
-from loco_det.runs import detection_rows, pretraining_rows, seeds_rows
+from loco_det.curves import ap_curves, detection_curves, joint_curves, pr_curves, pretraining_curves
+from loco_det.html_page import html_page, html_table, image
+from loco_det.run_folder import write_whole
+from loco_det.runs import class_rows, detection_rows, pretraining_rows, seeds_rows
+from loco_det.tables import markdown
 
-PICTURE_BYTES = 5_000_000  # of all pictures on a page, as base64; curves and text come on top
+PICTURES = 24  # of detections and views on a page; each run gets the same share, and one at least
+PICTURE_BYTES = 3_000_000  # of all pictures on a page, as base64; curves and text come on top
 PICTURE_WIDTHS = (1600, 1100, 700, 450)  # pixels; the first with which the pictures stay within PICTURE_BYTES
-
-CSS = """
-:root { color-scheme: light dark; --text: #1c1e21; --dim: #5c6370; --line: #d9dce1; --page: #fff; --soft: #f4f5f7; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e6e6; --dim: #a0a6b0; --line: #3a3f47; --page: #16181c; --soft: #202329; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
-  max-width: 80rem; margin: 2rem auto; padding: 0 1.2rem; }
-h1 { margin-bottom: .2rem; } h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); } h3 { margin-top: 2rem; }
-.dim, figcaption { color: var(--dim); font-size: .9rem; } .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-thead th { background: var(--soft); white-space: normal; vertical-align: bottom; }
-td.ap { text-align: right; font-weight: 600; }
-.number { text-align: right; } .small { text-align: right; font-size: .78rem; color: var(--dim); }
-.wrap, .name, tbody th { white-space: normal; }
-.wrap { min-width: 8rem; } .name { min-width: 5rem; } tbody th { min-width: 6rem; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-pre { background: var(--soft); padding: .7rem; overflow: auto; font-size: .82rem; } pre.config { max-height: 30rem; }
-summary { cursor: pointer; }
-"""
-
-
-def _cell_class(column):
-    if " / " in column:
-        return "small"
-    if column in ("decoder", "units", "loss, first → last logged"):
-        return "wrap"
-    if column in ("weights", "dataset"):
-        return "name"
-    return "ap" if column.endswith("AP") else "number" if "AP" in column or column in ("iterations", "time") else ""
-
-
-def _breakable(text):
-    """Long names of runs and files may break where their words end."""
-    return escape(text).replace("_", "_<wbr>").replace("/", "/<wbr>")
-
-
-def _html_table(rows, caption):
-    classes = {column: _cell_class(column) for column in rows[0]}
-    head = "".join(f'<th scope="col" class="{c.replace("ap", "number")}">{escape(k)}</th>' for k, c in classes.items())
-    body = ""
-    for row in rows:
-        (_, name), *rest = row.items()
-        cells = "".join(f'<td class="{classes[k]}">{_breakable(v)}</td>' for k, v in rest)
-        body += f'<tr><th scope="row">{_breakable(name)}</th>{cells}</tr>\n'
-    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>\n<p class="dim">{escape(caption)}</p>\n'
-
-
-def _image(data, mime, alt, caption=""):
-    uri = f"data:image/{mime};base64,{base64.b64encode(data).decode()}"
-    caption = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="{uri}" alt="{escape(alt)}">{caption}</figure>\n'
 
 
 def _compress(path, width):
     """(bytes, mime) of a picture at most ``width`` wide: JPEG, or the PNG as it is where that is smaller."""
-    with Image.open(path) as image:
-        resized = image.convert("RGB")
+    with Image.open(path) as picture:
+        resized = picture.convert("RGB")
     if resized.width > width:
         resized = resized.resize((width, max(1, round(resized.height * width / resized.width))), Image.LANCZOS)
     buffer = io.BytesIO()
@@ -85,9 +35,20 @@ def _compress(path, width):
     return buffer.getvalue(), "jpeg"
 
 
+def _analysis_figure(run):
+    """analysis.png in few colours, which is a third of its size; None if there is none."""
+    try:
+        with Image.open(run.folder / "analysis.png") as picture:
+            buffer = io.BytesIO()
+            picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+            return buffer.getvalue()
+    except OSError:
+        return None
+
+
 def _embed_pictures(runs):
     """Picture path -> (bytes, mime), as large as the page's size allows; unreadable or excess pictures are absent."""
-    paths = [path for run in runs for path in run.pictures]
+    paths = [path for run in runs for path in run.pictures[: max(1, PICTURES // len(runs))]]
     for width in PICTURE_WIDTHS:
         found, total = {}, 0
         for path in paths:
@@ -106,6 +67,8 @@ def _embed_pictures(runs):
 
 def _run_section(run, pictures):
     part = f"<h3>{escape(run.name)}</h3>\n"
+    if run.problem:
+        return part + f'<p class="dim">{escape(str(run.folder))}: {escape(run.problem)}.</p>\n'
     newest = max(p.stat().st_mtime for p in run.folder.iterdir() if p.name in ("metrics.json", "results.json"))
     when = datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
     part += f'<p class="dim">{escape(str(run.folder))}, last written {when}.'
@@ -116,11 +79,14 @@ def _run_section(run, pictures):
         draw = pretraining_curves if run.kind == "pretraining" else detection_curves
         last = run.series("total_loss")[1][-1]
         alt = f"Losses of {run.name} by iteration; the total loss ends at {last:.3g} at iteration {run.iterations}."
-        part += _image(draw(run), "png", alt)
+        part += image(draw(run), "png", alt)
+    if figure := _analysis_figure(run):
+        alt = f"Analysis of {run.name}: precision and recall, AP by size and class, confusions."
+        part += image(figure, "png", alt)
     for path in run.pictures:
         what = "Ground truth on the left, prediction on the right" if run.kind == "detection" else "Augmented views"
         if path in pictures:
-            part += _image(*pictures[path], f"{what}: {path.stem}", f"{what}. {path.name}")
+            part += image(*pictures[path], f"{what}: {path.stem}", f"{what}. {path.name}")
     left_out = sum(path not in pictures for path in run.pictures)
     if left_out:
         part += f'<p class="dim">{left_out} more pictures in the folder are too many for this page or unreadable.</p>'
@@ -139,68 +105,101 @@ def _machine():
     return f"{cpu or platform.machine()}, {cores} cores, torch {importlib.metadata.version('torch')}"
 
 
+AP_CAPTION = (
+    "AP in percent, averaged over IoU 0.50 to 0.95 unless it says 50 or 75 (that IoU only); s, m, l: objects below 32² "
+    "pixels, up to 96², above. “–”: no such objects, not evaluated, or not known. Memory: peak of the main process."
+)
+SEEDS_CAPTION = (
+    "AP in percent: mean ± standard deviation (of a sample, n − 1) over the seeds. “–”: some seeds have no such AP. "
+    "Differences between runs are taken seed by seed."
+)
+
+
+def _detection_section(runs):
+    """Tables and joint curves of the detection runs."""
+    body = "<h2>Detection and segmentation</h2>\n" + html_table(detection_rows(runs), AP_CAPTION)
+    seeds = seeds_rows(runs)
+    if seeds:
+        body += "<h3>Over seeds</h3>\n" + html_table(seeds, SEEDS_CAPTION)
+    by_dataset = defaultdict(list)
+    for run in runs:
+        by_dataset[run.analysis.get("dataset") or ", ".join(run.evaluations)].append(run)
+    for dataset, group in by_dataset.items():
+        kinds = (  # what has to be there for a curve, what is drawn, and in words
+            (lambda run: run.series("total_loss")[0], joint_curves, "Total loss and mask loss by iteration", 2),
+            (lambda run: len(run.series("bbox/AP")[0]) > 1, ap_curves, "Box and mask AP by iteration", 2),
+            (lambda run: run.analysis, pr_curves, "Precision by recall", 1),
+        )
+        for there, draw, what, least in kinds:
+            shown = [run for run in group if there(run)]
+            if len(shown) >= least:
+                alt = f"{what} on {dataset} of {', '.join(run.name for run in shown)}"
+                body += image(draw(shown, dataset), "png", alt)
+        classes = class_rows(group, dataset)
+        if classes:
+            table = html_table(classes, "AP in percent by class, of masks where there are any.")
+            body += f"<details><summary>AP by class, {escape(dataset)}</summary>{table}</details>\n"
+    return body
+
+
+def _title(runs):
+    return f"Report: {runs[0].name}" if len(runs) == 1 else f"Report of {len(runs)} runs"
+
+
+def _written():
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return f"Page written {now} on {_machine()}."
+
+
 def render(runs):
     """The page as a string of HTML; the arguments are as in :func:`write_report`."""
     pretraining = [run for run in runs if run.kind == "pretraining"]
     detection = [run for run in runs if run.kind == "detection"]
-    title = f"Report: {runs[0].name}" if len(runs) == 1 else f"Report of {len(runs)} runs"
-    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    body = f'<h1>{escape(title)}</h1>\n<p class="dim">Page written {now} on {escape(_machine())}.</p>\n'
+    title = _title(runs)
+    body = f'<h1>{escape(title)}</h1>\n<p class="dim">{escape(_written())}</p>\n'
     if detection:
-        caption = (
-            "AP in percent, averaged over IoU 0.50 to 0.95 unless it says 50 (IoU 0.50 only); s, m, l: objects below "
-            "32² pixels, up to 96², above. “–”: no such objects, or not evaluated."
-        )
-        body += "<h2>Detection and segmentation</h2>\n" + _html_table(detection_rows(runs), caption)
-    seeds = seeds_rows(runs)
-    if seeds:
-        caption = (
-            "AP in percent: mean ± standard deviation (of a sample, n − 1) over the seeds. “–”: some seeds have no "
-            "such AP. Differences are taken seed by seed."
-        )
-        body += "<h3>Over seeds</h3>\n" + _html_table(seeds, caption)
-    by_dataset = defaultdict(list)
-    for run in detection:
-        if run.series("total_loss")[0]:
-            by_dataset[", ".join(run.evaluations)].append(run)
-    for dataset, group in by_dataset.items():
-        if len(group) > 1:
-            alt = f"Total loss and mask loss by iteration on {dataset} of " + ", ".join(run.name for run in group)
-            body += _image(joint_curves(group, dataset), "png", alt)
+        body += _detection_section(runs)
     if pretraining:
         caption = "Losses at the first and the last line of each metrics.json."
-        body += "<h2>Pretraining</h2>\n" + _html_table(pretraining_rows(runs), caption)
+        body += "<h2>Pretraining</h2>\n" + html_table(pretraining_rows(runs), caption)
     pictures = _embed_pictures(runs)
     body += "<h2>Runs</h2>\n"
     body += '<p class="dim">Losses are medians over 20 iterations, as Detectron2 logs them.</p>\n'
     body += "".join(_run_section(run, pictures) for run in pretraining + detection)
-    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    head += f"<title>{escape(title)}</title>\n<style>{CSS}</style>"
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}</body>\n</html>\n'
+    return html_page(title, body)
 
 
-def write_report(runs, output_html):
+def render_markdown(runs):
+    """The tables of the page as Markdown."""
+    parts = [f"# {_title(runs)}", _written()]
+    if rows := detection_rows(runs):
+        parts += ["## Detection and segmentation", markdown(rows), AP_CAPTION]
+    if rows := seeds_rows(runs):
+        parts += ["### Over seeds", markdown(rows), SEEDS_CAPTION]
+    for dataset in dict.fromkeys(run.analysis["dataset"] for run in runs if run.analysis.get("dataset")):
+        parts += [f"### AP by class, {dataset}", markdown(class_rows(runs, dataset))]
+    if rows := pretraining_rows(runs):
+        parts += ["## Pretraining", markdown(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(runs, output_html, output_markdown=None):
     """Write the page about some runs, whole or not at all.
 
     Args:
         runs: list of Run, as :func:`loco_det.runs.find_runs` returns it.
         output_html: the file; its folder is made if need be.
+        output_markdown: the same tables as Markdown; None for none.
 
     Returns:
-        Path: the file.
+        Path: the page.
 
     Raises:
         ValueError: if there are no runs.
     """
     if not runs:
         raise ValueError("no runs to report on")
-    page = render(runs)
-    output = Path(output_html)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return output
+    write_whole(output_html, render(runs).encode())
+    if output_markdown:
+        write_whole(output_markdown, render_markdown(runs).encode())
+    return Path(output_html)

@@ -1,7 +1,8 @@
 """What a folder of tools/pretrain.py or tools/train_net.py holds."""
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -20,6 +21,8 @@ class Run:
         results: results.json of a detection run, empty before its evaluation.
         command: text of command.txt, perhaps empty.
         pictures: paths of views.png and pictures/*.png.
+        analysis: analysis.json of a detection run, empty if there is none.
+        problem: why nothing is known of this run, empty if something is: its folder is missing, or damaged.
     """
 
     folder: Path
@@ -31,6 +34,8 @@ class Run:
     results: dict
     command: str
     pictures: list
+    analysis: dict = field(default_factory=dict)
+    problem: str = ""
 
     def key(self, path, default=None):
         """Value of a key of the config such as "SOLVER.MAX_ITER"."""
@@ -50,6 +55,18 @@ class Run:
         return self.results.get("iteration") or (self.series("data_time")[0] or [None])[-1]
 
     @property
+    def state(self):
+        """In a word or two: how far it has come."""
+        if self.problem:
+            return self.problem
+        planned, done = self.key("SOLVER.MAX_ITER"), self.iterations
+        if self.kind == "detection":
+            if self.results:
+                return "done"
+            return "not evaluated" if planned and (done or 0) >= planned else "not finished"
+        return "not finished" if planned and (done or 0) < planned else "done"
+
+    @property
     def seconds(self):
         """As the run recorded it, else from the time per iteration in its metrics; None if unknown."""
         if self.results.get("seconds"):
@@ -61,6 +78,14 @@ class Run:
     def unit_losses(self):
         """Names of the losses that were logged, but for their sum; of pretraining from the image upwards."""
         return sorted({k for m in self.metrics for k in m if k.startswith("loss_")})
+
+    @property
+    def published(self):
+        """ "row", "box_ap" and "mask_ap" that the run's config reproduces (PUBLISHED); empty if there is none."""
+        if self.results.get("published"):
+            return self.results["published"]
+        keys = self.key("PUBLISHED", {})
+        return {key.lower(): keys[key] for key in ("ROW", "BOX_AP", "MASK_AP") if keys.get(key)}
 
     @property
     def evaluations(self):
@@ -109,7 +134,43 @@ def read_run(folder):
         results=results,
         command=_text(folder / "command.txt").strip(),
         pictures=[*folder.glob("views.png"), *sorted((folder / "pictures").glob("*.png"))],
+        analysis=_analysis(folder / "analysis.json"),
     )
+
+
+def lost_run(folder, problem):
+    """A Run that stands for a folder of which nothing can be read."""
+    return Run(Path(folder), Path(folder).name, "detection", {}, "", [], {}, "", [], problem=problem)
+
+
+def write_whole(path, content):
+    """Write a file whole or not at all, through a temporary one beside it.
+
+    Args:
+        path: of the file; its folder is made if need be.
+        content: bytes, or a function that writes into an open binary file.
+
+    Raises:
+        OSError: if it cannot be written; what was there stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(content) if isinstance(content, bytes) else content(f)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _analysis(path):
+    """Empty, too, if the file is no analysis: the report then does without its part."""
+    try:
+        content = json.loads(_text(path) or "{}")
+        return content if {"tasks", "classes", "confusion"} <= content.keys() else {}
+    except (ValueError, AttributeError):
+        return {}
 
 
 def _text(path):

@@ -1,20 +1,20 @@
 """Detectron2's DefaultTrainer with our evaluators, guards, results file and pictures."""
 
-import json
 import logging
-import math
 import os
 import time
 
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, hooks
 from detectron2.utils import comm
 
-from . import backbones  # noqa: F401, registers them
+from . import backbones, roi_heads  # noqa: F401, registers them
 from .checkpoint import GuardedCheckpointer, check_file
+from .data.loader import Batches, build_train_loader, seed_everything
 from .evaluation import build_evaluator, evaluator_type
-from .visualize import pick_records, save_comparisons
+from .frozen import speed_up
+from .hooks import SamePreciseBN, StopOnSigterm, WandbWriter
+from .results import finish
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,10 @@ class Trainer(DefaultTrainer):
     Attributes:
         weights: MODEL.WEIGHTS of the run's beginning, whatever a later --resume was given.
         seconds: that earlier parts of the run have taken.
+        evaluation_seconds: of the latest evaluation.
     """
+
+    evaluation_seconds = 0.0
 
     def __init__(self, cfg):
         self.weights, self.seconds, self.begun = cfg.MODEL.WEIGHTS, 0.0, time.perf_counter()
@@ -33,28 +36,73 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self):
         seconds = self.seconds + time.perf_counter() - self.begun
-        return {**super().state_dict(), "weights": self.weights, "seconds": seconds}
+        return {**super().state_dict(), "weights": self.weights, "seconds": seconds, "seed": self.cfg.SEED}
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
         self.weights, self.seconds = state_dict["weights"], state_dict["seconds"]
+        if self.cfg.SEED != state_dict["seed"]:
+            raise ValueError(f"SEED is {self.cfg.SEED}, but the run began with {state_dict['seed']}: resume with that")
+
+    def run_step(self):
+        """One iteration; its random numbers are those of the seed, the process and the iteration."""
+        seed_everything(self.cfg.SEED, comm.get_rank(), self.iter)
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {self._remedy()}") from None
+
+    def _remedy(self):
+        """What most often helps against a loss that is not finite."""
+        resnets, tuned = self.cfg.MODEL.RESNETS, self.cfg.MODEL.BACKBONE.FREEZE_AT < 5
+        if tuned and resnets.NORM == "FrozenBN":
+            return (
+                "self-supervised backbones are often not stable when fine-tuned with frozen norms: set "
+                "MODEL.RESNETS.NORM SyncBN (or BN), or lower SOLVER.BASE_LR"
+            )
+        return "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS, and check the data with tools/check_dataset.py"
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler" and not cfg.MODEL.LOAD_PROPOSALS:
+            return build_train_loader(cfg)
+        logger.warning(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN}: --resume will draw other images")
+        return super().build_train_loader(cfg)
 
     @classmethod
     def build_model(cls, cfg):
         model = super().build_model(cfg)
-        # the faster layout for convolutions on the CPU
-        return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
+        if cfg.MODEL.DEVICE == "cpu":
+            model = model.to(memory_format=torch.channels_last)  # the faster layout for convolutions there
+        if cfg.MODEL.FAST_FROZEN.ENABLED:
+            speed_up(getattr(model.backbone, "bottom_up", model.backbone), cfg.MODEL.FAST_FROZEN.COMPILE)
+        return model
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        return build_evaluator(dataset_name, cfg.OUTPUT_DIR)
+        return build_evaluator(dataset_name, cfg.OUTPUT_DIR, cfg.TEST.COCO_EVALUATOR)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """As Detectron2's, and notes how long it took."""
+        begun = time.perf_counter()
+        results = super().test(cfg, model, evaluators)
+        cls.evaluation_seconds = time.perf_counter() - begun
+        return results
 
     def build_hooks(self):
         # DefaultTrainer has no method to choose the checkpointer; its hooks take it from here
         guarded = GuardedCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR)
         guarded.checkpointables = self.checkpointer.checkpointables
         self.checkpointer = guarded
-        return super().build_hooks()
+        built = super().build_hooks()
+        for hook in built:
+            if isinstance(hook, hooks.PreciseBN):
+                hook.__class__ = SamePreciseBN
+        return [*built, StopOnSigterm()]
+
+    def build_writers(self):
+        return super().build_writers() + ([WandbWriter(self.cfg)] if self.cfg.WANDB.PROJECT else [])
 
     def resume_or_load(self, resume=True):
         """As Detectron2's, but weights that do not fill the backbone (resumed: the detector) are a ValueError."""
@@ -66,6 +114,12 @@ class Trainer(DefaultTrainer):
         else:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
 
+    def before_train(self):
+        batches = getattr(self._trainer.data_loader, "batch_sampler", None)
+        if isinstance(batches, Batches):
+            batches.start = self.start_iter
+        super().before_train()
+
     def train(self):
         """Train and evaluate; returns {dataset: {task: {metric: value}}} and writes results.json and pictures."""
         old = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
@@ -74,8 +128,10 @@ class Trainer(DefaultTrainer):
         super().train()
         results = getattr(self, "_last_eval_results", {})
         if comm.is_main_process():
-            state = {"iteration": self.max_iter - 1, "trainer": self.state_dict()}
-            finish(self.cfg, self.model, results, state)
+            trained = self.state_dict()
+            trained["seconds"] -= self.evaluation_seconds  # as in the last checkpoint, which is written before it
+            state = {"iteration": self.max_iter - 1, "trainer": trained}
+            finish(self.cfg, self.model, results, state, self.evaluation_seconds)
         return results
 
 
@@ -113,6 +169,15 @@ def check_run(cfg, resume=False, eval_only=False):
         )
 
 
+def previous_seed(output_dir):
+    """The seed of the run in a folder, from its latest checkpoint; ValueError if that has none."""
+    path = GuardedCheckpointer(torch.nn.Module(), output_dir).get_checkpoint_file()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["trainer"]["seed"]
+    except Exception as error:  # a damaged file may raise anything
+        raise ValueError(f"{path}: no checkpoint of a run that can be resumed ({type(error).__name__})") from None
+
+
 def evaluate(cfg, resume=False):
     """Evaluate a whole detector on DATASETS.TEST, as ``--eval-only``: MODEL.WEIGHTS, or resumed the run's last one.
 
@@ -132,58 +197,5 @@ def evaluate(cfg, resume=False):
         state = checkpointer.load(cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
-        finish(cfg, model, results, state)
+        finish(cfg, model, results, state, Trainer.evaluation_seconds)
     return results
-
-
-def finish(cfg, model, results, state):
-    """Write ``results.json`` and, of the first test set, ``pictures/*.png``.
-
-    Args:
-        cfg: the config.
-        model: the detector.
-        results: what ``DefaultTrainer.test`` returned, for one data set or for several.
-        state: of the detector's training, as in its checkpoint: "iteration", and "trainer" with the weights that it
-            started from and the seconds that it took; empty if not known.
-    """
-    if not cfg.DATASETS.TEST:
-        return
-    trained = state.get("trainer", {})
-    content = {
-        "kind": "detection",
-        "dataset": ", ".join(cfg.DATASETS.TEST),
-        "iteration": state["iteration"] + 1 if "iteration" in state else None,
-        "weights": trained.get("weights", cfg.MODEL.WEIGHTS),
-        "backbone": cfg.MODEL.ENCODER or f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
-        "frozen": cfg.MODEL.BACKBONE.FREEZE_AT >= 5,
-        "seconds": trained.get("seconds"),
-        "results": _without_nan(results),
-    }
-    path = os.path.join(cfg.OUTPUT_DIR, "results.json")
-    with open(f"{path}.tmp", "w") as f:
-        json.dump(content, f, indent=2)
-    os.replace(f"{path}.tmp", path)
-    name, folder = cfg.DATASETS.TEST[0], os.path.join(cfg.OUTPUT_DIR, "pictures")
-    pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
-    save_comparisons(pairs, MetadataCatalog.get(name), folder, cfg.TEST.PICTURE_THRESHOLD)  # removes older ones
-    logger.info(f"results in {path}, pictures in {folder}")
-
-
-def _without_nan(value):
-    """The same with None for NaN, which JSON does not have: COCO's AP of sizes or classes without objects."""
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    return None if math.isnan(value) else value
-
-
-def predict(cfg, model, records):
-    """Run the detector on Detectron2 dataset dicts.
-
-    Yields:
-        tuple: dataset dict, and Instances at the image's size, on the CPU.
-    """
-    mapper = DatasetMapper(cfg, is_train=False)
-    model.eval()
-    for record in records:
-        with torch.no_grad():
-            yield record, model([mapper(record)])[0]["instances"].to("cpu")

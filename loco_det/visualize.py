@@ -36,7 +36,7 @@ def class_color(index, metadata):
     return colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.6, 1.0)  # golden-ratio steps: neighbours differ in hue
 
 
-def _objects_of_record(record):
+def objects_of_record(record):
     """Boxes (N, 4) XYXY in pixels, masks (polygons or RLE), classes and crowd flags of a Detectron2 dataset dict."""
     found = record.get("annotations", [])
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in found]
@@ -54,7 +54,7 @@ def _objects_of_instances(instances, threshold):
     return boxes, masks, found.pred_classes.tolist(), [f"{s:.0%}" for s in found.scores.tolist()]
 
 
-def _draw_half(image, objects, metadata, caption):
+def draw_half(image, objects, metadata, caption):
     """Draw objects on an image (H, W, 3) uint8 RGB, scaled to a readable size, below a caption. Returns a PIL image."""
     boxes, masks, classes, labels = objects
     longer = max(image.shape[:2])
@@ -116,13 +116,27 @@ def draw_comparison(record, predictions, metadata, score_threshold=0.5):
     size = image.shape[:2]
     if tuple(predictions.image_size) != size:
         raise ValueError(f"{record['file_name']} is {size} (height, width), its prediction {predictions.image_size}")
-    truth, predicted = _objects_of_record(record), _objects_of_instances(predictions, score_threshold)
-    left = _draw_half(image, truth, metadata, f"ground truth: {len(truth[0])}")
-    right = _draw_half(image, predicted, metadata, f"prediction: {len(predicted[0])}, score ≥ {score_threshold:g}")
+    truth, predicted = objects_of_record(record), _objects_of_instances(predictions, score_threshold)
+    left = draw_half(image, truth, metadata, f"ground truth: {len(truth[0])}")
+    right = draw_half(image, predicted, metadata, f"prediction: {len(predicted[0])}, score ≥ {score_threshold:g}")
     both = Image.new("RGB", (left.width + GAP + right.width, left.height), "white")
     both.paste(left, (0, 0))
     both.paste(right, (left.width + GAP, 0))
     return np.asarray(both)
+
+
+def draw_predictions(image, predictions, metadata, score_threshold=0.5):
+    """Draw what was predicted for an image, scaled to a readable size.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        predictions, metadata, score_threshold: as in :func:`draw_comparison`.
+
+    Returns:
+        PIL image.
+    """
+    objects = _objects_of_instances(predictions, score_threshold)
+    return draw_half(image, objects, metadata, f"{len(objects[0])} objects, score ≥ {score_threshold:g}")
 
 
 def save_comparisons(pairs, metadata, output_dir, score_threshold=0.5):

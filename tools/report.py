@@ -14,20 +14,24 @@ from loco_det.runs import find_runs, seeds_text, table_text
 
 EXAMPLE = """example:
   python tools/report.py output/demo
-  python tools/report.py output/loco output/coco_loco_frozen output/coco_loco_finetune --output loco.html
+  python tools/report.py output/loco output/coco_loco_frozen output/coco_loco_finetune --output loco.html --markdown
 
-exit code: 0 written, 2 a folder is missing, holds no run, or is damaged"""
+A run that is missing, damaged, or not finished is shown as such.
+
+exit code: 0 written, 2 there is no run at all that could be read"""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or a folder with run folders beneath it")
-    parser.add_argument("--output", help="the page (default: report.html in the first RUN)")
+    parser.add_argument("--output", help="the page (default: report.html in the first RUN that is there)")
+    parser.add_argument("--markdown", action="store_true", help="write its tables as Markdown beside it, too")
     args = parser.parse_args()
     try:
         runs = find_runs(args.runs)
-        path = write_report(runs, args.output or Path(args.runs[0], "report.html"))
+        page = Path(args.output or Path(next(run for run in args.runs if Path(run).is_dir()), "report.html"))
+        path = write_report(runs, page, page.with_suffix(".md") if args.markdown else None)
         print(table_text(runs))
         seeds = seeds_text(runs)
         if seeds:

@@ -8,15 +8,15 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import log_command, merge_config, one_line_errors, quiet_trainer
+from common import argument_parser, launch, log_command, merge_config, one_line_errors, quiet_trainer
 from detectron2.config import get_cfg
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from loco_det.config import add_loco_config
 from loco_det.data.datasets import prepare_datasets
-from loco_det.trainer import Trainer, check_run, evaluate
+from loco_det.trainer import Trainer, check_run, evaluate, previous_seed
 
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/train_net.py --config-file configs/coco_loco_frozen.yaml \\
@@ -35,6 +35,8 @@ def main(args):
         raise ValueError("--num-gpus above 1 needs GPUs: Detectron2 trains on the CPU in one process only")
     prepare_datasets(cfg)
     check_run(cfg, args.resume, args.eval_only)
+    if cfg.SEED < 0:  # for --resume, which goes on with the same random numbers
+        cfg.SEED = previous_seed(cfg.OUTPUT_DIR) if args.resume else comm.shared_random_seed()
     cfg = Trainer.auto_scale_workers(cfg, comm.get_world_size())  # here, so that config.yaml says what is run
     cfg.freeze()
     default_setup(cfg, args)
@@ -51,6 +53,6 @@ def main(args):
 
 
 if __name__ == "__main__":
-    a = default_argument_parser(EXAMPLE).parse_args()
+    arguments = argument_parser(EXAMPLE).parse_args()
     with one_line_errors():
-        launch(main, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))
+        launch(main, arguments)

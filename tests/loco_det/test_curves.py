@@ -63,6 +63,24 @@ def test_joint_curves(detection, figures):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["frozen", "finetune"]
 
 
+def test_ap_over_iterations_of_several_runs(detection, figures):
+    box, mask = curves.ap_curves([read_run(folder) for folder in detection], "demo_val").axes
+    assert lines(box)["frozen"] == [[30, 1.0], [301, 12.34]] and lines(box)["finetune"] == []
+    assert lines(mask)["frozen"][-1] == [301, 10.06] and box.get_ylabel() == "AP (%)"
+
+
+def test_precision_by_recall_of_several_runs(detection, figures):
+    runs = [read_run(folder) for folder in detection]
+    for run, task in zip(runs, ("bbox", "segm"), strict=True):
+        curve = {"recall": [0.0, 0.5, 1.0], "0.50": [90.0, 50.0, None], "0.50:0.95": [60.0, 20.0, 0.0]}
+        run.analysis = {"tasks": {"bbox": {"curves": curve}} | {task: {"curves": curve}}}
+    at_half, mean = curves.pr_curves(runs, "demo_val").axes
+    assert set(lines(mean)) == {"frozen (box)", "finetune (mask)"}
+    assert lines(mean)["frozen (box)"] == [[0.0, 60.0], [0.5, 20.0], [1.0, 0.0]]
+    assert lines(at_half)["finetune (mask)"][:2] == [[0.0, 90.0], [0.5, 50.0]]
+    assert "IoU 0.50, demo_val" in at_half.get_title(loc="left")
+
+
 def test_png(detection):
     image = Image.open(io.BytesIO(curves.detection_curves(read_run(detection[0]))))
     assert image.format == "PNG" and image.width > 1000 and np.asarray(image).std() > 5

@@ -54,7 +54,9 @@ def test_page(tmp_path, detection, pretraining):
     assert path == tmp_path / "out" / "report.html" and os.listdir(path.parent) == ["report.html"]
     page = Page(path)
     tags = [tag for tag, _ in page.tags]
-    assert not {"script", "link", "iframe"} & set(tags)  # nothing that a disk or a content policy would block
+    assert not {"link", "iframe"} & set(tags) and not any(
+        attrs.get("src") for tag, attrs in page.tags if tag == "script"
+    )
     assert "http" not in path.read_text().replace("http-equiv", "")
     assert tags.count("details") == 3
     for text in ("A.B '<x>'", "res2+res3, res3+res4", "res4 4.62 → 3.02", "– / 10.0 / 20.0", "META_ARCH", "torch"):
@@ -71,9 +73,10 @@ def test_names_cannot_inject_html(tmp_path, training_line, write_lines):
     folder = tmp_path / "<img src=x onerror=alert(1)>"
     folder.mkdir()
     write_lines(folder / "metrics.json", [training_line(19)])
-    (folder / "config.yaml").write_text("A: '</pre><script>alert(1)</script>'")
+    text = "A: '</pre><script>alert(1)</script>'\nMODEL: {ENCODER: '<img src=y onerror=alert(2)>'}"
+    (folder / "config.yaml").write_text(text)
     page = Page(write_report(find_runs(folder), tmp_path / "report.html"))
-    assert "script" not in [tag for tag, _ in page.tags]
+    assert [tag for tag, _ in page.tags].count("script") == 1  # the page's own
     assert all(attrs["src"].startswith("data:") for tag, attrs in page.tags if tag == "img")
     assert page.text.count("<img src=x onerror=alert(1)>") >= 3
 
@@ -109,7 +112,7 @@ def test_failed_write_keeps_the_old_page(tmp_path, pretraining, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         write_report(find_runs(pretraining), path)
     assert path.read_text() == "old" and sorted(tmp_path.iterdir()) == before
@@ -125,6 +128,57 @@ def test_table_over_seeds_only_if_there_are_several(tmp_path):
     assert "Over seeds" in page.text and "seed*/frozen_loco" in page.text and page.text.count("11.0 ± 1.4") == 4
     page = Page(write_report(find_runs(tmp_path / "seed0"), tmp_path / "report.html"))
     assert "Over seeds" not in page.text
+
+
+def test_missing_and_damaged_runs_are_shown_beside_others(tmp_path, detection):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "results.json").write_text("{")
+    runs = find_runs([tmp_path / "gone", tmp_path / "damaged", *detection])
+    assert [run.state for run in runs] == ["missing", "damaged", "done", "not finished"]
+    page = Page(write_report(runs, tmp_path / "report.html", tmp_path / "report.md"))
+    for text in ("gone: missing.", "damaged: damaged.", "not finished"):
+        assert text in page.text, text
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("| ")]
+    assert ["missing" in line for line in table[2:6]] == [True, False, False, False] and " 12.3 " in table[4]
+
+
+def with_analysis(folder, name="demo_val"):
+    """Give a run an analysis of two classes, the second without objects."""
+    ap = {"objects": 3, **dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl", "AR"), 12.5)}
+    curves = {"recall": [0.0, 0.5, 1.0], **dict.fromkeys(("0.50", "0.75", "0.50:0.95"), [80.0, 40.0, 0.0])}
+    sizes = dict.fromkeys(("all", "small", "medium", "large"), {"AP": 12.5, "AR": 30.0})
+    per_class = {"tram|<b>": ap, "ox": dict.fromkeys(ap, None) | {"objects": 0}}
+    task = {"sizes": sizes, "per_class": per_class, "curves": curves}
+    content = {"dataset": name, "classes": list(per_class), "tasks": {"segm": task}, "confusion": {}}
+    (folder / "analysis.json").write_text(json.dumps(content))
+    Image.new("RGB", (1200, 900), "green").save(folder / "analysis.png")
+
+
+def test_analyses_are_compared(tmp_path, detection):
+    for folder in detection:
+        with_analysis(folder)
+    page = Page(write_report(find_runs(detection), tmp_path / "report.html", tmp_path / "report.md"))
+    images = page.images()
+    assert "Precision by recall on demo_val of frozen, finetune" in images
+    assert [image.size for alt, image in images.items() if alt.startswith("Analysis of")] == [(1200, 900)] * 2
+    assert "AP by class, demo_val" in page.text and "tram|<b>" in page.text and "finetune: mask AP" in page.text
+    text = (tmp_path / "report.md").read_text()
+    row = next(line for line in text.splitlines() if "tram" in line)
+    assert row.startswith("| tram\\|<b> |") and row.endswith("|       3 |            12.5 |              12.5 |")
+    (detection[0] / "analysis.json").write_text("[]")  # torn or foreign: the page does without
+    (detection[0] / "analysis.png").write_bytes(b"")
+    page = Page(write_report(find_runs(detection), tmp_path / "report.html"))
+    assert sum(alt.startswith("Analysis of") for alt in page.images()) == 1
+
+
+def test_numbers_sort_by_value(tmp_path, detection):
+    page = Page(write_report(find_runs(detection), tmp_path / "report.html"))
+    values = [attrs["data-value"] for tag, attrs in page.tags if tag == "td" and "data-value" in attrs]
+    assert {"12.34", "123.4", "120", "60"} <= set(
+        values
+    )  # AP, seconds and iterations behind "2 min 03 s", "120 of 300"
+    assert all(np.isfinite(float(value)) for value in values)
 
 
 def test_no_runs(tmp_path):

@@ -56,12 +56,48 @@ def test_table(tmp_path, detection):
     assert row == {
         "run": "frozen", "backbone": "ResNet-18", "weights": "loco/backbone.pkl",
         "decoder": "1 conv block, downsampling, MLP 512-128", "trained": "frozen", "dataset": "demo_val",
-        "iterations": "300", "time": "2 min 03 s",
-        "box AP": "12.3", "box AP50": "30.1", "mask AP": "10.1", "mask AP50": "30.1",
+        "iterations": "300", "time": "2 min 03 s", "state": "done", "schedule": "300 x 2 images",
+        "box AP": "12.3", "box AP50": "30.1", "mask AP": "10.1", "mask AP50": "30.1", "box AP75": "7.0",
+        "mask AP75": "7.0",
     }  # fmt: skip
     row = dict(zip(cells(header), cells(interrupted), strict=True))
     assert (row["iterations"], row["time"], row["weights"]) == ("120 of 300", "1 min 00 s", "–")
     assert (row["trained"], row["dataset"], row["mask AP"]) == ("fine-tuned", "demo_val", "–")
+    assert row["state"] == "not finished"
+
+
+def test_published_figure_stands_beside_the_run(tmp_path, detection):
+    results = json.loads((detection[0] / "results.json").read_text())
+    results["published"] = {"row": "Table 2, LoCo", "box_ap": 14.5, "mask_ap": None}
+    results |= {"peak_memory": 2.34e9, "schedule": "1x", "decoder": "none at all", "freeze_at": 2, "frozen": False}
+    (detection[0] / "results.json").write_text(json.dumps(results))
+    config = yaml.safe_load((detection[1] / "config.yaml").read_text())
+    config["PUBLISHED"] = {"ROW": "Table 3, LoCo", "BOX_AP": 27.8, "MASK_AP": 25.6}
+    (detection[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    header, _, begun, done = table_text(find_runs(tmp_path / "demo")).splitlines()
+    row = dict(zip(cells(header), cells(done), strict=True))
+    assert (row["published row"], row["published box AP"], row["box AP − published"]) == (
+        "Table 2, LoCo",
+        "14.5",
+        "-2.2",
+    )
+    assert (row["published mask AP"], row["memory"]) == ("–", "2.3 GB")
+    assert "mask AP − published" not in row  # known of no run
+    assert (row["schedule"], row["decoder"], row["trained"]) == ("1x", "none at all", "fine-tuned above res2")
+    row = dict(zip(cells(header), cells(begun), strict=True))
+    assert (row["published row"], row["published mask AP"], row["box AP − published"]) == ("Table 3, LoCo", "25.6", "–")
+
+
+def test_seeds_in_the_names_of_runs_beside_the_published_mean(tmp_path):
+    published = {"row": "Table 3, LoCo, 1K", "box_ap": 13.9, "mask_ap": 13.8}
+    for seed, ap in enumerate((11.0, 13.0)):
+        write_aps(tmp_path / f"coco_1k_seed{seed}", ap, 20.0, ap + 1, 20.0, published=published)
+        write_aps(tmp_path / "low" / f"seed{seed}", ap, 20.0, ap, 20.0)
+    header, _, *rows = map(cells, seeds_text(find_runs(tmp_path)).splitlines())
+    low, named = sorted((dict(zip(header, row, strict=True)) for row in rows), key=lambda row: row["run"], reverse=True)
+    assert (named["run"], named["box AP"], named["published box AP"]) == ("coco_1k_seed*", "12.0 ± 1.4", "13.9")
+    assert (named["mean − published box AP"], named["mean − published mask AP"]) == ("-1.9", "-0.8")
+    assert (low["run"], low["published box AP"], low["mean − published box AP"]) == ("low/seed*", "–", "–")
 
 
 def test_table_of_several_test_sets_evaluated_only(tmp_path, training_line, write_lines):

@@ -9,7 +9,15 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from loco_det import visualize
-from loco_det.visualize import CAPTION_HEIGHT, GAP, class_color, draw_comparison, pick_records, save_comparisons
+from loco_det.visualize import (
+    CAPTION_HEIGHT,
+    GAP,
+    class_color,
+    draw_comparison,
+    draw_predictions,
+    pick_records,
+    save_comparisons,
+)  # fmt: skip
 
 SIDE = 160  # scaled by 3 to 480
 BOXES = [[20, 20, 80, 90], [90, 80, 150, 150]]  # of the two objects of the fixture record, classes 0 and 1
@@ -164,6 +172,14 @@ def test_records_are_spread_over_those_with_annotations():
     assert pick_records(records, 99) == records[1:]
     assert [r["image_id"] for r in pick_records([{"image_id": i} for i in range(4)], 2)] == [0, 2]  # none has any
     assert pick_records([], 3) == []
+
+
+def test_predictions_alone(metadata):
+    image = np.full((SIDE, SIDE, 3), 90, dtype=np.uint8)
+    found = predicted(BOXES, [0, 1], [0.9, 0.3])
+    drawn = np.asarray(draw_predictions(image, found, metadata, 0.5))[CAPTION_HEIGHT:]
+    assert drawn.shape[:2] == (480, 480)
+    assert tinted(at(drawn, 60, 70), 0, metadata) and not tinted(at(drawn, 120, 110), 1, metadata)
 
 
 def test_each_picture_shows_its_pair(record, metadata, tmp_path):

@@ -1,0 +1,83 @@
+"""A frozen backbone, faster: no autograd, norms folded into the convs, channels_last, optionally compiled."""
+
+import copy
+import logging
+
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4  # relative difference of features that folding may make by rounding
+
+
+def speed_up(module, compile=False):
+    """Let a frozen module run by a folded copy of itself; its parameters, their names and its checkpoints stay.
+
+    Args:
+        module: a backbone's bottom_up, whose ``forward`` takes (B, 3, H, W) and returns a dict of features.
+        compile: run the copy through torch.compile, for inputs of any size.
+
+    Returns:
+        bool: False, and nothing is changed, if something in it learns or has statistics that follow the data.
+    """
+    follows = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in module.modules())
+    if follows or any(parameter.requires_grad for parameter in module.parameters()):
+        return False
+    module.forward = _FastForward(module, compile)
+    return True
+
+
+class _FastForward:
+    """Stands in for a module's ``forward``. The copy is made at the first call, and anew after weights were loaded."""
+
+    def __init__(self, module, compile):
+        self.module, self.compile, self.network, self.place = module, compile, None, None
+        module.register_load_state_dict_post_hook(self._forget)
+
+    def _forget(self, *_):
+        self.network = None
+
+    @torch.no_grad()
+    def __call__(self, x):
+        place = x.device, x.dtype
+        if self.network is None or place != self.place:
+            self.network, self.place = self._build(x), place
+        return self.network(x.contiguous(memory_format=torch.channels_last))
+
+    def _build(self, x):
+        network = copy.deepcopy(self.module, {id(self): self})  # but not this object, which is its forward
+        del network.forward
+        network._load_state_dict_post_hooks.clear()
+        fold(network)
+        network = network.to(memory_format=torch.channels_last)
+        sample = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)).to(x)
+        wanted, got = type(self.module).forward(self.module, sample), network(sample)
+        for name, features in wanted.items():
+            difference = (features - got[name]).abs().max() / features.abs().max()
+            if not difference <= TOLERANCE:
+                logger.warning(f"folding its norms changes {name} by {difference:.2g} relative: it runs as it is")
+                return lambda x: type(self.module).forward(self.module, x)
+        return torch.compile(network, dynamic=True) if self.compile else network
+
+
+def fold(module):
+    """Fold every FrozenBatchNorm2d into the conv before it, in place.
+
+    A conv's norm is the one that it holds (Detectron2's), or the next child of the same parent, as in torchvision's
+    blocks; PResNet-50's bilinear interpolation between the two changes nothing, because its weights sum up to one.
+    """
+    for parent in list(module.modules()):
+        conv = parent if isinstance(parent, nn.Conv2d) else None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FrozenBatchNorm2d):
+                if conv is not None and conv.out_channels == child.num_features:
+                    norm = child.running_mean, child.running_var, child.eps, child.weight, child.bias
+                    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *norm)
+                    setattr(parent, name, None if conv is parent else nn.Identity())
+                conv = None
+            else:
+                conv = child[0] if isinstance(child, nn.Sequential) and len(child) else child
+                conv = conv if isinstance(conv, nn.Conv2d) else None

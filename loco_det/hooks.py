@@ -1,0 +1,91 @@
+"""What happens around the iterations of a detector's training: SIGTERM, precise BN in several processes, wandb."""
+
+import signal
+
+import torch
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, get_event_storage
+from fvcore.nn.precise_bn import get_bn_modules
+
+
+class StopOnSigterm(HookBase):
+    """SIGTERM (preemption) ends the run after the iteration at hand, with a checkpoint and exit code 0."""
+
+    def before_train(self):
+        self.asked = False
+        self.previous = signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def after_step(self):
+        if not _any_process(self.asked) or self.trainer.iter + 1 >= self.trainer.max_iter:
+            return
+        if comm.is_main_process():
+            self.trainer.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+        comm.synchronize()
+        raise SystemExit(0)
+
+    def after_train(self):
+        signal.signal(signal.SIGTERM, self.previous)
+
+
+def _any_process(flag):
+    """Whether ``flag`` is set in any process; all have to ask at the same moment."""
+    if comm.get_world_size() == 1:
+        return flag
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(total)
+    return total.item() > 0
+
+
+class SamePreciseBN(hooks.PreciseBN):
+    """Detectron2's, but each time from the batches that come next, and with the same statistics in all processes.
+
+    Without SyncBN every process sees its own images and evaluates its own part of the test set with the statistics of
+    these, while only those of the first one are saved.
+    """
+
+    def update_stats(self):
+        if self._disabled:
+            return
+        if hasattr(self._data_loader.batch_sampler, "start"):
+            self._data_loader.batch_sampler.start = self.trainer.iter + 1
+        self._data_iter = None
+        super().update_stats()
+        if comm.get_world_size() > 1:
+            for norm in get_bn_modules(self._model):
+                for statistics in (norm.running_mean, norm.running_var):
+                    torch.distributed.all_reduce(statistics)
+                    statistics /= comm.get_world_size()
+
+
+class WandbWriter(EventWriter):
+    """Scalars to Weights & Biases (``pip install wandb``), one step for each iteration that has any."""
+
+    def __init__(self, cfg):
+        """
+        Raises:
+            ValueError: if wandb is not installed.
+        """
+        try:
+            import wandb
+        except ImportError:
+            raise ValueError("WANDB.PROJECT is set, but wandb is not installed: pip install wandb") from None
+        self._run = wandb.init(project=cfg.WANDB.PROJECT, dir=cfg.OUTPUT_DIR, config=dict(cfg), resume="allow")
+        self._written = -1
+
+    def write(self):
+        new, last = {}, self._written
+        for name, (value, iteration) in get_event_storage().latest().items():
+            if iteration > self._written:
+                new.setdefault(iteration, {})[name] = value
+                last = max(last, iteration)
+        for iteration in sorted(new):
+            self._run.log(new[iteration], step=iteration)
+        self._written = last
+
+    def close(self):
+        self._run.finish()

@@ -1,0 +1,202 @@
+"""The files that a detection run leaves: ``results.json`` for scripts, ``analysis.json`` and ``.png``, ``pictures/``.
+
+Keys of ``results.json``; null where something is not known:
+
+================== ====================================================================================================
+kind               "detection"
+results            task ("bbox", "segm") -> metric ("AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>") -> percent;
+                   of several test sets, data set -> that
+dataset            DATASETS.TEST, joined by commas
+train_dataset      DATASETS.TRAIN, joined by commas
+iteration          iterations that the evaluated network has been trained for
+seconds            of training, over all parts of a resumed run, evaluations in between included, the last one not
+evaluation_seconds of the last evaluation, on all test sets
+peak_memory        bytes in the main process: on a GPU what torch had allocated there, on the CPU the resident memory
+device             MODEL.DEVICE
+processes          number of processes of the run that wrote this file
+images_per_step    SOLVER.IMS_PER_BATCH, of all processes together
+max_iter           SOLVER.MAX_ITER
+schedule           the same as the field says it: "1x" (of COCO), "64 epochs" (of Cityscapes), or "15000 x 16 images"
+backbone           MODEL.ENCODER, or "ResNet-<depth>"
+freeze_at          MODEL.BACKBONE.FREEZE_AT
+frozen             whether no parameter of the backbone learns
+norm               norm of the backbone
+heads_norm         norm of FPN, box head and mask head, each named once
+weights            MODEL.WEIGHTS of the run's beginning
+weights_sha256     of that file
+weights_metadata   what tools/convert_to_d2.py wrote into it: "source", "layout", "location", "arch", "sha256", "date"
+decoder            of the pretraining, if the weights lie in a run folder of tools/pretrain.py
+published          "row", "box_ap", "mask_ap": the published figure that this config reproduces (PUBLISHED)
+thing_classes      names of the classes, in the network's order
+category_ids       their ids in the data set
+================== ====================================================================================================
+"""
+
+import json
+import logging
+import math
+import os
+import pickle
+import resource
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.utils import comm
+
+from .analysis import analyze
+from .analysis_plot import draw_analysis
+from .convert.writing import sha256_of
+from .run_folder import read_run, write_whole
+from .tables import decoder_name
+from .visualize import pick_records, save_comparisons
+
+logger = logging.getLogger(__name__)
+
+CITYSCAPES_IMAGES = 2975  # of the fine training set
+COCO_1X = 90000 * 16  # images that Detectron2's 1x schedule of COCO sees
+
+
+def finish(cfg, model, results, state, evaluation_seconds=None):
+    """Write ``results.json``; of the last test set, the analysis; of the first, ``pictures/*.png``.
+
+    Args:
+        cfg: the config.
+        model: the detector.
+        results: what ``DefaultTrainer.test`` returned, for one data set or for several.
+        state: of the detector's training, as in its checkpoint: "iteration", and "trainer" with the weights that it
+            started from and the seconds that it took; empty if not known.
+        evaluation_seconds: of that test.
+    """
+    if not cfg.DATASETS.TEST:
+        return
+    content = {"kind": "detection", "results": _without_nan(results), "evaluation_seconds": evaluation_seconds}
+    content |= describe(cfg, model, state)
+    folder = Path(cfg.OUTPUT_DIR)
+    write_whole(folder / "results.json", json.dumps(content, indent=2).encode())
+    write_analysis(cfg)
+    name = cfg.DATASETS.TEST[0]
+    pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
+    save_comparisons(pairs, MetadataCatalog.get(name), folder / "pictures", cfg.TEST.PICTURE_THRESHOLD)
+    logger.info(f"results in {folder / 'results.json'}, pictures in {folder / 'pictures'}")
+
+
+def describe(cfg, model, state):
+    """What was run: the keys of ``results.json`` that the evaluation does not give; arguments as in :func:`finish`."""
+    trained, published = state.get("trainer", {}), cfg.PUBLISHED
+    weights = trained.get("weights", cfg.MODEL.WEIGHTS)
+    backbone = getattr(model.backbone, "bottom_up", model.backbone)
+    frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
+    heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
+    return {
+        "dataset": ", ".join(cfg.DATASETS.TEST),
+        "train_dataset": ", ".join(cfg.DATASETS.TRAIN),
+        "iteration": state["iteration"] + 1 if "iteration" in state else None,
+        "seconds": trained.get("seconds"),
+        "peak_memory": peak_memory(cfg.MODEL.DEVICE),
+        "device": cfg.MODEL.DEVICE,
+        "processes": comm.get_world_size(),
+        "images_per_step": cfg.SOLVER.IMS_PER_BATCH,
+        "max_iter": cfg.SOLVER.MAX_ITER,
+        "schedule": schedule(cfg),
+        "backbone": cfg.MODEL.ENCODER or f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
+        "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        "frozen": frozen,
+        "norm": "FrozenBN" if frozen else cfg.MODEL.RESNETS.NORM,
+        "heads_norm": ", ".join(dict.fromkeys(part.NORM or "none" for part in heads)),
+        "weights": weights,
+        **_origin(weights),
+        "published": {
+            "row": published.ROW,
+            "box_ap": published.BOX_AP or None,
+            "mask_ap": published.MASK_AP or None,
+        }
+        if published.ROW
+        else None,
+        **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
+    }
+
+
+def peak_memory(device):
+    """Bytes: the most that torch allocated on a GPU, or on the CPU the most that this process held in memory."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def schedule(cfg):
+    """The training's length as the field says it."""
+    images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
+    if cfg.DATASETS.TRAIN == ("coco_2017_train",):
+        times = images / COCO_1X
+        if round(times) and abs(times / round(times) - 1) < 0.01:  # the number of GPUs may have rounded it
+            return f"{round(times)}x"
+    if cfg.DATASETS.TRAIN == ("cityscapes_fine_instance_seg_train",) and images >= CITYSCAPES_IMAGES:
+        return f"{images // CITYSCAPES_IMAGES} epochs"
+    return f"{cfg.SOLVER.MAX_ITER} x {cfg.SOLVER.IMS_PER_BATCH} images"
+
+
+def _origin(weights):
+    """Where the weights come from; nothing is known of a file that is not there (any more)."""
+    known = dict.fromkeys(("weights_sha256", "weights_metadata", "decoder"))
+    if not os.path.isfile(weights):
+        return known
+    known["weights_sha256"] = sha256_of(weights)
+    if weights.endswith(".pkl"):  # Detectron2, too, has unpickled it when it was loaded
+        with open(weights, "rb") as f:
+            content = pickle.load(f)
+        if content.get("__author__") == "loco-det":
+            keys = ("source", "layout", "location", "arch", "sha256", "date")
+            known["weights_metadata"] = {key: content[key] for key in keys if key in content}
+    try:
+        known["decoder"] = decoder_name(read_run(Path(weights).parent))
+    except (FileNotFoundError, ValueError):  # the folder is no run
+        pass
+    return known
+
+
+def _classes(metadata):
+    names = metadata.get("thing_classes")
+    if names is None:
+        return {"thing_classes": None, "category_ids": None}
+    places = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(names))}
+    return {"thing_classes": list(names), "category_ids": sorted(places, key=places.get)}
+
+
+def write_analysis(cfg):
+    """Analyse the last test set from its files: ``analysis.json`` and ``analysis.png``, or none if there is no file of
+    predictions and ground truth in COCO's format.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    for name in ("analysis.json", "analysis.png"):  # of an earlier evaluation
+        (folder / name).unlink(missing_ok=True)
+    dataset, predictions = cfg.DATASETS.TEST[-1], folder / "inference" / "coco_instances_results.json"
+    truth = MetadataCatalog.get(dataset).get("json_file")
+    if not truth or not os.path.isfile(truth) or not predictions.is_file():
+        logger.info(f"no analysis: {dataset} has no ground truth or no predictions in COCO's format")
+        return
+    analysis = {"dataset": dataset, **analyze(truth, predictions, cfg.TEST.PICTURE_THRESHOLD)}
+    write_whole(folder / "analysis.json", json.dumps(analysis).encode())
+    figure = draw_analysis(analysis, f"{folder.resolve().name}, {dataset}, {analysis['images']} images")
+    write_whole(folder / "analysis.png", lambda f: figure.savefig(f, format="png", dpi=110))
+
+
+def _without_nan(value):
+    """The same with None for NaN, which JSON does not have: COCO's AP of sizes or classes without objects."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    return None if math.isnan(value) else value
+
+
+def predict(cfg, model, records):
+    """Run the detector on Detectron2 dataset dicts.
+
+    Yields:
+        tuple: dataset dict, and Instances at the image's size, on the CPU.
+    """
+    mapper = DatasetMapper(cfg, is_train=False)
+    model.eval()
+    for record in records:
+        with torch.no_grad():
+            yield record, model([mapper(record)])[0]["instances"].to("cpu")

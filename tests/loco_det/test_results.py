@@ -1,0 +1,140 @@
+"""results.json and what else a detection run leaves, from made-up evaluations."""
+
+import hashlib
+import json
+import math
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from PIL import Image
+
+from loco_det import results
+from loco_det.config import add_loco_config
+from loco_det.results import describe, finish, schedule
+
+RESULTS = {"bbox": {"AP": 12.5, "APl": math.nan, "AP-ox": math.nan}, "segm": {"AP": 10.0}}
+
+
+class Detector(torch.nn.Module):
+    """As much of a detector as is looked at: a backbone of two stages under FPN, or without."""
+
+    def __init__(self, learning=True, fpn=True):
+        super().__init__()
+        bottom_up = torch.nn.ModuleDict({"res2": torch.nn.Linear(1, 1), "res7": torch.nn.Linear(1, 1)})
+        bottom_up.requires_grad_(False)
+        bottom_up["res7"].requires_grad_(learning)
+        self.backbone = (
+            torch.nn.ModuleDict({"bottom_up": bottom_up, "fpn": torch.nn.Linear(1, 1)}) if fpn else bottom_up
+        )
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    """A config with a registered test set of one image and one object of two classes."""
+    cfg = get_cfg()
+    add_loco_config(cfg)
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = str(tmp_path / "run"), "cpu"
+    Image.new("RGB", (60, 40), "gray").save(tmp_path / "a.png")
+    box = {"bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0, "segmentation": [[5, 5, 25, 5, 25, 25, 5, 25]]}
+    truth = {
+        "images": [{"id": 4, "file_name": "a.png", "width": 60, "height": 40}],
+        "categories": [{"id": 3, "name": "tram"}, {"id": 9, "name": "ox"}],
+        "annotations": [{"id": 1, "image_id": 4, "category_id": 9, **box}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    name = f"results_{tmp_path.name}"
+    register_coco_instances(name, {}, str(tmp_path / "truth.json"), str(tmp_path))
+    MetadataCatalog.get(name).set(thing_classes=["tram", "ox"], thing_dataset_id_to_contiguous_id={3: 0, 9: 1})
+    cfg.DATASETS.TEST, cfg.DATASETS.TRAIN = (name,), ("some_train",)
+    (tmp_path / "run" / "inference").mkdir(parents=True)
+    found = [{"image_id": 4, "category_id": 9, "bbox": [5, 6, 20, 20], "score": 0.9}]
+    (tmp_path / "run" / "inference" / "coco_instances_results.json").write_text(json.dumps(found))
+    return cfg
+
+
+def test_files(cfg, monkeypatch):
+    monkeypatch.setattr(results, "predict", lambda *_: ())  # the pictures have their own tests
+    folder, state = Path(cfg.OUTPUT_DIR), {"iteration": 299, "trainer": {"weights": "random", "seconds": 12.5}}
+    finish(cfg, Detector(), RESULTS, state, evaluation_seconds=3.5)
+    content = json.loads((folder / "results.json").read_text())
+    assert set(content) == set(re.findall(r"^(\w+) +\S", results.__doc__, re.MULTILINE)) - {"The", "Keys"}  # documented
+    assert content["results"]["bbox"] == {"AP": 12.5, "APl": None, "AP-ox": None}
+    assert (content["iteration"], content["seconds"], content["evaluation_seconds"]) == (300, 12.5, 3.5)
+    assert (content["thing_classes"], content["category_ids"]) == (["tram", "ox"], [3, 9])
+    assert (content["processes"], content["images_per_step"], content["max_iter"]) == (1, 16, 40000)
+    assert content["peak_memory"] > 5e7 and content["device"] == "cpu"
+    analysis = json.loads((folder / "analysis.json").read_text())
+    assert analysis["dataset"] == cfg.DATASETS.TEST[0] and analysis["confusion"]["right"] == 1
+    assert Image.open(folder / "analysis.png").size[0] > 1000 and not list(folder.glob(".*"))
+    (folder / "inference" / "coco_instances_results.json").unlink()
+    finish(
+        cfg, Detector(), RESULTS, {}
+    )  # an evaluator that leaves no predictions: the older analysis is not this one's
+    assert not (folder / "analysis.json").exists() and not (folder / "analysis.png").exists()
+    content = json.loads((folder / "results.json").read_text())
+    assert (content["iteration"], content["seconds"], content["weights"]) == (None, None, "")
+
+
+def test_threshold_of_pictures_is_that_of_the_confusions(cfg, monkeypatch):
+    monkeypatch.setattr(results, "predict", lambda *_: ())
+    cfg.TEST.PICTURE_THRESHOLD = 0.95
+    finish(cfg, Detector(), RESULTS, {})
+    assert json.loads(Path(cfg.OUTPUT_DIR, "analysis.json").read_text())["confusion"]["missed"] == 1
+
+
+def test_frozen_is_what_does_not_learn(cfg):
+    cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.NORM = 5, "SyncBN"
+    for fpn in (True, False):
+        found = describe(cfg, Detector(learning=True, fpn=fpn), {})
+        assert (found["frozen"], found["norm"], found["freeze_at"]) == (False, "SyncBN", 5)
+        found = describe(cfg, Detector(learning=False, fpn=fpn), {})
+        assert (found["frozen"], found["norm"]) == (True, "FrozenBN")
+
+
+def test_networks_norms_and_published_row(cfg):
+    found = describe(cfg, Detector(), {})
+    assert (found["backbone"], found["heads_norm"], found["published"]) == ("ResNet-50", "none", None)
+    cfg.MODEL.ENCODER, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM = "presnet50", "SyncBN", "SyncBN"
+    cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP = "Table 2, LoCo", 34.5
+    found = describe(cfg, Detector(), {})
+    assert (found["backbone"], found["heads_norm"]) == ("presnet50", "SyncBN, none")
+    assert found["published"] == {"row": "Table 2, LoCo", "box_ap": 34.5, "mask_ap": None}
+
+
+@pytest.mark.parametrize(
+    ("train", "iterations", "images", "text"),
+    [
+        ("coco_2017_train", 90000, 16, "1x"),
+        ("coco_2017_train", 360000, 8, "2x"),
+        ("coco_2017_train", 102857, 14, "1x"),
+        ("coco_2017_train", 100000, 16, "100000 x 16 images"),
+        ("coco_2017_train", 60, 2, "60 x 2 images"),
+        ("coco_2017_train_1k_seed0", 15000, 16, "15000 x 16 images"),
+        ("cityscapes_fine_instance_seg_train", 24000, 8, "64 epochs"),
+        ("cityscapes_fine_instance_seg_train", 2, 8, "2 x 8 images"),
+    ],
+)
+def test_schedules(cfg, train, iterations, images, text):
+    cfg.DATASETS.TRAIN, cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH = (train,), iterations, images
+    assert schedule(cfg) == text
+
+
+def test_where_the_weights_come_from(cfg, pretraining):
+    metadata = {"source": "model_final.pth", "layout": "ours", "arch": "resnet18", "date": "2026-11-22"}
+    path = pretraining / "backbone.pkl"
+    path.write_bytes(pickle.dumps({"__author__": "loco-det", "model": {}, **metadata}))
+    cfg.MODEL.WEIGHTS = "somewhere/else.pkl"
+    found = describe(cfg, Detector(), {"trainer": {"weights": str(path)}})
+    assert found["weights"] == str(path) and found["weights_metadata"] == metadata
+    assert found["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found["decoder"] == "1 conv block, downsampling, MLP 512-128"
+    found = describe(cfg, Detector(), {})  # not there
+    assert [found[key] for key in ("weights_sha256", "weights_metadata", "decoder")] == [None] * 3
+    path.write_bytes(pickle.dumps({"__author__": "another", "model": {}, **metadata}))
+    assert describe(cfg, Detector(), {"trainer": {"weights": str(path)}})["weights_metadata"] is None
