@@ -72,7 +72,7 @@ def resnet_shape(name):
     """
     if name.endswith("_same"):
         shape = resnet_shape(name.removesuffix("_same"))
-        return shape and shape._replace(same=True)
+        return shape._replace(same=True) if shape and not shape.same else None
     for pattern in (_RESNET, _WIDE, _RESNEXT, _ANY):
         if match := pattern.fullmatch(name):
             break

@@ -42,18 +42,18 @@ def main(argv=None):
     args = p.parse_args(argv)
     try:
         check_folder(args.checkpoint, args.output)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return fail(error, 2)
     try:
         result = convert_back(args.checkpoint, args.output, config_file=args.config_file, arch=args.arch)
     except FileNotFoundError as error:
         return fail(error, 2)
     except VerificationError as error:
-        return fail(f"{args.checkpoint}: {error}; nothing was written", 1)
+        return fail(VerificationError(f"{args.checkpoint}: {error}; nothing was written"), 1)
     except (OSError, ValueError) as error:
         return fail(error, 1)
     except KeyboardInterrupt:
-        return fail("interrupted, nothing was written", 130)
+        return fail(KeyboardInterrupt("interrupted, nothing was written"), 130)
     report(result, args.json)
     return 0
 

@@ -9,6 +9,7 @@ that these weights need.
 
 import argparse
 import json
+import os
 import signal
 import sys
 import warnings
@@ -63,6 +64,8 @@ def main(argv=None):
         return 0
     if not args.checkpoint or bool(args.output) == args.check_only:
         arguments.error("give a checkpoint, and either OUT.pkl or --check-only")
+    if args.check_only and args.base:
+        arguments.error("--check-only writes no config: leave out --base")
     if args.prefix is not None and (args.ema or args.source != "auto"):
         arguments.error("--prefix names one network by itself: leave out --source and --ema")
     options = {key: getattr(args, key) for key in ("arch", "source", "ema", "prefix", "config_file")}
@@ -70,7 +73,7 @@ def main(argv=None):
     try:
         if not args.check_only:
             check_output(args.checkpoint, args.output, args.base)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return fail(error, 2)
     try:
         if args.check_only:
@@ -80,11 +83,11 @@ def main(argv=None):
     except FileNotFoundError as error:
         return fail(error, 2)
     except VerificationError as error:
-        return fail(f"{args.checkpoint}: {error}; nothing was written", 1)
+        return fail(VerificationError(f"{args.checkpoint}: {error}; nothing was written"), 1)
     except (OSError, ValueError) as error:
         return fail(error, 1)
     except KeyboardInterrupt:
-        return fail("interrupted, nothing was written", 130)
+        return fail(KeyboardInterrupt("interrupted, nothing was written"), 130)
     report(result, args.json)
     return 0
 
@@ -132,6 +135,8 @@ def report(result, as_json=False):
 
 def fail(message, code):
     """Print one line to stderr, whatever characters a file's names have; returns the exit code."""
+    if "LOCO_DET_TRACEBACK" in os.environ:
+        raise message
     print("error:", "".join(c if c.isprintable() else " " for c in str(message)), file=sys.stderr)
     return code
 

@@ -110,6 +110,8 @@ def _resnet_by_shapes(state_dict):
     bottleneck = any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in state_dict)
     counts = tuple(len(indices) for indices in blocks)
     depths = [depth for depth, known in BLOCKS.items() if known == counts and (depth >= 50) == bottleneck]
+    if not depths and counts[3] == 0:
+        raise ValueError("no layer4 (res5): that of a C4 detector is in its ROI head, which cannot be converted")
     if not depths:
         known = ", ".join(f"{_kind(d >= 50)} {'-'.join(map(str, n))} (resnet{d})" for d, n in BLOCKS.items())
         raise ValueError(f"saw a ResNet of {_kind(bottleneck)} {'-'.join(map(str, counts))} blocks, expected {known}")

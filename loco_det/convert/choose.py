@@ -3,7 +3,7 @@
 import re
 
 from .architecture import relative, some
-from .layouts import LAYOUTS, Layout
+from .layouts import LAYOUTS, Conventions, Layout
 from .search import find_encoders, name_of, state_dicts
 from .stand_ins import Inert
 
@@ -28,8 +28,7 @@ def choose(content, source="auto", ema=False, prefix=None):
         return *_at(found, prefix), False
     names = [name_of(key) for key in content] if isinstance(content, dict) else []
     names += [str(content[key]) for key in ("format",) if key in names]
-    rows = [row for row in LAYOUTS if row.automatic or row.name == source]
-    rows = [row for row in rows if source in ("auto", row.name)]
+    rows = [row for row in LAYOUTS if row.name == source or (source == "auto" and row.automatic)]
     fitting = [(row, *(_only(found, row, pattern, names) for pattern in (row.online, row.ema))) for row in rows]
     fitting.sort(key=lambda fit: not fit[1])  # stable: rows that fit by a moving average alone come last
     for row, online, average in fitting:
@@ -70,11 +69,13 @@ def _at(found, prefix):
     fitting = [one for one in found if one.location == prefix or one.prefix == prefix]
     if len(fitting) != 1:
         raise ValueError(f"{len(fitting)} encoders with the prefix {prefix!r}: there are some at {_places(found)}")
-    return Layout("prefix", f"torchvision's names behind {prefix!r}", "as named", "", naming=""), fitting[0]
+    conventions = None if fitting[0].naming == "detectron2" else Conventions()
+    project = f"{fitting[0].naming}'s names behind {prefix!r}"
+    return Layout("prefix", project, "as named", "", naming="", conventions=conventions), fitting[0]
 
 
 def _places(found):
-    return some(repr(one.location) for one in found) if found else "no place"
+    return some(repr(one.location) if one.location else "the top" for one in found) if found else "no place"
 
 
 def _unlike(content):

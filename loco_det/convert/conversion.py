@@ -15,6 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from .detectron2_names import to_detectron2
+from .layouts import Conventions
 from .networks import detectron2_config, in_detectron2
 from .sources import Source, load_source
 from .verify import source_features, verify
@@ -79,7 +80,7 @@ def convert(checkpoint, output, base=None, **options):
     source, state_dict = load_source(checkpoint, **options)
     wanted = source_features(source.arch, state_dict, source.conventions)
     config_file = Path(output).with_suffix(".yaml")
-    config = detectron2_config(source.arch, source.conventions, str(output))
+    config = detectron2_config(source.arch, source.conventions, os.path.abspath(output))
     result = _summary(checkpoint, output, config_file, config, source, len(state_dict))
     with staged(config_file, output) as (temporary_config, temporary):
         names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
@@ -141,6 +142,8 @@ def convert_back(checkpoint, output, **options):
     Raises:
         as :func:`convert`.
     """
+    if Path(output).suffix == ".pkl":
+        raise ValueError(f"{output}: a state dict of torch.save, which Detectron2 cannot read by that name: use .pth")
     check_folder(checkpoint, output)
     source, state_dict = load_source(checkpoint, source="detectron2", **options)
     if source.conventions.stride_in_1x1:
@@ -148,6 +151,9 @@ def convert_back(checkpoint, output, **options):
             f"{checkpoint}: trained with STRIDE_IN_1X1 True, while torchvision's ResNet has its strides in the 3x3 "
             "convs: no torchvision network computes its features"
         )
+    pixels = source.conventions[:3]
+    if pixels != Conventions()[:3]:
+        source.notes.append("it expects {} images with mean {} and std {}, from 0 to 255".format(*pixels))
     config = detectron2_config(source.arch, source.conventions, str(checkpoint))
     result = _summary(checkpoint, output, None, config, source, len(state_dict))
     with tempfile.TemporaryDirectory() as folder, staged(output) as (temporary,):
@@ -157,7 +163,9 @@ def convert_back(checkpoint, output, **options):
         # The checkpoint's own names, but not the checkpoint itself: Detectron2 would unpickle whatever is in a .pkl,
         # and in a detector there is more than the backbone.
         names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
-        names = dict(zip(state_dict, names({name: name for name in state_dict}), strict=True)) | source.names
+        names = dict(zip(state_dict, names({name: name for name in state_dict}), strict=True))
+        if not (in_detectron2(source.arch) and source.location.endswith("encoder.")):
+            names |= source.names
         weights, again = {names[name]: tensor for name, tensor in state_dict.items()}, Path(folder) / "backbone.pkl"
         write(partial(pickle.dump, _content(weights)), again, again)
         del written, weights, state_dict

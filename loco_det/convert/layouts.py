@@ -124,7 +124,7 @@ LAYOUTS = (
         "backbone.* (older: encoder.*) beside classifier.*; EMA momentum_backbone.*",
         r"(^|/)(backbone|encoder)\.$",
         r"(^|/)momentum_(backbone|encoder)\.$",
-        mark=r"^(momentum_)?classifier\.|^momentum_(backbone|encoder)\.conv1\.",
+        mark=r"^(momentum_)?classifier\.(weight|bias)$|^momentum_(backbone|encoder)\.conv1\.",
     ),
     Layout(
         "pixpro",
@@ -230,7 +230,7 @@ LAYOUTS = (
         "backbone.*, by name or position, beside *_head.*; EMA backbone_momentum.*",
         r"(^|/)(student_)?backbone\.$",
         r"(^|/)(backbone_momentum|teacher_backbone|teacher)\.$",
-        mark=r"^pytorch-lightning_version$|^(projection|prediction)_head|^(backbone_momentum|teacher_backbone)\.",
+        mark=r"^(projection|prediction)_head|^(backbone_momentum|teacher_backbone)\.",
         naming="",
     ),
     Layout(

@@ -25,7 +25,7 @@ def in_detectron2(arch):
 
 
 def detectron2_config(arch, conventions, weights):
-    """The part of a Detectron2 config that weights need, whatever else the config says.
+    """The part of a Detectron2 config that weights need; a config that has another backbone at all has to lose that.
 
     Args:
         arch: name of the encoder.
@@ -45,6 +45,7 @@ def detectron2_config(arch, conventions, weights):
             "WIDTH_PER_GROUP": shape.width,
             "RES2_OUT_CHANNELS": shape.out,
             "STRIDE_IN_1X1": conventions.stride_in_1x1,
+            "RES5_DILATION": 1,
         }
     else:
         stages = STAGES_OF_FPN.get(arch, ["res2", "res3", "res4", "res5"])

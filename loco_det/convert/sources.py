@@ -14,7 +14,7 @@ from .architecture import COUNTER, infer_arch, reference, relative, some
 from .choose import choose
 from .files import read
 from .layouts import Conventions
-from .stated import agree, detectron2_config, detectron2_conventions, stated_by
+from .stated import agree, detectron2_config, detectron2_conventions, plain, stated_by
 
 
 @dataclass
@@ -79,16 +79,19 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
             raise ValueError(f"laid out as {layout.name}: --config-file is for checkpoints of Detectron2 only")
         parts = {name: _tensor(name, found.weights[found.prefix + old]) for name, old in names.items()}
         found_arch = infer_arch(parts)
-        stated, pixels = stated_by(content, path) if prefix is None else (None, None)
+        timm = layout.name in ("timm", "torchvision")  # its weights on the hub are bare
+        stated, pixels = stated_by(content, path, timm) if prefix is None else (None, None)
         conventions = layout.conventions
+        if layout.name == "openmmlab":
+            plain(content)
         if conventions is None:
             config = detectron2_config(content, path, config_file)
             conventions, stated = detectron2_conventions(config), config["MODEL"].get("ENCODER") or stated
-        elif pixels and layout.name in ("timm", "torchvision"):
+        elif pixels:
             conventions = conventions._replace(mean=pixels[0], std=pixels[1])
         if layout.same or (stated and stated.endswith("_same")):
             found_arch += "_same"
-        agree(stated, found_arch, layout.name == "loco-det")
+        agree(stated, found_arch, found.location if layout.name in ("loco-det", "detectron2") else "")
         shape = resnet_shape(found_arch)
         if not (shape and shape.bottleneck):
             conventions = conventions._replace(stride_in_1x1=False)  # of no meaning to blocks of another kind
@@ -116,9 +119,11 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
 def _tensor(name, value):
     """A tensor or an array as a dense tensor of the CPU with data of its own; raises ValueError for others."""
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
+            raise ValueError(f"{name} holds {value.dtype} values, expected floating point")
         value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
-    if value.device.type != "cpu" or value.layout != torch.strided:
-        raise ValueError(f"{name} is a {value.layout} tensor on {value.device}, expected a dense one")
+    if value.device.type != "cpu" or value.layout != torch.strided or value.is_nested:
+        raise ValueError(f"{name} is a {value.layout} tensor on {value.device}, expected a dense one with data")
     if not (value.is_floating_point() or name.endswith(COUNTER)):
         raise ValueError(f"{name} holds {value.dtype} values, expected floating point")
     return value

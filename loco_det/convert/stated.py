@@ -11,39 +11,47 @@ from pretrain.resnet import resnet_shape
 from .layouts import Conventions
 
 
-def stated_by(content, path):
-    """What a checkpoint, or timm's config.json beside it, says its network is and its pixels were.
+def stated_by(content, path, timm=False):
+    """What a checkpoint, or with ``timm`` the config.json beside it, says its network is and its pixels were.
 
     Returns:
         tuple: name of the network or None, (mean, std) of RGB pixels from 0 to 255 or None.
     """
     beside = Path(path).parent / "config.json"
     try:
-        card = json.loads(beside.read_text()) if beside.is_file() else {}
+        card = json.loads(beside.read_text()) if timm and beside.is_file() else {}
     except (OSError, ValueError):  # it belongs to somebody else
         card = {}
     card = card if isinstance(card, dict) else {}
-    stated = [content.get(key) for key in ("encoder", "arch")] if isinstance(content, dict) else []  # ours; many
+    stated = [dict.get(content, key) for key in ("encoder", "arch")] if isinstance(content, dict) else []  # ours; many
     stated = next((name for name in [*stated, card.get("architecture")] if isinstance(name, str)), None)
     pixels = card.get("pretrained_cfg") if stated else None
     pixels = [pixels.get(key) for key in ("mean", "std")] if isinstance(pixels, dict) else [None]
-    if not all(isinstance(values, list) and len(values) == 3 for values in pixels):
+    if not all(isinstance(v, list) and len(v) == 3 and all(isinstance(n, (int, float)) for n in v) for v in pixels):
         return stated, None
     return stated, tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
 
 
-def agree(stated, found, ours=False):
+def plain(content):
+    """Raise ValueError if the config in OpenMMLab's "meta" says what shapes do not tell: strides, dilation, colours."""
+    meta = content.get("meta")
+    text = " ".join(str(meta.get(key)) for key in ("cfg", "config")) if isinstance(meta, dict) else ""
+    if odd := re.search(r"style=.caffe|to_rgb=False|dilations=\((?!\s*1,\s*1,\s*1,\s*1)[\d,\s]*\)", text):
+        raise ValueError(f"its config has {odd[0]}: no plain RGB ResNet, its features would not be these; refused")
+
+
+def agree(stated, found, location=""):
     """Raise ValueError if the file says that it holds another network than the one that its shapes tell.
 
     Args:
         stated: what it says, or None.
         found: name of the encoder.
-        ours: whether it is a pretraining checkpoint of ours, whose names with dots are functions of the user's own.
+        location: of the encoder, if it may be the user's own: our own files' names with dots are functions.
     """
-    if ours and stated and "." in stated and not resnet_shape(stated):
+    if location and stated and "." in stated and not resnet_shape(stated):
         raise ValueError(
             f"its encoder is {stated!r}, code of your own: if it computes what a {found} does, name its place with "
-            "--prefix model/encoder."
+            f"--prefix {location}"
         )
     if stated and not resnet_shape(stated):
         stated = stated.split(".")[0]  # timm's names go on with those of the weights
@@ -74,6 +82,10 @@ def detectron2_config(content, path, config_file):
             "a Detectron2 checkpoint does not say where its strides are and what its pixels were: "
             "name the config of its run with --config-file"
         )
+    resnets = config["MODEL"].get("RESNETS")
+    for key in ("RES4_DILATION", "RES5_DILATION"):
+        if isinstance(resnets, dict) and resnets.get(key, 1) != 1:
+            raise ValueError(f"its config has {key} {resnets[key]}: dilated convs have the same shapes and are refused")
     return config
 
 
@@ -89,6 +101,8 @@ def detectron2_conventions(config):
 
     try:
         mean, std = (tuple(float(v) for v in value("MODEL", f"PIXEL_{what}")) for what in ("MEAN", "STD"))
-    except TypeError:
-        raise ValueError("its config's MODEL.PIXEL_MEAN and PIXEL_STD are not lists of numbers") from None
+        if (len(mean), len(std)) != (3, 3) or not all(std):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError("its config's MODEL.PIXEL_MEAN and PIXEL_STD are not three numbers each, or 0") from None
     return Conventions(value("INPUT", "FORMAT"), mean, std, value("MODEL", "RESNETS", "STRIDE_IN_1X1"))

@@ -116,7 +116,7 @@ def test_a_user_converts_a_checkpoint(tmp_path):
     written = (tmp_path / "backbone.yaml").read_text()
     assert yaml.safe_load(printed) == yaml.safe_load(written)
     cfg = config_of(tmp_path / "backbone.yaml")
-    assert cfg.MODEL.WEIGHTS == "backbone.pkl" and cfg.INPUT.FORMAT == "RGB"
+    assert cfg.MODEL.WEIGHTS == str(tmp_path / "backbone.pkl") and cfg.INPUT.FORMAT == "RGB"
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS) == (18, 64)
     assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is False
     assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53] and cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
@@ -246,7 +246,7 @@ def test_a_config_file_is_for_detectron2s_own(tool, capsys, checkpoint, tmp_path
         (None, 2, "no such"),
         ("{", 1, "is no config that can be read"),
         ("- 1", 1, "config"),
-        ("MODEL: {PIXEL_MEAN: [a, b, c]}", 1, "could not convert"),
+        ("MODEL: {PIXEL_MEAN: [a, b, c]}", 1, "not three numbers"),
     ):
         (tmp_path / "run.yaml").unlink(missing_ok=True)
         if text:

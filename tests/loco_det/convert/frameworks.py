@@ -57,14 +57,14 @@ def detectron2_encoder(q, k):
 def solo_learn(name):
     def build(q, k):
         networks = {name: with_fc(q), f"momentum_{name}": with_fc(k)}
-        heads = {"classifier": mlp("L"), "momentum_classifier": mlp("L"), "momentum_projector": mlp("LBRL")}
+        heads = {"classifier": mlp("L")[0], "momentum_classifier": mlp("L")[0], "momentum_projector": mlp("LBRL")}
         return lightning(Nest(**networks, **heads, projector=mlp("LBRL"), predictor=mlp("LBRL")))
 
     return build
 
 
 def solo_learn_barlow(q, k):
-    return lightning(Nest(backbone=with_fc(q), classifier=mlp("L"), projector=mlp("LBRLBRL")))
+    return lightning(Nest(backbone=with_fc(q), classifier=mlp("L")[0], projector=mlp("LBRLBRL")))
 
 
 def vissl(q, k):

@@ -138,7 +138,7 @@ REFUSED = {
     "grey images": (resized("resnet18", conv1__weight=(64, 1, 7, 7)), "64x1x7x7, expected a stem of Nx3x7x7$"),
     "other counts": (blocks("Bottleneck", 3, 4, 6, 4), r"bottleneck 3-4-6-4 blocks, expected .* 3-4-6-3 \(resnet50\)"),
     "ResNet-26": (blocks("Bottleneck", 2, 2, 2, 2), "saw a ResNet of bottleneck 2-2-2-2 blocks, expected basic 2-2-2"),
-    "three stages": (without(R18, "^layer4"), "saw a ResNet of basic 2-2-2-0 blocks"),
+    "three stages": (without(R18, "^layer4"), r"no layer4 \(res5\): that of a C4 detector is in its ROI head"),
     "the last stage only": (without(R50, "^layer[123]"), "saw a ResNet of bottleneck 0-0-0-3 blocks"),
     "a block lost": (without(R50, r"^layer3\.2\."), "saw a ResNet of bottleneck 3-4-5-3 blocks"),
     "blocks from 1": ({n.replace("r1.0.", "r1.9."): t for n, t in R18.items()}, "layer1.0.conv1.weight is missing"),

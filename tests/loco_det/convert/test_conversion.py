@@ -173,7 +173,7 @@ def test_what_detectron2s_resnet_needs(arch):
     assert config == {
         "MODEL": {
             "WEIGHTS": "w.pkl", "PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.14, 57.12, 57.375],
-            "RESNETS": {**RESNET50, **NEEDS[arch], "STRIDE_IN_1X1": True},
+            "RESNETS": {**RESNET50, **NEEDS[arch], "STRIDE_IN_1X1": True, "RES5_DILATION": 1},
         },
         "INPUT": {"FORMAT": "BGR"},
     }  # fmt: skip

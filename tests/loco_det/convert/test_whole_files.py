@@ -123,13 +123,13 @@ def test_the_way_back_leaves_the_older_file(small, tmp_path_factory, tmp_path, m
         raise KeyboardInterrupt
 
     save, error, match = {
-        "a full disk": (half_written, OSError, r"/out\.pkl: cannot be written \(No space left on device\)"),
-        "torch's word for it": (torchs_full, OSError, r"/out\.pkl: cannot be written \(unexpected pos 64 vs 0\)"),
+        "a full disk": (half_written, OSError, r"/out\.pth: cannot be written \(No space left on device\)"),
+        "torch's word for it": (torchs_full, OSError, r"/out\.pth: cannot be written \(unexpected pos 64 vs 0\)"),
         "a wrong network": (wrong, VerificationError, "^res2 differs"),
         "an interruption": (interrupted, KeyboardInterrupt, None),
     }[step]
     monkeypatch.setattr(torch, "save", save)
-    older(lambda: convert_back(there.output, tmp_path / "out.pkl"), error, match)
+    older(lambda: convert_back(there.output, tmp_path / "out.pth"), error, match)
 
 
 def test_check_leaves_nothing(small, tmp_path, monkeypatch):
