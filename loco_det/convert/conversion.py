@@ -158,8 +158,6 @@ def convert_back(checkpoint, output, **options):
     result = _summary(checkpoint, output, None, config, source, len(state_dict))
     with tempfile.TemporaryDirectory() as folder, staged(output) as (temporary,):
         write(partial(torch.save, state_dict), temporary, output)
-        written = torch.load(temporary, weights_only=True, mmap=True)
-        wanted = source_features(source.arch, written, source.conventions)
         # The checkpoint's own names, but not the checkpoint itself: Detectron2 would unpickle whatever is in a .pkl,
         # and in a detector there is more than the backbone.
         names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
@@ -168,7 +166,10 @@ def convert_back(checkpoint, output, **options):
             names |= source.names
         weights, again = {names[name]: tensor for name, tensor in state_dict.items()}, Path(folder) / "backbone.pkl"
         write(partial(pickle.dump, _content(weights)), again, again)
-        del written, weights, state_dict
+        del weights, state_dict  # in memory they would be there twice when the files are read back
+        written = torch.load(temporary, weights_only=True, mmap=True)
+        wanted = source_features(source.arch, written, source.conventions)
+        del written
         result.differences = verify(again, config, source.conventions, wanted)
         result.size = temporary.stat().st_size
     return result
