@@ -1,5 +1,6 @@
 """What happens around the iterations of a detector's training: SIGTERM, precise BN in several processes, wandb."""
 
+import logging
 import signal
 
 import torch
@@ -7,6 +8,8 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from fvcore.nn.precise_bn import get_bn_modules
+
+logger = logging.getLogger(__name__)
 
 
 class StopOnSigterm(HookBase):
@@ -24,6 +27,7 @@ class StopOnSigterm(HookBase):
             return
         if comm.is_main_process():
             self.trainer.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+        logger.info(f"SIGTERM: checkpoint written after iteration {self.trainer.iter}; go on with --resume")
         comm.synchronize()
         raise SystemExit(0)
 
@@ -57,9 +61,17 @@ class SamePreciseBN(hooks.PreciseBN):
         super().update_stats()
         if comm.get_world_size() > 1:
             for norm in get_bn_modules(self._model):
-                for statistics in (norm.running_mean, norm.running_var):
-                    torch.distributed.all_reduce(statistics)
-                    statistics /= comm.get_world_size()
+                mean = _mean_of_processes(norm.running_mean)
+                # The variance of all images is the mean of the variances and the variance of the means
+                norm.running_var = _mean_of_processes(norm.running_var + (norm.running_mean - mean) ** 2)
+                norm.running_mean = mean
+
+
+def _mean_of_processes(tensor):
+    """A new tensor with the mean of all processes' ``tensor``."""
+    total = tensor.clone()
+    torch.distributed.all_reduce(total)
+    return total / comm.get_world_size()
 
 
 class WandbWriter(EventWriter):

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from . import backbones, roi_heads  # noqa: F401, registers them
 from .checkpoint import GuardedCheckpointer, check_file
 from .data.loader import Batches, build_train_loader, seed_everything
-from .evaluation import build_evaluator, evaluator_type
+from .evaluation import COCO_EVALUATORS, build_evaluator, evaluator_type
 from .frozen import speed_up
 from .hooks import SamePreciseBN, StopOnSigterm, WandbWriter
 from .results import finish
@@ -74,6 +74,9 @@ class Trainer(DefaultTrainer):
         model = super().build_model(cfg)
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)  # the faster layout for convolutions there
+            for module in model.modules():  # under torchrun torch's SyncBN refuses the CPU, also in its only process
+                if isinstance(module, torch.nn.SyncBatchNorm):
+                    module.__class__ = torch.nn.BatchNorm2d
         if cfg.MODEL.FAST_FROZEN.ENABLED:
             speed_up(getattr(model.backbone, "bottom_up", model.backbone), cfg.MODEL.FAST_FROZEN.COMPILE)
         return model
@@ -144,8 +147,8 @@ def check_run(cfg, resume=False, eval_only=False):
 
     Raises:
         FileNotFoundError: if there is nothing to resume, or no such weights.
-        ValueError: if no weights or no data are named, there is no evaluator for the data, or the batch does not fit
-            SOLVER.REFERENCE_WORLD_SIZE.
+        ValueError: if no weights or no data are named, there is no evaluator for the data or of that name, or the batch
+            does not fit SOLVER.REFERENCE_WORLD_SIZE.
     """
     if resume:
         if not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
@@ -161,6 +164,8 @@ def check_run(cfg, resume=False, eval_only=False):
         )
     for name in cfg.DATASETS.TEST:
         evaluator_type(name)
+    if cfg.TEST.COCO_EVALUATOR not in COCO_EVALUATORS:
+        raise ValueError(f"TEST.COCO_EVALUATOR {cfg.TEST.COCO_EVALUATOR!r}: use one of {', '.join(COCO_EVALUATORS)}")
     world = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if world and cfg.SOLVER.IMS_PER_BATCH % world:
         raise ValueError(

@@ -2,11 +2,12 @@
 
 import itertools
 import random
+import signal
 
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList, DatasetMapper, MapDataset, get_detection_dataset_dicts
-from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
+from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 
 
@@ -36,8 +37,14 @@ def build_train_loader(cfg):
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
+        worker_init_fn=_outlive_sigterm,
+        generator=torch.Generator(),  # starting draws from it, and not what the first iteration after --resume needs
     )
+
+
+def _outlive_sigterm(_):
+    """Let a worker live when all processes of a job get SIGTERM: its parent still needs a batch, and then ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Batches(torch.utils.data.Sampler):

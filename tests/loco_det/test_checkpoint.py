@@ -2,14 +2,16 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 
+import loco_det.roi_heads  # noqa: F401, registers those of C4
 from loco_det.checkpoint import GuardedCheckpointer
 from loco_det.config import add_loco_config
 from loco_det.convert import convert
@@ -108,6 +110,7 @@ def test_truncated_and_missing_files(weights, tmp_path):
 
 FULL_DISK = """
 import resource, sys, torch
+import loco_det.roi_heads  # noqa: F401, registers those of C4
 from loco_det.checkpoint import GuardedCheckpointer
 from pretrain.checkpoint import AtomicCheckpointer
 from pretrain.config import get_cfg
@@ -133,3 +136,46 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, checkpointer):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
     assert (tmp_path / "model_final.pth").read_text() == "older"
     assert (tmp_path / "last_checkpoint").read_text() == "older.pth"
+
+
+@pytest.fixture(scope="module")
+def c4(tmp_path_factory, request):
+    """A C4 detector's config, narrow, and what a converted classifier of its ResNet looks like: names and arrays."""
+    cfg = get_cfg()
+    add_loco_config(cfg)
+    cfg.merge_from_file(str(request.config.rootpath / "configs/finetune/coco_resnet50_c4_2x_moco.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = "cpu", 8, 4
+    classifier = cfg.clone()
+    classifier.MODEL.RESNETS.OUT_FEATURES, classifier.MODEL.RESNETS.NORM = ["res5"], "BN"
+    torch.manual_seed(1)
+    state = {k: v.numpy() for k, v in build_backbone(classifier).state_dict().items()}
+    return cfg, {k: v for k, v in state.items() if "num_batches" not in k}
+
+
+def test_c4_detectors_are_filled_by_a_classifier(c4, tmp_path):
+    cfg, state = c4
+    content = {"model": state, "__author__": "test", "matching_heuristics": True}
+    (tmp_path / "whole.pkl").write_bytes(pickle.dumps(content))
+    model = build_model(cfg)
+    GuardedCheckpointer(model).load(str(tmp_path / "whole.pkl"))
+    for name, parameter in (("stem.conv1", model.backbone.stem.conv1), ("res4.5.conv3", model.backbone.res4[5].conv3),
+                            ("res5.0.shortcut", model.roi_heads.res5[0].shortcut)):  # fmt: skip
+        assert torch.equal(parameter.weight, torch.from_numpy(state[f"{name}.weight"]))
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (r"res5\.", "not roi_heads.res5.0.shortcut.weight"),  # all of it, as in a C4 backbone
+        (r"res5\.2\.conv3\.norm\.running_var", "not roi_heads.res5.2.conv3.norm.running_var"),
+        (r"res4\.5\.conv1\.weight", "not backbone.res4.5.conv1.weight"),
+    ],
+)
+def test_c4_detectors_want_res5_in_the_heads(c4, tmp_path, missing, message):
+    cfg, state = c4
+    kept = {k: v for k, v in state.items() if not re.match(missing, k)}
+    content = {"model": kept, "__author__": "test", "matching_heuristics": True}
+    (tmp_path / "part.pkl").write_bytes(pickle.dumps(content))
+    count = len(state)
+    with pytest.raises(ValueError, match=f"fills {len(kept)} of {count} tensors of the backbone; {message}"):
+        GuardedCheckpointer(build_model(cfg)).load(str(tmp_path / "part.pkl"))

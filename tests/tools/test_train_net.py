@@ -1,6 +1,13 @@
 """tools/train_net.py as a user runs it, on a few generated scenes: files, resume, evaluation, guards."""
 
 import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -138,3 +145,200 @@ def test_random_weights_only_by_name(run_tool, data, tmp_path):
                     "SOLVER.STEPS", "()")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "starts from a random initialisation" in done.stdout and results(tmp_path)["weights"] == "random"
+
+
+# --- resume, signals, guards ------------------------------------------------------------------------------------------
+
+STEPS = ("SOLVER.MAX_ITER", 4, "SOLVER.STEPS", "(3,)", "TEST.EVAL_PERIOD", 2)
+SIGNALLED = """
+import os, runpy, signal, sys
+from loco_det.trainer import Trainer
+number, at, step = getattr(signal, sys.argv[1]), int(sys.argv[2]), Trainer.run_step
+def run_step(self):
+    if self.iter == at and os.fork() == 0:  # workers may take it otherwise if it comes from their parent
+        os.killpg(0, number)
+        os._exit(0)
+    if self.iter == at:
+        os.wait()
+    step(self)
+Trainer.run_step, sys.argv = run_step, sys.argv[2:]
+sys.path.insert(0, "tools")
+runpy.run_path("tools/train_net.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def signalled(request):
+    """Train, and send a signal to all processes of the run, loader's workers included, when an iteration begins."""
+
+    def run(number, at, *options):
+        root, threads = request.config.rootpath, str(torch.get_num_threads())
+        command = [sys.executable, "-c", SIGNALLED, number, str(at), *map(str, options)]
+        env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": threads}
+        return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=120,
+                              start_new_session=True)  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def in_checkout(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    # Detectron2's log handlers of earlier runs in this process hold streams that pytest has closed
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+
+
+def named(out, *options):
+    """With a name of its own for the data, which one process registers once."""
+    return [*options, "DATASETS.CUSTOM.NAME", f"{out.parent.name}_{out.name}"]
+
+
+def state(out, name="model_final"):
+    found = torch.load(out / f"{name}.pth", weights_only=True)
+    del found["trainer"]["seconds"], found["trainer"]["weights"]
+    return found
+
+
+def same(a, b):
+    """Bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def killed(signalled, run_tool, data, tmp_path_factory):
+    """A run without a SEED, killed in its third iteration, with --resume and other workers brought to its end."""
+    out = tmp_path_factory.mktemp("killed")
+    options = [*arguments(data, out, "demo_coco_loco_finetune"), *STEPS]
+    assert signalled("SIGKILL", 2, *options).returncode == -signal.SIGKILL
+    assert (out / "last_checkpoint").read_text() == "model_0000001.pth" and not (out / "results.json").exists()
+    done = run_tool("train_net.py", "--resume", *options, "DATALOADER.NUM_WORKERS", 2,
+                    OMP_NUM_THREADS=str(torch.get_num_threads()))  # fmt: skip
+    assert done.returncode == 0 and "Starting training from iteration 2" in done.stdout, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(call_tool, killed, data, tmp_path_factory, request):
+    """The same run in one go, in a process that has drawn other random numbers before."""
+    out = tmp_path_factory.mktemp("whole")
+    options = [*arguments(data, out, "demo_coco_loco_finetune"), *STEPS, "SEED", state(killed)["trainer"]["seed"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(request.config.rootpath)
+        assert call_tool("train_net", *named(out, *options)) == 0
+    return out
+
+
+def test_a_killed_run_ends_with_the_same_bits(killed, whole):
+    assert same(state(killed), state(whole))
+    assert same(state(killed, "model_0000002"), state(whole, "model_0000002"))
+    first, last = (state(whole, name)["model"] for name in ("model_0000001", "model_final"))
+    changed = {k for k in last if not torch.equal(first[k], last[k])}
+    assert {"backbone.bottom_up.res5.1.conv2.weight", "backbone.fpn_output2.norm.running_var"} < changed
+    a, b = results(killed), results(whole)
+    assert a["results"] == b["results"] and a["iteration"] == b["iteration"] == 4
+    lines = [[json.loads(line) for line in (out / "metrics.json").read_text().splitlines()] for out in (killed, whole)]
+    for key in ("iteration", "lr", "segm/AP"):  # losses are medians of all iterations since the start of the process
+        assert [x[key] for x in lines[0] if key in x][-1] == [x[key] for x in lines[1] if key in x][-1]
+
+
+def test_sigterm_writes_a_checkpoint_that_goes_on_with_the_same_bits(
+    call_tool, signalled, in_checkout, data, tmp_path, whole, capsys
+):
+    options = [*arguments(data, tmp_path, "demo_coco_loco_finetune"), *STEPS, "SOLVER.CHECKPOINT_PERIOD", 100]
+    seed = state(whole)["trainer"]["seed"]
+    done = signalled("SIGTERM", 2, *options, "SEED", seed, "DATALOADER.NUM_WORKERS", 2)
+    assert done.returncode == 0 and "rror" not in done.stderr, done.stderr
+    assert done.stdout.count("SIGTERM: checkpoint written after iteration 2; go on with --resume") == 1
+    assert [p.name for p in tmp_path.glob("*.pth")] == ["model_0000002.pth"]
+    assert not (tmp_path / "results.json").exists()
+
+    other = named(tmp_path / "other", "--resume", *options, "SEED", seed + 1)
+    assert call_tool("train_net", *other) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: SEED is {seed + 1}, but the run began with {seed}: resume with that\n"
+
+    assert call_tool("train_net", *named(tmp_path, "--resume", *options)) == 0
+    assert same(state(tmp_path), state(whole))
+    assert results(tmp_path)["results"] == results(whole)["results"]
+
+
+@pytest.mark.parametrize("content", [b"hello", None], ids=["damaged", "weights only"])
+def test_checkpoints_that_cannot_be_resumed(call_tool, in_checkout, data, tmp_path, content, capsys):
+    (tmp_path / "model_0.pth").write_bytes(content or (data / "r18.pth").read_bytes())
+    (tmp_path / "last_checkpoint").write_text("model_0.pth")
+    assert call_tool("train_net", *named(tmp_path, "--resume", *arguments(data, tmp_path))) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "model_0.pth: no checkpoint of a run that can be resumed" in error
+
+
+def test_sync_bn_on_the_cpu_is_bn(call_tool, in_checkout, data, tmp_path, whole):
+    norms = [f"MODEL.{place}.NORM" for place in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD")]
+    assert (whole / "config.yaml").read_text().count("NORM: SyncBN") == len(norms)
+    options = [*arguments(data, tmp_path, "demo_coco_loco_finetune"), *STEPS, "SEED", state(whole)["trainer"]["seed"]]
+    assert call_tool("train_net", *named(tmp_path, *options, *(x for key in norms for x in (key, "BN")))) == 0
+    assert same(state(tmp_path)["model"], state(whole)["model"])
+
+
+def test_one_process_under_torchrun(run_tool, data, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    done = run_tool("train_net.py", *arguments(data, tmp_path), "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()",
+                    RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1",
+                    MASTER_PORT=port)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path)["iteration"] == 1
+
+
+def test_losses_that_are_not_finite_name_the_remedy(call_tool, in_checkout, data, tmp_path, capsys):
+    """The classic failure: fine-tuning with frozen norms."""
+    options = [*arguments(data, tmp_path, "demo_coco_loco_finetune"), "SOLVER.BASE_LR", 1e9, "SOLVER.WARMUP_ITERS", 0,
+               "SOLVER.MAX_ITER", 50, "MODEL.RESNETS.NORM", "FrozenBN"]  # fmt: skip
+    assert call_tool("train_net", *named(tmp_path, *options)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert "set MODEL.RESNETS.NORM SyncBN (or BN), or lower SOLVER.BASE_LR" in error
+    last = torch.load(tmp_path / (tmp_path / "last_checkpoint").read_text(), weights_only=True)
+    assert last["iteration"] == len(list(tmp_path.glob("*.pth"))) - 1 and last["model"]
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "model_final.pth").exists()
+
+
+def test_weights_that_are_not_finite(call_tool, in_checkout, data, tmp_path, capsys):
+    content = pickle.loads((data / "r18.pkl").read_bytes())
+    content["model"]["res5.0.conv1.weight"][0] = float("nan")
+    (tmp_path / "nan.pkl").write_bytes(pickle.dumps(content))
+    options = [*arguments(data, tmp_path), "MODEL.WEIGHTS", tmp_path / "nan.pkl"]
+    assert call_tool("train_net", *named(tmp_path, *options)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS" in error and "check_dataset.py" in error
+    assert "NORM" not in error and not list(tmp_path.glob("*.pth"))
+
+
+def test_fast_frozen_backbone_has_the_same_ap(call_tool, in_checkout, trained, data, tmp_path):
+    found, detections = [], []
+    for enabled in (True, False):
+        out = tmp_path / str(enabled)
+        options = [*arguments(data, out), "MODEL.WEIGHTS", trained / "model_final.pth"]
+        assert call_tool("train_net", "--eval-only", *named(out, *options), "MODEL.FAST_FROZEN.ENABLED", enabled) == 0
+        found.append(results(out)["results"])
+        detections.append(json.loads((out / "inference" / "coco_instances_results.json").read_text()))
+    assert found[0] == found[1]
+    fast, stock = detections
+    assert len(fast) == len(stock) > 10 and fast != stock  # another way of computing the same
+    for a, b in zip(fast, stock, strict=True):
+        assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
+        assert [*a["bbox"], a["score"]] == pytest.approx([*b["bbox"], b["score"]], abs=1e-3)
+
+
+def test_wandb_is_optional(call_tool, in_checkout, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    options = named(tmp_path, *arguments(data, tmp_path), "WANDB.PROJECT", "mine")
+    assert call_tool("train_net", *options) == 2
+    assert capsys.readouterr().err == "error: WANDB.PROJECT is set, but wandb is not installed: pip install wandb\n"
