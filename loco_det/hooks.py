@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 class StopOnSigterm(HookBase):
     """SIGTERM (preemption) ends the run after the iteration at hand, with a checkpoint and exit code 0."""
 
+    previous = None
+
     def before_train(self):
         self.asked = False
         self.previous = signal.signal(signal.SIGTERM, self._ask)
@@ -32,7 +34,8 @@ class StopOnSigterm(HookBase):
         raise SystemExit(0)
 
     def after_train(self):
-        signal.signal(signal.SIGTERM, self.previous)
+        if self.previous is not None:  # another hook may have stopped the run before this one's turn
+            signal.signal(signal.SIGTERM, self.previous)
 
 
 def _any_process(flag):
