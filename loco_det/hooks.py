@@ -25,7 +25,10 @@ class StopOnSigterm(HookBase):
         self.asked = True
 
     def after_step(self):
-        if not _any_process(self.asked) or self.trainer.iter + 1 >= self.trainer.max_iter:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:  # model_final is written: the evaluation may be ended
+            self.after_train()
+            return
+        if not _any_process(self.asked):
             return
         if comm.is_main_process():
             self.trainer.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
@@ -36,6 +39,7 @@ class StopOnSigterm(HookBase):
     def after_train(self):
         if self.previous is not None:  # another hook may have stopped the run before this one's turn
             signal.signal(signal.SIGTERM, self.previous)
+            self.previous = None
 
 
 def _any_process(flag):
@@ -58,8 +62,9 @@ class SamePreciseBN(hooks.PreciseBN):
     def update_stats(self):
         if self._disabled:
             return
-        if hasattr(self._data_loader.batch_sampler, "start"):
-            self._data_loader.batch_sampler.start = self.trainer.iter + 1
+        batches = getattr(self._data_loader, "batch_sampler", None)  # Detectron2's own loaders have none
+        if hasattr(batches, "start"):
+            batches.start = self.trainer.iter + 1
         self._data_iter = None
         super().update_stats()
         if comm.get_world_size() > 1:
@@ -78,7 +83,10 @@ def _mean_of_processes(tensor):
 
 
 class WandbWriter(EventWriter):
-    """Scalars to Weights & Biases (``pip install wandb``), one step for each iteration that has any."""
+    """Scalars to Weights & Biases (``pip install wandb``), one step for each iteration that has any.
+
+    A resumed run is a new one there.
+    """
 
     def __init__(self, cfg):
         """
@@ -89,7 +97,7 @@ class WandbWriter(EventWriter):
             import wandb
         except ImportError:
             raise ValueError("WANDB.PROJECT is set, but wandb is not installed: pip install wandb") from None
-        self._run = wandb.init(project=cfg.WANDB.PROJECT, dir=cfg.OUTPUT_DIR, config=dict(cfg), resume="allow")
+        self._run = wandb.init(project=cfg.WANDB.PROJECT, dir=cfg.OUTPUT_DIR, config=dict(cfg))
         self._written = -1
 
     def write(self):

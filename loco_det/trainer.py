@@ -36,13 +36,21 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self):
         seconds = self.seconds + time.perf_counter() - self.begun
-        return {**super().state_dict(), "weights": self.weights, "seconds": seconds, "seed": self.cfg.SEED}
+        batch = self.cfg.SOLVER.IMS_PER_BATCH
+        own = {"weights": self.weights, "seconds": seconds, "seed": self.cfg.SEED, "batch": batch}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
         self.weights, self.seconds = state_dict["weights"], state_dict["seconds"]
         if self.cfg.SEED != state_dict["seed"]:
             raise ValueError(f"SEED is {self.cfg.SEED}, but the run began with {state_dict['seed']}: resume with that")
+        batch = self.cfg.SOLVER.IMS_PER_BATCH
+        if batch != state_dict["batch"]:  # iterations and learning rates in the checkpoint are for that batch
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH is {batch}, but the run began with {state_dict['batch']}: resume "
+                "with as many GPUs, or with the run's config.yaml and SOLVER.REFERENCE_WORLD_SIZE 0"
+            )
 
     def run_step(self):
         """One iteration; its random numbers are those of the seed, the process and the iteration."""
@@ -134,7 +142,8 @@ class Trainer(DefaultTrainer):
             trained = self.state_dict()
             trained["seconds"] -= self.evaluation_seconds  # as in the last checkpoint, which is written before it
             state = {"iteration": self.max_iter - 1, "trainer": trained}
-            finish(self.cfg, self.model, results, state, self.evaluation_seconds)
+            # In several processes self.model is DistributedDataParallel; the checkpointer has what is in it
+            finish(self.cfg, self.checkpointer.model, results, state, self.evaluation_seconds)
         return results
 
 

@@ -58,7 +58,10 @@ def splits_of(cfg, count):
 
 
 def same_as_before(cfg, out):
-    """Refuse to mix splits of different configs in one mean; where and by how many processes they are run is free."""
+    """Refuse to mix splits of different configs in one mean.
+
+    Where they are run is free, and for splits that are not begun by how many processes.
+    """
     settings = yaml.safe_load(cfg.dump())
     del settings["DATALOADER"]["NUM_WORKERS"], settings["MODEL"]["DEVICE"], settings["OUTPUT_DIR"]
     path = out / "low_shot.yaml"

@@ -36,7 +36,8 @@ def main(args):
     prepare_datasets(cfg)
     check_run(cfg, args.resume, args.eval_only)
     if cfg.SEED < 0:  # for --resume, which goes on with the same random numbers
-        cfg.SEED = previous_seed(cfg.OUTPUT_DIR) if args.resume else comm.shared_random_seed()
+        resumed = args.resume and not args.eval_only  # an evaluation draws nothing
+        cfg.SEED = previous_seed(cfg.OUTPUT_DIR) if resumed else comm.shared_random_seed()
     cfg = Trainer.auto_scale_workers(cfg, comm.get_world_size())  # here, so that config.yaml says what is run
     cfg.freeze()
     default_setup(cfg, args)

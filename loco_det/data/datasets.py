@@ -83,6 +83,7 @@ def _register_custom(cfg):
     cfg.DATASETS.TRAIN = (f"{custom.NAME}_train",) if "TRAIN" in names else ()
     cfg.DATASETS.TEST = (f"{custom.NAME}_test",) if "TEST" in names else ()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(next(iter(names.values())))
+    cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP, cfg.PUBLISHED.MASK_AP = "", 0.0, 0.0  # of the config's data, not of these
 
 
 def quick_check(path, images, name=None):

@@ -57,11 +57,8 @@ def test_precise_bn_takes_the_batches_that_come_next():
 
 
 def test_precise_bn_takes_other_loaders_and_networks_without_bn():
-    class Plain(list):
-        batch_sampler = None
-
     batch = torch.randn(4, 3, 5, 5)
-    (found, _) = precise(Plain([batch] * 2), 2, 7)
+    (found, _) = precise([batch] * 2, 2, 7)  # as Detectron2's own, without a batch_sampler
     torch.testing.assert_close(found["0.running_mean"], batch.mean((0, 2, 3)))
     hook = SamePreciseBN(0, nn.Linear(2, 2), None, 2)
     hook.update_stats()  # has nothing to do
