@@ -263,7 +263,7 @@ def test_sigterm_writes_a_checkpoint_that_goes_on_with_the_same_bits(
     error = capsys.readouterr().err
     assert error == f"error: SEED is {seed + 1}, but the run began with {seed}: resume with that\n"
 
-    other = named(tmp_path, "--resume", *options, "SOLVER.IMS_PER_BATCH", 4)
+    other = named(tmp_path / "batch", "--resume", *options, "SOLVER.IMS_PER_BATCH", 4)
     assert call_tool("train_net", *other) == 2
     assert "error: SOLVER.IMS_PER_BATCH is 4, but the run began with 2: resume" in capsys.readouterr().err
 
