@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -94,9 +95,13 @@ def test_classes_where_results_json_is_not_there(cfg, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps({"categories": categories}))
     cfg.DATASETS.CUSTOM.TRAIN_JSON = str(tmp_path / "train.json")
     assert run_classes(cfg, tmp_path) == (["tram", "ox", "kite"], [3, 9, 11])
-    cfg.DATASETS.CUSTOM.TRAIN_JSON, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.DATASETS.TEST = "", 80, ("coco_2017_val",)
+    places = {i + 10: i for i in range(80)}  # in metadata of our own: other tests put tiny data in COCO's place
+    metadata = MetadataCatalog.get("classes_of_a_registered_set")
+    metadata.set(thing_classes=[f"thing {i}" for i in range(80)], thing_dataset_id_to_contiguous_id=places)
+    cfg.DATASETS.CUSTOM.TRAIN_JSON, cfg.MODEL.ROI_HEADS.NUM_CLASSES = "", 80
+    cfg.DATASETS.TEST = ("classes_of_a_registered_set",)
     names, ids = run_classes(cfg, tmp_path)
-    assert (names[0], ids[-1], len(names)) == ("person", 90, 80)
+    assert (names[0], ids[-1], len(names)) == ("thing 0", 89, 80)
     (tmp_path / "results.json").write_text(json.dumps({"thing_classes": ["a"], "category_ids": [1]}))
     with pytest.raises(ValueError, match="names 1 classes, MODEL.ROI_HEADS.NUM_CLASSES is 80"):
         run_classes(cfg, tmp_path)
