@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     cfg.MODEL.DEVICE, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.INPUT.MIN_SIZE_TEST = "cpu", 3, 64
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = 0.0, 5
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("elsewhere_train",), ("elsewhere_test",)
-    cfg.DATASETS.CUSTOM.TRAIN_JSON = "/of/another/machine.json"
+    cfg.DATASETS.CUSTOM.TRAIN_JSON, cfg.DATASETS.CUSTOM.TEST_JSON = "/of/another/machine.json", ""  # not the demo's
     torch.manual_seed(0)
     torch.save({"model": Trainer.build_model(cfg).state_dict()}, folder / "model_0000009.pth")
     (folder / "last_checkpoint").write_text("model_0000009.pth")
@@ -95,7 +95,7 @@ def test_classes_where_results_json_is_not_there(cfg, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps({"categories": categories}))
     cfg.DATASETS.CUSTOM.TRAIN_JSON = str(tmp_path / "train.json")
     assert run_classes(cfg, tmp_path) == (["tram", "ox", "kite"], [3, 9, 11])
-    places = {i + 10: i for i in range(80)}  # in metadata of our own: other tests put tiny data in COCO's place
+    places = {i + 10: i for i in range(80)}  # in metadata of the test's own
     metadata = MetadataCatalog.get("classes_of_a_registered_set")
     metadata.set(thing_classes=[f"thing {i}" for i in range(80)], thing_dataset_id_to_contiguous_id=places)
     cfg.DATASETS.CUSTOM.TRAIN_JSON, cfg.MODEL.ROI_HEADS.NUM_CLASSES = "", 80
