@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # Importing Detectron2 prints it under recent torch; errors are to be one line.
 warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
 
-from convert_to_d2 import fail, report
+from convert_to_d2 import fail, run
 
-from loco_det.convert import VerificationError, check_folder, convert_back
+from loco_det.convert import check_folder, convert_back
 
 EXAMPLE = """examples:
   python tools/convert_from_d2.py output/coco_finetune/model_final.pth resnet50_coco.pth
@@ -44,18 +44,8 @@ def main(argv=None):
         check_folder(args.checkpoint, args.output)
     except (ValueError, OSError) as error:
         return fail(error, 2)
-    try:
-        result = convert_back(args.checkpoint, args.output, config_file=args.config_file, arch=args.arch)
-    except FileNotFoundError as error:
-        return fail(error, 2)
-    except VerificationError as error:
-        return fail(VerificationError(f"{args.checkpoint}: {error}; nothing was written"), 1)
-    except (OSError, ValueError) as error:
-        return fail(error, 1)
-    except KeyboardInterrupt:
-        return fail(KeyboardInterrupt("interrupted, nothing was written"), 130)
-    report(result, args.json)
-    return 0
+    options = {"config_file": args.config_file, "arch": args.arch}
+    return run(lambda: convert_back(args.checkpoint, args.output, **options), args)
 
 
 if __name__ == "__main__":

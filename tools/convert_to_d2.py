@@ -75,11 +75,15 @@ def main(argv=None):
             check_output(args.checkpoint, args.output, args.base)
     except (ValueError, OSError) as error:
         return fail(error, 2)
+    if args.check_only:
+        return run(lambda: check(args.checkpoint, **options), args)
+    return run(lambda: convert(args.checkpoint, args.output, args.base, **options), args)
+
+
+def run(conversion, args):
+    """Call a conversion and print what it did, or one line; returns the exit code."""
     try:
-        if args.check_only:
-            result = check(args.checkpoint, **options)
-        else:
-            result = convert(args.checkpoint, args.output, args.base, **options)
+        result = conversion()
     except FileNotFoundError as error:
         return fail(error, 2)
     except VerificationError as error:
