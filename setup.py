@@ -29,6 +29,8 @@ setup(
         "matplotlib>=3.8",
         "tqdm>=4.66",
         "timm>=1.0",  # its LARS optimiser
+        "huggingface-hub>=0.30",  # its reader of model cards
+        "markdown>=3",  # renders them
         "tensorboard>=2.15",
         "cityscapesscripts>=2.2.3",
         "shapely>=2",  # Detectron2's loader of Cityscapes polygons

@@ -21,7 +21,8 @@ from .data import UNREADABLE, build_loader, list_images, read_image
 from .distributed import GradientReducer, StopOnSigterm, Terminated, broadcast_state, worst_of_processes
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
-from .readout import knn_accuracies, labelled_splits
+from .readout.knn import knn_accuracies
+from .readout.labelled import labelled_splits
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import torch
 from common import argument_parser, launch, log_command, merge_config, one_line_errors, quiet_trainer
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
@@ -30,8 +31,9 @@ def main(args):
     check(cfg)
     cfg.freeze()
     log_command(cfg.OUTPUT_DIR)
-    for name in ("fvcore", "pretrain"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
+    logger.info("Environment info:\n" + collect_env_info())  # for the model card
     torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
     seed_all_rng(cfg.SEED)
     trainer = Trainer(cfg, resume=args.resume)

@@ -3,6 +3,7 @@
 ``files`` reads a checkpoint of any format (``stand_ins``: without running it), ``search`` finds the encoders in it,
 ``layouts`` and ``choose`` tell which project's it is and so which of them is meant, ``architecture`` which network that
 is, ``stated`` what the file says of it; ``sources`` puts these in a row.
+``encoder`` makes of that a network to be read out, without Detectron2's part in it.
 ``detectron2_names`` renames, ``networks`` builds both networks, ``verify`` compares them, ``writing`` leaves whole
 files only; ``conversion`` puts these in a row.
 """
@@ -10,6 +11,7 @@ files only; ``conversion`` puts these in a row.
 from .architecture import infer_arch
 from .conversion import Conversion, check, check_output, convert, convert_back, yaml_lines
 from .detectron2_names import to_detectron2
+from .encoder import Readable, add_encoder_config, load_encoder, load_encoder_of
 from .layouts import LAYOUTS, Conventions
 from .sources import Source, load_source
 from .verify import Difference, VerificationError
@@ -20,14 +22,18 @@ __all__ = [
     "Conventions",
     "Conversion",
     "Difference",
+    "Readable",
     "Source",
     "VerificationError",
+    "add_encoder_config",
     "check",
     "check_folder",
     "check_output",
     "convert",
     "convert_back",
     "infer_arch",
+    "load_encoder",
+    "load_encoder_of",
     "load_source",
     "to_detectron2",
     "yaml_lines",

@@ -4,11 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from pretrain.resnet import resnet_shape
 
 from .layouts import Conventions
+
+FORMAT = "loco-det pretraining"  # what our pretraining checkpoints say they are
 
 
 def stated_by(content, path, timm=False):
@@ -16,6 +19,9 @@ def stated_by(content, path, timm=False):
 
     Returns:
         tuple: name of the network or None, (mean, std) of RGB pixels from 0 to 255 or None.
+
+    Raises:
+        ValueError: if the config in one of our pretraining checkpoints does not say it.
     """
     beside = Path(path).parent / "config.json"
     try:
@@ -25,11 +31,25 @@ def stated_by(content, path, timm=False):
     card = card if isinstance(card, dict) else {}
     stated = [dict.get(content, key) for key in ("encoder", "arch")] if isinstance(content, dict) else []  # ours; many
     stated = next((name for name in [*stated, card.get("architecture")] if isinstance(name, str)), None)
+    if isinstance(content, dict) and dict.get(content, "format") == FORMAT and "config" in content:
+        return stated, _pixels_of(content["config"])
     pixels = card.get("pretrained_cfg") if stated else None
     pixels = [pixels.get(key) for key in ("mean", "std")] if isinstance(pixels, dict) else [None]
     if not all(isinstance(v, list) and len(v) == 3 and all(isinstance(n, (int, float)) for n in v) for v in pixels):
         return stated, None
     return stated, tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
+
+
+def _pixels_of(config):
+    """(mean, std) of the config, as text, of one of our pretraining checkpoints."""
+    try:
+        model = yaml.safe_load(config)["MODEL"]
+        mean, std = (tuple(map(float, model[f"PIXEL_{what}"])) for what in ("MEAN", "STD"))
+        if (len(mean), len(std)) != (3, 3) or not all(std):
+            raise ValueError
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError("the config in it has no PIXEL_MEAN and PIXEL_STD of three numbers each") from None
+    return mean, std
 
 
 def plain(content):

@@ -1,0 +1,103 @@
+"""Run folders of the study -> one JSON file with every figure that the tables and pictures are made of."""
+
+import json
+import math
+import statistics
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from rows import decoder
+
+from pretrain.config import get_cfg
+
+
+def collect(folder):
+    """Every run with a finished read-out or detector.
+
+    Args:
+        folder: what run.py has as --output.
+
+    Returns:
+        list: a dict for each run with ``scale``, ``row``, ``rate``, ``epochs``, ``seed``, ``decoder``, ``steps``,
+        ``linear`` and ``knn`` (stage -> top-1, %), ``held_out`` (stage -> top-1 on held-out training images, %),
+        ``detection`` (data -> box and mask AP, %), ``seconds`` (of pretraining and read-out), ``threads``, ``commits``
+        and ``finished`` (date). What is not done is absent.
+
+    Raises:
+        FileNotFoundError: if there is no finished run.
+    """
+    runs = []
+    for path in sorted(Path(folder).glob("*/*/*/pretrain/model_final.pth")):
+        run = _run(path.parent.parent)
+        if run.keys() & {"linear", "knn", "detection"}:
+            runs.append(run)
+    if not runs:
+        raise FileNotFoundError(f"{folder}: no finished run of the study")
+    return runs
+
+
+def _run(folder):
+    scale, row, name = folder.parts[-3:]
+    epochs, rate, seed = name.split("_")
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg(cfg.load_cfg((folder / "pretrain" / "config.yaml").read_text()))
+    run = {
+        "scale": scale,
+        "row": row,
+        "rate": float(rate.removeprefix("lr")),
+        "epochs": float(epochs.removesuffix("ep")),
+        "seed": int(seed.removeprefix("seed")),
+        "decoder": decoder(cfg),
+        "steps": _steps(folder / "pretrain" / "metrics.json"),
+    }
+    if found := _results(folder / "linear_probe"):
+        run["linear"] = {stage: values["top1"] for stage, values in found["linear"].items()}
+        run["held_out"] = {stage: values["held_out_top1"] for stage, values in found["linear"].items()}
+    if found := _results(folder / "knn"):
+        run["knn"] = {stage: next(iter(values.values()))["top1"] for stage, values in found["knn"].items()}
+    for path in sorted(folder.glob("*/results.json")):
+        found = json.loads(path.read_text())
+        if found.get("kind") == "detection":
+            aps = {f"{task}_ap": found["results"][key]["AP"] for task, key in (("box", "bbox"), ("mask", "segm"))}
+            run.setdefault("detection", {})[path.parent.name] = aps
+    return run | _cost(folder / "cost.jsonl")
+
+
+def _results(folder):
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _steps(path):
+    return json.loads(path.read_text().splitlines()[-1])["iteration"] + 1
+
+
+def _cost(path):
+    """What the parts of a run took, and when it ended."""
+    parts = [json.loads(line) for line in path.read_text().splitlines()]
+    ended = datetime.fromtimestamp(parts[-1]["start"] + parts[-1]["seconds"], timezone.utc)
+    seconds = {}
+    for part in parts:
+        seconds[part["what"]] = seconds.get(part["what"], 0) + part["seconds"]
+    return {
+        "seconds": {what: round(value) for what, value in seconds.items()},
+        "commits": sorted({part["commit"] for part in parts if part.get("commit")}),
+        "finished": ended.strftime("%Y-%m-%d"),
+    }
+
+
+class Figure:
+    """Mean and standard deviation (of a sample) of a figure over seeds, with the number of seeds."""
+
+    def __init__(self, values):
+        self.values = [value for value in values if value is not None and math.isfinite(value)]
+        self.mean = statistics.mean(self.values) if self.values else math.nan
+        self.deviation = statistics.stdev(self.values) if len(self.values) > 1 else math.nan
+
+    def __str__(self):
+        if not self.values:
+            return "–"
+        return f"{self.mean:.1f}" + (f" ± {self.deviation:.1f}" if len(self.values) > 1 else "")

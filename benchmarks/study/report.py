@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Tables and figures of the study: from its run folders into docs/study.{json,png}, docs/results.md and README.md.
+
+What stands between <!-- study: NAME --> and <!-- end --> in the two Markdown files is replaced; nothing in it is typed.
+With --data docs/study.json the run folders are not needed: the same figures again.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+FINDINGS = Path(__file__).with_name("findings.md")
+
+import torch
+from collect import collect
+from common import one_line_errors
+from matplotlib import rc_context
+from matplotlib.figure import Figure as Canvas
+from rows import MAIN, ROWS, TABLE4, TABLE5
+from run import THIN50
+from study_tables import (
+    STAGES,
+    Results,
+    ablation_table,
+    budgets_with_runs,
+    detection_table,
+    grid_table,
+    main_table,
+    stage_tables,
+)
+
+from pretrain.curves import COLORS, GREY, STYLE
+
+
+def draw(results, path):
+    """Top-1 by stage and method, a panel for each budget; and res5's by budget."""
+    budgets = budgets_with_runs(results)
+    with rc_context(STYLE):
+        canvas = Canvas(figsize=(1.2 + 3.2 * (len(budgets) + 1), 4.6), layout="constrained")
+        *panels, by_budget = canvas.subplots(1, len(budgets) + 1, sharey=True)
+        for panel, epochs in zip(panels, budgets, strict=True):
+            for row in MAIN:
+                _curve(panel, results, row, [(j, epochs, stage) for j, stage in enumerate(STAGES)])
+            panel.set_title(f"every stage, {epochs} epochs", fontsize=10)
+            panel.set_xticks(range(len(STAGES)), STAGES)
+        for row in MAIN:
+            _curve(by_budget, results, row, [(j, epochs, "res5") for j, epochs in enumerate(budgets)])
+        by_budget.set_title("res5 by epochs of pretraining", fontsize=10)
+        by_budget.set_xticks(range(len(budgets)), budgets)
+        panels[0].set_ylabel("linear probe, top-1 (%)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        canvas.savefig(path, dpi=110)
+
+
+def _curve(panel, results, row, points):
+    """A row's linear probe, mean and deviation, at (position, epochs, stage) of ``points``, if it was run."""
+    points = [(x, results.figure(row, epochs, "linear", stage)) for x, epochs, stage in points]
+    points = [(x, figure) for x, figure in points if figure.values]
+    if points:
+        decoder = next(run["decoder"] for run in results.runs if run["row"] == row)
+        place = MAIN.index(row)
+        panel.errorbar(
+            [x + 0.04 * (place - len(MAIN) / 2) for x, _ in points],  # or the bars lie on each other
+            [figure.mean for _, figure in points],
+            [figure.deviation if len(figure.values) > 1 else 0 for _, figure in points],
+            color=GREY if row == "random" else COLORS[place - 1],
+            ls=":" if row == "random" else "-" if " conv block" in decoder else "--",
+            lw=1.6, marker="o", ms=4, capsize=2,
+            label=f"{ROWS[row].method}, {decoder}" if row != "random" else ROWS[row].method,
+        )  # fmt: skip
+
+
+def filled_in(text, results):
+    """Prose with its figures: {linear loco 20 res5} becomes mean and deviation of that row, budget and stage.
+
+    Raises:
+        ValueError: if there is no such figure.
+    """
+
+    def figure(match):
+        kind, row, epochs, stage = match[1].split()
+        found = results.figure(row, float(epochs), kind, stage)
+        if not found.values:
+            raise ValueError(f"findings.md: {match[0]} is not among the results")
+        return str(found)
+
+    return re.sub(r"\{(\w+ \w+ \d+ [\w+]+)\}", figure, text).strip()
+
+
+def environment(data):
+    """Machine, versions and dates in words."""
+    env = data["environment"]
+    dates = sorted({run["finished"] for run in data["runs"]})
+    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"{env['cores']} cores of an {env['processor']}, torch {env['torch']}, {span}; {len(data['runs'])} runs"
+
+
+def this_machine():
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"model name\s*: (.+)", info)
+    return {
+        "processor": name[1] if name else platform.processor(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__.partition("+")[0],
+    }
+
+
+def insert(path, sections):
+    """Replace the parts of a Markdown file that are generated.
+
+    Raises:
+        ValueError: if the file has no place for a part.
+    """
+    text = path.read_text()
+    for name, content in sections.items():
+        pattern = re.compile(rf"(<!-- study: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"{path} has no <!-- study: {name} --> ... <!-- end -->")
+        text = pattern.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def main(args):
+    if args.data:
+        data = json.loads(Path(args.data).read_text())
+    else:
+        data = {"environment": this_machine(), "runs": collect(args.folder)}
+    results, root = Results(data["runs"]), Path(args.root)
+    findings = (Path(args.findings) if args.findings else FINDINGS).read_text()
+    sections = {
+        "findings": filled_in(findings, results),
+        "main": f"{main_table(results)}\n\n({environment(data)}.)",
+        "stages": stage_tables(results),
+        "rates": grid_table(results),
+        "table4": ablation_table(results, TABLE4),
+        "table5": ablation_table(results, TABLE5),
+        "resnet50": stage_tables(results, THIN50),
+        "detection": detection_table(results),
+    }
+    (root / "docs" / "study.json").write_text(json.dumps(data, indent=1) + "\n")
+    draw(results, root / "docs" / "study.png")
+    insert(root / "docs" / "results.md", sections)
+    insert(root / "README.md", {"main": sections["main"]})
+    print(sections["main"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("folder", nargs="?", help="what run.py has as --output")
+    source.add_argument("--data", help="a study.json of before")
+    parser.add_argument("--findings", help="text with places for figures (default: findings.md beside this file)")
+    parser.add_argument("--root", default=ROOT, help="the checkout whose files are written (default: this one)")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        main(arguments)

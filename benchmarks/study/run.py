@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""The study: is LoCo as good as end-to-end learning, and better than Greedy InfoMax, at a scale that two cores allow?
+
+Every row of rows.py is pretrained by tools/pretrain.py on the same images with the same augmentation, batch and number
+of steps. tools/linear_probe.py and tools/knn.py read out every stage; tools/train_net.py trains a detector on frozen
+encoders. Each row's learning rate is chosen first, on one small grid, by the probe of training images that it has not
+been fitted to. What is finished is not run again, and what was interrupted goes on from its last checkpoint.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+import yaml
+from common import one_line_errors
+from rows import MAIN, ROWS, TABLE4, TABLE5, TUNED
+
+from pretrain.config import get_cfg
+
+EXAMPLE = """example:
+  python benchmarks/study/run.py --imagenette imagenette96 --nuclei nuclei --output output/study      # all: a day
+  python benchmarks/study/run.py --imagenette imagenette96 --output output/study --phase table4       # one table
+  python benchmarks/study/report.py output/study                                                      # what came out
+The nuclei have to be in COCO format, annotations/instances_{train,val}.json beside train/ and val/."""
+# The grid of SOLVER.BASE_LR. A row is tried with FIRST_RATES, and then with the next one beyond the best of them until
+# that lies between two worse ones.
+RATES = (0.0002, 0.0006, 0.002, 0.006, 0.018, 0.054)
+FIRST_RATES = (0.002, 0.006)
+SHORT, MIDDLE, LONG = 5, 20, 80  # budgets, epochs
+THIN18, THIN50, DEMO = "imagenette96_resnet18", "imagenette96_resnet50", "demo_resnet18"
+# one thread a process, and glibc keeps freed memory: two such processes train faster than one of two threads
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(10**11),
+    "MALLOC_MMAP_THRESHOLD_": str(10**11),
+    "PYTHONPATH": str(ROOT),
+}
+
+
+class Run(NamedTuple):
+    """One encoder: scale, row, learning rate, budget in epochs, seed; and the data of a detector on it, if any."""
+
+    scale: str
+    row: str
+    rate: float
+    epochs: float
+    seed: int
+    detect: str = ""
+
+    @property
+    def name(self):
+        return f"{self.scale}/{self.row}/{self.epochs:g}ep_lr{self.rate:g}_seed{self.seed}"
+
+
+class Study:
+    """The runs under one folder."""
+
+    def __init__(self, args):
+        self.args, self.folder = args, Path(args.output)
+        self.failed, self.children, self.stopped = [], set(), False
+        git = ["git", "rev-parse", "--short", "HEAD"]
+        self.commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    def data(self, name):
+        """Folder of a data set; the demo's scenes are made if there are none.
+
+        Raises:
+            ValueError: if the command line does not name it.
+            FileNotFoundError: if it is not there.
+        """
+        if name == "demo":
+            folder = self.folder / "demo_data"
+            if not folder.exists():
+                scenes = "--unlabeled 1500 --train 200 --val 50 --size 128 160 --layouts unlabeled coco".split()
+                subprocess.run([sys.executable, ROOT / "tools" / "make_demo_data.py", folder, *scenes], check=True)
+            return folder
+        if not getattr(self.args, name):
+            raise ValueError(f"this phase needs --{name} FOLDER")
+        folder = Path(getattr(self.args, name)).resolve()
+        if not (folder / "train").is_dir():
+            raise FileNotFoundError(f"{folder / 'train'}: no such folder")
+        return folder
+
+    def recipe(self, run):
+        """The run's config: the row's file, the scale's, what the row needs at that scale, and the run's own keys."""
+        row, cfg = ROWS[run.row], get_cfg()
+        cfg.merge_from_file(str(ROOT / "configs" / "pretrain" / f"{row.recipe}.yaml"))
+        cfg.merge_from_file(str(HERE / "scales" / f"{run.scale}.yaml"))
+        keys = {**row.keys, "SOLVER.BASE_LR": run.rate, "SEED": run.seed}
+        if cfg.MODEL.UNITS:
+            keys |= {"SOLVER.EPOCHS": float(run.epochs), "SOLVER.WARMUP_EPOCHS": run.epochs / 10}
+        cfg.merge_from_list([part for pair in keys.items() for part in pair])
+        demo = run.scale == DEMO
+        cfg.DATASETS.TRAIN = str(self.data("demo") / "unlabeled" if demo else self.data("imagenette") / "train")
+        cfg.OUTPUT_DIR = str(self.folder / run.name / "pretrain")
+        return cfg
+
+    def do(self, run):
+        """Pretrain, read out and detect, as far as that is not done."""
+        folder, cfg = self.folder / run.name, self.recipe(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        same_run(folder / "pretrain" / "config.yaml", cfg)
+        weights = folder / "pretrain" / "model_final.pth"
+        if not weights.exists():
+            write(folder / "recipe.yaml", cfg.dump())
+            resume = ["--resume"] if (folder / "pretrain" / "last_checkpoint").exists() else []
+            self.call(run, "pretrain", "--config-file", folder / "recipe.yaml", *resume)
+        if run.scale != DEMO:  # whose scenes have no class
+            self.read_out(run, weights, cfg.INPUT.CROP_SIZE)
+        if run.detect:
+            self.detect(run, weights)
+
+    def read_out(self, run, weights, size):
+        """Linear probe and kNN of every stage; the second one takes the first one's features."""
+        folder, data = self.folder / run.name, self.data("imagenette")
+        features = folder / "features.pth"
+        common = ["MODEL.WEIGHTS", weights, "DATASETS.TRAIN", data / "train", "DATASETS.TEST", data / "val"]
+        common += ["INPUT.CROP_SIZE", size, "DATALOADER.NUM_WORKERS", 0, "FEATURES.CACHE", features]
+        for tool, config, keys in (("linear_probe", "cached", ["DATASETS.HELD_OUT", 0.2]), ("knn", "knn", [])):
+            if not (folder / tool / "results.json").exists():
+                config = ROOT / "configs" / "readout" / f"{config}.yaml"
+                self.call(run, tool, "--config-file", config, *common, *keys, "OUTPUT_DIR", folder / tool)
+        features.unlink(missing_ok=True)
+
+    def detect(self, run, weights):
+        """Mask R-CNN on the frozen encoder."""
+        out = self.folder / run.name / run.detect
+        if (out / "results.json").exists():
+            return
+        data = self.data(run.detect)
+        data = data / "coco" if run.detect == "demo" else data
+        backbone = weights.with_name("backbone.pkl")
+        if not backbone.exists():
+            self.call(run, "convert_to_d2", weights, backbone)
+        keys = ["MODEL.WEIGHTS", backbone, "OUTPUT_DIR", out, "SEED", run.seed]
+        for name, part in (("TRAIN", "train"), ("TEST", "val")):
+            keys += [f"DATASETS.CUSTOM.{name}_JSON", data / "annotations" / f"instances_{part}.json"]
+            keys += [f"DATASETS.CUSTOM.{name}_IMAGES", data / part]
+        config = HERE / ("detection.yaml" if run.detect == "demo" else f"{run.detect}.yaml")
+        resume = ["--resume"] if (out / "last_checkpoint").exists() else []
+        self.call(run, "train_net", "--config-file", config, *resume, *keys)
+
+    def call(self, run, tool, *arguments):
+        """Run a tool to its end; its output goes to the run's log.txt, its cost to cost.jsonl.
+
+        Raises:
+            RuntimeError: if it fails, or the study is to stop.
+        """
+        folder, start = self.folder / run.name, time.time()
+        command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)]
+        with open(folder / "log.txt", "a") as log:
+            if self.stopped:
+                raise RuntimeError("stopped")
+            child = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, cwd=ROOT)
+            self.children.add(child)
+            code = child.wait()
+            self.children.discard(child)
+        cost = {"what": tool, "start": start, "seconds": time.time() - start, "exit_code": code, "commit": self.commit}
+        with open(folder / "cost.jsonl", "a") as f:
+            f.write(json.dumps(cost) + "\n")
+        if code or self.stopped:  # a tool that was stopped by SIGTERM may have ended well, its work half done
+            raise RuntimeError(f"{run.name}: {tool}.py ended with exit code {code}, see {folder / 'log.txt'}")
+
+    def all(self, runs):
+        """Do runs, some at a time; a failure is reported and the others go on.
+
+        Raises:
+            KeyboardInterrupt: if the study was stopped.
+        """
+        with ThreadPoolExecutor(self.args.jobs) as pool:
+            list(pool.map(self._attempt, dict.fromkeys(runs)))
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def _attempt(self, run):
+        start = time.time()
+        try:
+            if not self.stopped:
+                self.do(run)
+                print(f"{time.strftime('%H:%M:%S')}  {run.name}  {time.time() - start:.0f} s", flush=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            if not self.stopped:
+                self.failed.append(run.name)
+                print(f"FAILED {error}", flush=True)
+
+    def stop(self, *_):
+        """Let the runs make a checkpoint and end."""
+        self.stopped = True
+        for child in list(self.children):
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(signal.SIGTERM)
+
+    def grid(self):
+        """The runs that the choice of learning rates still needs; none once it is made."""
+        wanted = []
+        for row in TUNED:
+            found = self.tried(row)
+            if missing := [rate for rate in FIRST_RATES if rate not in found] or beyond(found):
+                wanted += [Run(THIN18, row, rate, SHORT, 0) for rate in missing]
+        return wanted
+
+    def tried(self, row):
+        """Learning rate -> accuracy of res5 on held-out training images, of the row's finished runs of the grid."""
+        found = {}
+        for rate in RATES:
+            path = self.folder / Run(THIN18, row, rate, SHORT, 0).name / "linear_probe" / "results.json"
+            if path.exists():
+                found[rate] = json.loads(path.read_text())["linear"]["res5"]["held_out_top1"]
+        return found
+
+    def rate(self, row):
+        """The learning rate of a row: that of its grid with the best top stage on held-out training images.
+
+        Raises:
+            ValueError: if the grid is not complete.
+        """
+        row = ROWS[row].rate_of or row
+        if row == "random":
+            return FIRST_RATES[0]  # nothing learns by it
+        found = self.tried(row)
+        if not found.keys() >= set(FIRST_RATES) or beyond(found):
+            raise ValueError(f"the learning rate of {row} is not chosen yet: run --phase grid first")
+        return max(found, key=found.get)
+
+    def runs(self, rows, epochs, seeds, scale=THIN18, detect=""):
+        """Rows with their learning rates; the random encoder is the same for every budget."""
+        budgets = {row: epochs if ROWS[row].recipe != "resnet50_random" else 0 for row in rows}
+        return [Run(scale, row, self.rate(row), budgets[row], seed, detect) for seed in seeds for row in rows]
+
+
+def beyond(found):
+    """The learning rates next to the best one of a grid that are not tried yet."""
+    place = RATES.index(max(found, key=found.get))
+    return [rate for rate in RATES[max(0, place - 1) : place + 2] if rate not in found]
+
+
+def same_run(path, cfg):
+    """Refuse to go on in another run's folder; where data and results lie is free.
+
+    Raises:
+        ValueError: if the config at ``path`` is another one.
+    """
+    if not path.exists():
+        return
+    before, now = yaml.safe_load(path.read_text()), yaml.safe_load(cfg.dump())
+    for config in (before, now):
+        del config["OUTPUT_DIR"], config["DATASETS"]["TRAIN"], config["DATALOADER"], config["MODEL"]["DEVICE"]
+    if before != now:
+        raise ValueError(f"{path.parent} holds a run of another recipe: remove it, or choose another --output")
+
+
+def write(path, content):
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary.write_text(content)
+    os.replace(temporary, path)
+
+
+LOCAL = tuple(row for row in MAIN if "barlow" not in row)  # the rows of the paper's own comparison
+PHASES = {
+    "grid": Study.grid,
+    "short": lambda study: study.runs(MAIN, SHORT, range(3)),
+    "middle": lambda study: study.runs(MAIN, MIDDLE, range(3)),
+    "nuclei": lambda study: study.runs(MAIN, MIDDLE, range(1), detect="nuclei"),
+    "demo": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=DEMO, detect="demo"),
+    "table4": lambda study: study.runs(TABLE4, MIDDLE, range(1)),
+    "table5": lambda study: study.runs(TABLE5, MIDDLE, range(1)),
+    "resnet50": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=THIN50),
+    "long": lambda study: study.runs(LOCAL, LONG, range(1)),
+}
+
+
+def main(args):
+    study = Study(args)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, study.stop)
+    phases = args.phase or list(PHASES)
+    if "demo" in phases:
+        study.data("demo")  # made before two runs ask for it
+    for phase in phases:
+        while runs := [run for run in PHASES[phase](study) if run.name not in study.failed]:
+            print(f"phase {phase}: {len(runs)} runs", flush=True)
+            study.all(runs)
+            if phase != "grid":  # which asks for more, depending on what came out
+                break
+    if study.failed:
+        raise RuntimeError(f"{len(study.failed)} runs failed: {', '.join(study.failed)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--imagenette", help="folder with train/ and val/, in each a sub-folder for each class")
+    parser.add_argument("--nuclei", help="folder of the data for detection")
+    parser.add_argument("--output", default="output/study", help="folder of the runs (default: %(default)s)")
+    parser.add_argument("--phase", nargs="+", choices=list(PHASES), help="which parts (default: all, in this order)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default: %(default)s)")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        main(arguments)

@@ -1,0 +1,62 @@
+"""A finished run folder of ``tools/pretrain.py`` -> the model card of its checkpoint, in Hugging Face's Markdown.
+
+Every figure comes from a file: the config, the number of images and the iteration from the checkpoint itself, losses
+and time from ``metrics.json``, readouts from the ``results.json`` of the tools that measured them. The same files give
+the same card, to the byte.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from ..curves import LossPlot, draw_losses
+from .readouts import read_readout
+from .run import PretrainingRun
+from .text import card_text
+
+
+def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), name=None, licence=None):
+    """Write the card; beside it the curves, ``losses.png``, or ``<card>_losses.png`` outside of the run folder.
+
+    Args:
+        folder: of a finished run of ``tools/pretrain.py``.
+        output: the card; None: ``model_card.md`` in ``folder``.
+        linear, knn, detection: folders with the ``results.json`` of ``tools/linear_probe.py``, ``tools/knn.py`` and
+            ``tools/train_net.py``, all of this checkpoint.
+        name: the card's title; None: method, encoder and data.
+        licence: of the weights; None: not stated.
+
+    Returns:
+        Path: the card.
+
+    Raises:
+        FileNotFoundError: if a folder or a results.json is missing, or the run is not finished.
+        ValueError: if a file is damaged, or the results are those of another checkpoint.
+        OSError: if the card cannot be written.
+    """
+    run = PretrainingRun(folder)
+    output = Path(output) if output else run.folder / "model_card.md"
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"{output.parent}: no such folder to write {output.name} to")
+    kinds = {"linear": linear, "knn": knn, "detection": detection}
+    readouts = [read_readout(path, kind, run.sha256) for kind, folders in kinds.items() for path in folders]
+    inside = output.parent.resolve() == run.folder.resolve()
+    curves = output.with_name("losses.png" if inside else f"{output.stem}_losses.png")
+    picture = curves.name if _place_curves(run, curves) else None
+    temporary = output.with_name(f"{output.name}.tmp{os.getpid()}")
+    try:
+        temporary.write_text(card_text(run, readouts, name, licence, picture, inside))
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return output
+
+
+def _place_curves(run, path):
+    """Put the run's curves at ``path``; returns whether there are any."""
+    drawn = run.folder / "losses.png"
+    if not drawn.is_file():
+        return draw_losses(run.folder / "metrics.json", path, LossPlot(run.cfg).chance)
+    if drawn.resolve() != path.resolve():
+        shutil.copyfile(drawn, path)
+    return True

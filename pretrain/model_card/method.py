@@ -1,0 +1,111 @@
+"""What a pretraining config is, in the field's terms."""
+
+LOCO = "LoCo (Xiong, Ren, Urtasun 2020, arXiv 2008.01342)"
+GIM = "Greedy InfoMax as in the LoCo paper (GIM: arXiv 1905.11786; SimCLR's loss on every stage: arXiv 2008.01342)"
+SIMCLR = "SimCLR (arXiv 2002.05709), end to end"
+BARLOW = "Barlow Twins (arXiv 2103.03230), end to end"
+BLOCKWISE = "blockwise Barlow Twins (Siddiqui, Krueger, LeCun, Deny 2023, arXiv 2302.01647)"
+RANDOM = "random initialisation, the control: nothing but BN's running statistics follows the images"
+
+
+def method_of(cfg, stages):
+    """What the units and the loss make it.
+
+    Args:
+        cfg: the config.
+        stages: names of the encoder's stages.
+
+    Returns:
+        tuple: short name, and the same with its source.
+    """
+    units, stages = [list(unit) for unit in cfg.MODEL.UNITS], list(stages)
+    barlow, alone = cfg.LOSS.NAME == "barlow_twins", [[stage] for stage in stages]
+    pairs = [list(pair) for pair in zip(stages, stages[1:], strict=False)]
+    if not units:
+        return "random", RANDOM
+    if units == [stages]:
+        return ("Barlow Twins", BARLOW) if barlow else ("SimCLR", SIMCLR)
+    if units == alone:
+        return ("blockwise Barlow Twins", BLOCKWISE) if barlow else ("GIM", GIM)
+    if units in (pairs, [stages[:1], *pairs]):
+        short = "LoCo with Barlow Twins' loss" if barlow else "LoCo"
+        note = "" if units == pairs else f", with a further loss on {stages[0]} as in its supplement"
+        return short, LOCO.replace("LoCo", short, 1) + note
+    return "local learning", "local learning with units that have no name of their own"
+
+
+def reach_of(cfg, stages):
+    """Which losses reach each stage, in words.
+
+    Returns:
+        dict: stage -> text.
+    """
+    reach = {}
+    for stage in stages:
+        losses = []
+        for unit in cfg.MODEL.UNITS:
+            parts = [part for part in unit if part.partition("[")[0] == stage]
+            losses += [f"loss_{unit[-1]}{f' ({part})' if part not in (stage, unit[-1]) else ''}" for part in parts]
+        if len(losses) > 1 and cfg.MODEL.SHARED_GRADIENT == "upper":
+            losses = [f"{losses[-1]} only; {', '.join(losses[:-1])} passes through"]
+        reach[stage] = ", ".join(losses) or "none: as initialised"
+    return reach
+
+
+def decoder_of(cfg):
+    """The decoder under each loss, part by part, in the order of :class:`Decoder`."""
+    keys, parts = cfg.MODEL.DECODER, []
+    if keys.STAGES:
+        which = "the next stage" if keys.STAGES == 1 else f"the next {keys.STAGES} stages"
+        parts.append(f"copy of {which if keys.STAGES > 0 else 'all stages above'}")
+        if keys.TIE:
+            parts[-1] += f", tied to the original by L2 x {keys.TIE:g}"
+    if keys.CONV_BLOCKS:
+        stride = ", the first with stride 2" if keys.CONV_BLOCKS > 1 else " with stride 2 (downsampling)"
+        plural = "s" * (keys.CONV_BLOCKS > 1)
+        parts.append(f"{keys.CONV_BLOCKS} residual conv block{plural}{stride if keys.DOWNSAMPLE else ' of stride 1'}")
+    else:
+        parts.append("no conv block")
+    if keys.EXPANSION:
+        parts.append(f"1x1 conv to {keys.EXPANSION} channels, BN, ReLU")
+    widths = [keys.HIDDEN_DIM] * (keys.MLP_LAYERS - 1) + [keys.OUT_DIM]
+    layers = f"{keys.MLP_LAYERS} layer{'s' * (keys.MLP_LAYERS > 1)}"
+    last = ", BN at its end" if keys.OUT_BN else ", no BN at its end"
+    parts += ["global average pooling", f"MLP {'-'.join(map(str, widths))} ({layers}{last})"]
+    return " → ".join(parts)
+
+
+def loss_of(cfg):
+    """The loss and its numbers."""
+    loss, plural = cfg.LOSS, len(cfg.MODEL.UNITS) > 1
+    if loss.NAME == "info_nce":
+        text = f"InfoNCE (NT-Xent) of L2-normalised embeddings, temperature {loss.TEMPERATURE:g}"
+    else:
+        text = f"Barlow Twins, λ {loss.LAMBDA:g}"
+    text += f", x {loss.SCALE:g}" if loss.SCALE != 1 else ""
+    return text + (", plain sum over the units" if plural else "")
+
+
+def schedule_of(cfg):
+    """Optimiser and learning rate."""
+    s = cfg.SOLVER
+    momentum = f", momentum {s.MOMENTUM:g}" if s.OPTIMIZER in ("LARS", "SGD") else ""
+    bias = f" (BN and biases: x {s.BIAS_LR_FACTOR:g})" if s.BIAS_LR_FACTOR != 1 else ""
+    return (
+        f"{s.OPTIMIZER}{momentum}, weight decay {s.WEIGHT_DECAY:g} (none on BN and biases); learning rate "
+        f"{s.BASE_LR * s.IMS_PER_BATCH / 256:g} = {s.BASE_LR:g} x {s.IMS_PER_BATCH} / 256{bias}, "
+        f"{s.WARMUP_EPOCHS:g} epochs of linear warm-up, cosine to 0"
+    )
+
+
+def augmentation_of(cfg):
+    """The two views' augmentation."""
+    i = cfg.INPUT
+    text = (
+        f"random resized crop of {i.CROP_AREA[0]:g} to {i.CROP_AREA[1]:g} of the area to {i.CROP_SIZE} px, flip, "
+        f"colour jitter {', '.join(f'{x:g}' for x in i.JITTER)} (brightness, contrast, saturation, hue) with "
+        f"probability {i.JITTER_PROB:g}, grayscale {i.GRAYSCALE_PROB:g}, Gaussian blur {i.BLUR_PROB[0]:g} and "
+        f"{i.BLUR_PROB[1]:g} (sigma {i.BLUR_SIGMA[0]:g} to {i.BLUR_SIGMA[1]:g} px)"
+    )
+    solarize = i.SOLARIZE_PROB
+    return text + (f", solarisation {solarize[0]:g} and {solarize[1]:g}" if any(solarize) else "")

@@ -1,0 +1,127 @@
+"""What a finished pretraining run has left behind, and what it has not recorded."""
+
+import datetime
+import hashlib
+import re
+import shlex
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode as CN
+
+from ..checkpoint import FORMAT
+from ..config import get_cfg
+from ..curves import read_metrics, series
+from ..encoders import build_encoder
+
+STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")  # of BN: in the state dict, not learned
+# Rows of Detectron2's table of the environment, collect_env_info()
+ENVIRONMENT = re.compile(r"^(sys\.platform|Python|numpy|detectron2|PyTorch|torchvision|GPU [\d,]+) {2,}(.+)$", re.M)
+SPLITS = ("train", "val", "validation", "test")  # names that tell nothing without the data set's above them
+
+
+class PretrainingRun:
+    """A finished run of ``tools/pretrain.py``.
+
+    Attributes:
+        folder: of the run.
+        path: of its ``model_final.pth``; ``sha256`` and ``size`` (bytes) are that file's.
+        cfg: the config in the checkpoint, with paths cut as by :func:`dataset_of`.
+        images, processes, iterations: number of each.
+        encoder: an encoder of the same architecture.
+        parameters, decoder_parameters: what is learned in the encoder, and in all decoders together.
+        metrics: of :func:`read_metrics`.
+        seconds: of training, by the logged (median) time of an iteration; None if not known.
+        command: the command line that began the run, without the machine's paths; None if not known.
+        begun: date (UTC) of its beginning, which TensorBoard's file name tells; None if not known.
+        environment: name -> version, if the log has Detectron2's table of the environment; else empty.
+    """
+
+    def __init__(self, folder):
+        """
+        Args:
+            folder: the run folder.
+
+        Raises:
+            FileNotFoundError: if there is no such folder, or its run is not finished.
+            ValueError: if the checkpoint is damaged.
+        """
+        self.folder = Path(folder)
+        self.path = self.folder / "model_final.pth"
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such run folder")
+        last = text_of(self.folder / "last_checkpoint").strip()
+        if not self.path.is_file() or last not in ("", self.path.name):  # it may be left over from an earlier run
+            why = f"its last checkpoint is {last}" if last else "it has no model_final.pth"
+            raise FileNotFoundError(f"{folder} is no finished run of tools/pretrain.py: {why}; finish it with --resume")
+        self._read_checkpoint()
+        self.sha256, self.size = sha256_of(self.path), self.path.stat().st_size
+        self.metrics = read_metrics(self.folder / "metrics.json")
+        ends, times = series(self.metrics, "(time)").get("time", ([], []))
+        self.seconds = sum(t * (b - a) for t, a, b in zip(times, [0, *ends], ends, strict=False)) or None
+        commands = [shlex.split(line) for line in text_of(self.folder / "command.txt").splitlines()]
+        fresh = [command for command in commands if "--resume" not in command]
+        self.command = shlex.join(map(portable, (fresh or commands)[-1])) if commands else None
+        stamps = [re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in self.folder.iterdir()]
+        begun = min((int(stamp[1]) for stamp in stamps if stamp), default=None)
+        utc = datetime.timezone.utc
+        self.begun = begun and datetime.datetime.fromtimestamp(begun, utc).date().isoformat()
+        rows = ENVIRONMENT.findall(text_of(self.folder / "log.txt"))
+        self.environment = {name: re.split(r" [@(\[]", value)[0] for name, value in rows}  # without paths
+
+    def _read_checkpoint(self):
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            if saved["format"] != FORMAT:
+                raise ValueError(f"its format is {saved['format']!r}")
+            self.cfg = get_cfg()
+            self.cfg.merge_from_other_cfg(CN.load_cfg(saved["config"]))
+            self.images, self.processes = saved["run"]["images"], saved["run"]["processes"]
+            self.iterations, model = saved["iteration"] + 1, saved["model"]
+            self.encoder = build_encoder(self.cfg.MODEL.ENCODER).eval()
+            weights = {name: value for name, value in model.items() if name.startswith("encoder.")}
+            self.encoder.load_state_dict({name.removeprefix("encoder."): w for name, w in weights.items()})
+        except Exception as error:  # a damaged archive can raise anything
+            why = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"{self.path} is damaged, or not by this version of tools/pretrain.py: {why}") from error
+        self.parameters = sum(p.numel() for p in self.encoder.parameters())
+        decoders = {name: w for name, w in model.items() if name.startswith("decoders.") and not STATISTIC.search(name)}
+        self.decoder_parameters = sum(w.numel() for w in decoders.values())
+        self.cfg.OUTPUT_DIR = last_part(self.cfg.OUTPUT_DIR)
+        for node, key in ((self.cfg.DATASETS, "TRAIN"), (self.cfg.KNN, "TRAIN"), (self.cfg.KNN, "TEST")):
+            node[key] = dataset_of(node[key])
+
+
+def text_of(path):
+    """Text of a file, empty if there is none."""
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def last_part(path):
+    """The last part of a path, which is what may be told of it."""
+    return Path(path).name if path else ""
+
+
+def dataset_of(folder):
+    """What may be told of a folder of images: its name, and the data set's where that is a split's."""
+    *above, name = Path(folder).parts[-2:] if folder else ("",)
+    return "/".join([*above, name]) if name in SPLITS and above not in ([], ["/"], [".."]) else name
+
+
+def portable(word):
+    """A word of a command line as it may be published: without a machine's folders or address."""
+    if re.match(r"\w+://", word):
+        return f"{word.partition('://')[0]}://HOST:PORT"
+    if not word.startswith(("/", "~")):
+        return word
+    of_the_checkout = re.search(r"\b(configs/.+\.yaml|tools/\w+\.py)$", word)
+    return of_the_checkout[1] if of_the_checkout else f"path/to/{last_part(word)}"
+
+
+def sha256_of(path):
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

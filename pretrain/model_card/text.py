@@ -1,0 +1,230 @@
+"""The card's Markdown."""
+
+import yaml
+
+from ..curves import LossPlot, series
+from ..encoders import BUILDERS
+from ..resnet import resnet_shape
+from .markdown import code, count, pairs, percent, table
+from .method import augmentation_of, decoder_of, loss_of, method_of, reach_of, schedule_of
+from .readouts import TOOLS
+
+SEEN_BY_LOCO = 800 * 1_281_167  # images: 800 epochs of ImageNet (LoCo, Table 1)
+TITLES = {"linear": "Linear probe", "knn": "kNN", "detection": "Detection and segmentation: Mask R-CNN"}
+NOT_STATED = "not stated; whoever releases the weights has to, and the licence of the images may bear on it"
+DETECTION = """
+python tools/convert_to_d2.py model_final.pth backbone.pkl --base configs/coco_loco_frozen.yaml
+python tools/train_net.py --config-file backbone.yaml OUTPUT_DIR output/coco_frozen"""
+PROBE = """
+python tools/linear_probe.py --config-file configs/readout/imagenet_linear.yaml MODEL.WEIGHTS model_final.pth \\
+    DATASETS.TRAIN path/to/train DATASETS.TEST path/to/val OUTPUT_DIR output/linear"""
+PYTHON = """
+import torch
+from pretrain.encoders import build_encoder
+
+weights = torch.load("model_final.pth", map_location="cpu", weights_only=True)["model"]
+encoder = build_encoder("{encoder}").eval()
+encoder.load_state_dict({{k[8:]: w for k, w in weights.items() if k.startswith("encoder.")}})
+mean, std = torch.tensor([{mean}, {std}])[..., None, None]
+features = encoder((images - mean) / std)  # a dict: {stages} -> (B, C, H', W')"""
+
+
+def card_text(run, readouts, name=None, licence=None, curves=None, inside=True):
+    """The whole card.
+
+    Args:
+        run: a :class:`PretrainingRun`.
+        readouts: list of :class:`Readout`.
+        name: the title; None: method, encoder and data.
+        licence: of the weights; None: not stated.
+        curves: path of the picture as a link from the card; None: there is none.
+        inside: whether the card lies beside the weights.
+
+    Returns:
+        str: Markdown with a front matter in YAML.
+    """
+    short, method = method_of(run.cfg, run.encoder.stage_names)
+    name, licence = (" ".join(text.split()) if text else None for text in (name, licence))
+    name = name or f"{short}, {run.cfg.MODEL.ENCODER}, {run.cfg.DATASETS.TRAIN}"
+    kind = "encoder, pretrained without labels" if run.cfg.MODEL.UNITS else "encoder, not trained"
+    parts = [
+        _front_matter(run, readouts, name, licence, short),
+        f"# {name}",
+        f"A {run.cfg.MODEL.ENCODER} {kind} ({run.parameters:,} parameters). Method: {method}.",
+        "## File", _file(run, licence, inside),
+        "## How it was trained", *_training(run),
+        "## Encoder", _encoder(run),
+        "## Losses and cost", *_losses(run, curves),
+        "## What it is worth", *_worth(readouts),
+        "## Input", _input(run),
+        "## How to use it", *_usage(run),
+        "## How to make it again", *_recipe(run),
+        "## Limits", _limits(run, readouts),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(run, readouts, name, licence, short):
+    """Metadata as Hugging Face's hub reads it (its model card specification), figures as a model-index."""
+    tasks = {"accuracy": "image-classification", "mean_average_precision": "object-detection"}
+    results = [
+        {
+            "task": {"type": tasks[kind]},
+            "dataset": {"name": data, "type": data},
+            "metrics": [{"type": kind, "name": figure, "value": round(value, 2)}],
+        }
+        for readout in readouts for data, figure, kind, value in readout.figures if value is not None
+    ]  # fmt: skip
+    general = ["self-supervised-learning", "local-learning"][: len(run.cfg.MODEL.UNITS)]  # one unit: end to end
+    tags = [*general, short.lower().replace(" ", "-").replace("'", ""), run.cfg.MODEL.ENCODER]
+    data = {
+        "library_name": "loco-det",
+        "pipeline_tag": "image-feature-extraction",
+        "license": licence or "unknown",
+        "tags": list(dict.fromkeys(tags)),
+        "datasets": [run.cfg.DATASETS.TRAIN.split("/")[0]],  # without the split
+    }
+    if results:
+        data["metrics"] = sorted({result["metrics"][0]["type"] for result in results})
+        data["model-index"] = [{"name": name, "results": results}]
+    return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()}\n---"
+
+
+def _file(run, licence, inside):
+    rows = [
+        ("file", f"`{run.path.name}`" + ("" if inside else ", not beside this card: made by the command below")),
+        ("size", f"{run.size:,} bytes, with decoders and optimiser"),
+        ("SHA-256", f"`{run.sha256}`"),
+        ("begun", f"{run.begun} (UTC)" if run.begun else "not recorded by the run"),
+        ("licence of the weights", licence or NOT_STATED),
+    ]
+    return pairs(rows)
+
+
+def _training(run):
+    cfg = run.cfg
+    epochs = run.iterations / max(1, run.images // cfg.SOLVER.IMS_PER_BATCH)
+    chunk = f", in chunks of {cfg.SOLVER.IMS_PER_CHUNK}" if cfg.SOLVER.IMS_PER_CHUNK else ""
+    rows = [("images", f"`{cfg.DATASETS.TRAIN}`: {count(run.images, 'image')}, no labels")]
+    rows.append(("views", f"two of each image: {augmentation_of(cfg)}"))
+    if cfg.MODEL.UNITS:
+        units = " ".join(f"[{' '.join(unit)}]" for unit in cfg.MODEL.UNITS)
+        decoder = f"{decoder_of(cfg)}; one a unit, together {run.decoder_parameters:,} parameters, not used afterwards"
+        rows += [("units", f"{len(cfg.MODEL.UNITS)}: {units}"), ("decoder", decoder), ("loss", loss_of(cfg))]
+        rows.append(("optimiser", schedule_of(cfg)))
+    if cfg.MODEL.NOISE:
+        rows.append(("noise", f"Gaussian on each stage's output, {cfg.MODEL.NOISE:g} x its standard deviation"))
+    rows += [
+        ("steps", f"{run.iterations:,} ({epochs:.4g} epochs)"),
+        ("batch", f"{count(cfg.SOLVER.IMS_PER_BATCH, 'image')} over {count(run.processes, 'process', 'es')}{chunk}"),
+        ("seed", str(cfg.SEED)),
+        ("precision", "bfloat16 autocast, losses in float32" if cfg.SOLVER.AMP.ENABLED else "float32"),
+        ("device", f"`{cfg.MODEL.DEVICE}`"),
+        ("software, machine", ", ".join(f"{k} {v}" for k, v in run.environment.items()) or "not recorded by the run"),
+        ("commit of loco-det", "not recorded by the run"),
+    ]
+    if not cfg.MODEL.UNITS:
+        return [pairs(rows)]
+    reach = reach_of(cfg, run.encoder.stage_names)
+    rows_of_reach = [{"stage": stage, "is trained by": text} for stage, text in reach.items()]
+    text = "The gradient of a loss stops at its unit's input. How far each reaches, decoders aside:"
+    return [pairs(rows), text, table(rows_of_reach)]
+
+
+def _encoder(run):
+    encoder, rows = run.encoder, []
+    strides = getattr(encoder, "strides", None) or [None] * len(encoder.stages)
+    parts = zip(encoder.stage_names, encoder.stages, encoder.channels, strides, strict=True)
+    for name, stage, channels, stride in parts:
+        row = {"stage": name, "blocks": str(len(stage)), "channels": str(channels)}
+        row["stride (px)"] = "–" if stride is None else f"{float(stride):.4g}"
+        rows.append(row | {"parameters": f"{sum(p.numel() for p in stage.parameters()):,}"})
+    return table(rows)
+
+
+def _losses(run, curves):
+    cfg, texts = run.cfg, [f"![Losses of the run]({curves})"] if curves else []
+    rows = [
+        {"loss": f"loss_{name}", "first logged": f"{y[0]:.4f}", "at step": f"{x[0]:g}",
+         "last logged": f"{y[-1]:.4f}", "at  step": f"{x[-1]:g}"}
+        for name, (x, y) in sorted(series(run.metrics, r"loss_(.+)").items())
+    ]  # fmt: skip
+    if rows:
+        chance = LossPlot(cfg).chance
+        level = f" Chance level, ln(2B - 1) x scale: {chance:.4f} nats." if chance else ""
+        texts += [table(rows), f"Medians of up to 20 steps, as logged.{level}"]
+    else:
+        texts.append("Losses: not recorded." if cfg.MODEL.UNITS else "No loss: nothing was learned.")
+    knn = sorted(series(run.metrics, r"knn/(.+)-top1").items())
+    if knn:
+        figures = ", ".join(f"{stage} {percent(values[-1])}" for stage, (_, values) in knn)
+        settings = f"`{cfg.KNN.TRAIN}`, k {cfg.KNN.K}, temperature {cfg.KNN.TEMPERATURE:g}"
+        texts.append(f"kNN while training, its last top-1 in % ({settings}): {figures}.")
+    if run.seconds is None:
+        return [*texts, "Cost: not recorded."]
+    processes = f" on each of {run.processes} processes" if run.processes > 1 else ""
+    cost = f"{run.seconds / 3600:.3g} hours ({run.seconds:,.1f} s) of training steps{processes}"
+    return [*texts, f"Cost: {cost}, device `{cfg.MODEL.DEVICE}`; checkpoints and evaluations are not counted."]
+
+
+def _worth(readouts):
+    texts = []
+    for kind, title in TITLES.items():
+        chosen = [readout for readout in readouts if readout.kind == kind]
+        texts += [f"### {title}", *([] if chosen else ["Not measured."])]
+        for readout in chosen:
+            on = "" if kind == "detection" else f" on `{readout.dataset}`"
+            texts.append(" ".join([f"`{readout.run}`, by `{TOOLS[kind]}`{on}.", *readout.notes]))
+            texts.append(table(readout.rows))
+    return texts
+
+
+def _input(run):
+    mean, std = list(run.cfg.MODEL.PIXEL_MEAN), list(run.cfg.MODEL.PIXEL_STD)
+    return (
+        f"RGB from 0 to 255, channels first, minus the mean {mean}, over the standard deviation {std}. It saw crops of "
+        f"{run.cfg.INPUT.CROP_SIZE} px; images of other sizes fit, too."
+    )
+
+
+def _usage(run):
+    cfg, stages = run.cfg.MODEL, ", ".join(run.encoder.stage_names)
+    commands = DETECTION + PROBE if resnet_shape(cfg.ENCODER) or cfg.ENCODER in BUILDERS else PROBE
+    python = PYTHON.format(encoder=cfg.ENCODER, mean=list(cfg.PIXEL_MEAN), std=list(cfg.PIXEL_STD), stages=stages)
+    where = "Under Mask R-CNN in Detectron2, and under a linear classifier" if "d2" in commands else "As features"
+    return [
+        f"{where}, in a checkout of loco-det:",
+        code("sh", commands),
+        "In Python, with `images` a tensor (B, 3, H, W):",
+        code("python", python),
+    ]
+
+
+def _recipe(run):
+    many = f" It ran in {run.processes} processes." if run.processes > 1 else ""
+    return [
+        f"The seed fixes initialisation, order of the images and augmentation.{many}",
+        code("sh", run.command) if run.command else "The command line is not recorded; the config is.",
+        "The config in the checkpoint, its paths cut to their last part:",
+        f"<details><summary>config.yaml</summary>\n\n{code('yaml', run.cfg.dump())}\n\n</details>",
+    ]
+
+
+def _limits(run, readouts):
+    lines = ["A control: its weights are random. It shows what the architecture is worth without learning."]
+    if run.cfg.MODEL.UNITS:
+        seen = run.iterations * run.cfg.SOLVER.IMS_PER_BATCH
+        lines = [
+            f"Scale: {seen:,} images seen (steps x batch), of {run.images:,} different ones. The runs of LoCo's "
+            f"Table 1 see {SEEN_BY_LOCO:,} (800 epochs of ImageNet): this is {seen / SEEN_BY_LOCO:.2g} of that."
+        ]
+    lines.append("One run with one seed: how far the figures vary between seeds is not known from this card.")
+    if not readouts:
+        lines.append("Nothing was measured of it: how good its features are is not known from this card.")
+    if any(readout.flattered for readout in readouts):
+        lines.append("The learning rate of a linear probe was chosen on the test set, which flatters its figures.")
+    lines.append(
+        "What the images show, whom, and under which licence is not recorded: that is for those to state who have "
+        f"`{run.cfg.DATASETS.TRAIN}`. The features may carry its biases."
+    )
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,114 @@
+"""The config of a readout, linear or kNN: every key, its default and what it means. Unknown keys are errors."""
+
+import os
+
+import torch
+from fvcore.common.config import CfgNode as CN
+
+from ..config import value_of
+
+
+def get_cfg():
+    """A fresh config with the defaults: the linear readout of the LoCo paper."""
+    _C = CN()
+    _C.OUTPUT_DIR = "./output/readout"
+    _C.SEED = 0  # of the held-out images, the classifiers' first weights, the order of the data and augmentation
+
+    _C.MODEL = CN()
+    _C.MODEL.WEIGHTS = ""  # any checkpoint that tools/convert_to_d2.py takes
+    _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    _C.MODEL.STAGES = []  # that are read, such as "res5" or "res5+expansion"; []: all that the encoder has
+
+    _C.DATASETS = CN()  # folders with one sub-folder of images for each class
+    _C.DATASETS.TRAIN = "datasets/imagenet/train"
+    _C.DATASETS.TEST = "datasets/imagenet/val"  # kNN only: "": each image of TRAIN is classified by the others
+    # Share of each class of TRAIN that is not trained on: there the learning rate of each stage is chosen. 0: it is
+    # chosen on TEST, as published sweeps often are, and every output says so. Needed with several BASE_LR only.
+    _C.DATASETS.HELD_OUT = 0.0
+
+    _C.DATALOADER = CN()
+    _C.DATALOADER.NUM_WORKERS = 8  # processes that decode and augment. 0: none
+
+    _C.INPUT = CN()  # training: random resized crop and flip; test: short side to 256 / 224 of the crop, central crop
+    _C.INPUT.CROP_SIZE = 224  # side of a view, in pixels
+    _C.INPUT.CROP_AREA = [0.08, 1.0]  # range of the random crop's share of the image's area
+
+    _C.FEATURES = CN()
+    _C.FEATURES.CACHED = False  # True: no augmentation, the features of each image's central crop are computed once
+    _C.FEATURES.CACHE = ""  # file for them, may be shared by kNN and linear readouts; "": OUTPUT_DIR/features.pth
+    # Each feature minus its mean, over its standard deviation (BN without affine, as in MAE's linear probe), so that
+    # one learning rate suits all stages. Cached: those of all training images; else of the batch, and running ones
+    # for the test.
+    _C.FEATURES.STANDARDIZE = False
+
+    _C.SOLVER = CN()
+    _C.SOLVER.OPTIMIZER = "SGD"  # SGD or LARS
+    _C.SOLVER.IMS_PER_BATCH = 256  # images in a step, over all processes
+    # For 256 images: the learning rate is BASE_LR * IMS_PER_BATCH / 256. Each stage has a classifier for each of them.
+    _C.SOLVER.BASE_LR = [30.0]
+    _C.SOLVER.MOMENTUM = 0.0
+    _C.SOLVER.NESTEROV = False
+    _C.SOLVER.WEIGHT_DECAY = 0.0  # of weights and, but for LARS, biases, as in the published linear evaluations
+    _C.SOLVER.EPOCHS = 100.0  # of whole batches; may be a fraction
+    _C.SOLVER.SCHEDULE = "steps"  # steps, or cosine: to 0, an iteration at a time
+    _C.SOLVER.STEPS = [30.0, 60.0, 90.0]  # epochs after which the learning rate is multiplied by GAMMA
+    _C.SOLVER.GAMMA = 0.1
+    _C.SOLVER.EVAL_PERIOD = 10.0  # epochs between accuracies; and after the last iteration
+    _C.SOLVER.CHECKPOINT_PERIOD = 1000  # iterations
+    _C.SOLVER.LOG_PERIOD = 20  # iterations between lines on the terminal and in metrics.json
+
+    _C.SOLVER.AMP = CN()
+    _C.SOLVER.AMP.ENABLED = False  # bfloat16 autocast of the encoder; the classifiers stay in float32
+
+    _C.KNN = CN()  # tools/knn.py only: every K with every TEMPERATURE
+    _C.KNN.K = [200]  # neighbours that vote, and temperature, of Wu et al. 2018 (arXiv 1805.01978)
+    _C.KNN.TEMPERATURE = [0.07]
+    return _C
+
+
+def check(cfg):
+    """Refuse values that cannot work, which would fail late or, worse, not at all.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("set MODEL.WEIGHTS to the checkpoint whose features are to be read")
+    if os.path.realpath(cfg.OUTPUT_DIR) == os.path.dirname(os.path.realpath(cfg.MODEL.WEIGHTS)):
+        raise ValueError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} is the folder of MODEL.WEIGHTS, whose files stay: name another")
+    least = {
+        "SEED": 0, "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MOMENTUM": 0,
+        "SOLVER.WEIGHT_DECAY": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.LOG_PERIOD": 1,
+    }  # fmt: skip
+    for key, bound in least.items():
+        if not value_of(cfg, key) >= bound:
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be at least {bound}")
+    for key in ("SOLVER.EPOCHS", "SOLVER.EVAL_PERIOD", "SOLVER.GAMMA"):
+        if not value_of(cfg, key) > 0:
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be above 0")
+    for key in ("SOLVER.BASE_LR", "KNN.K", "KNN.TEMPERATURE"):
+        values, kind = value_of(cfg, key), int if key == "KNN.K" else (int, float)
+        if not values or not all(isinstance(value, kind) and value > 0 for value in values):
+            whole = "whole " if key == "KNN.K" else ""
+            raise ValueError(f"{key} is {values}, but must be a list of one or more {whole}numbers above 0")
+        if len(set(values)) < len(values):
+            raise ValueError(f"{key} is {values}: the same value twice")
+    area = cfg.INPUT.CROP_AREA
+    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+        raise ValueError(
+            f"INPUT.CROP_AREA is {area}, but must be two numbers, the smaller one first, above 0, at most 1"
+        )
+    if not 0 <= cfg.DATASETS.HELD_OUT < 1:
+        raise ValueError(f"DATASETS.HELD_OUT is {cfg.DATASETS.HELD_OUT}, but must be at least 0 and below 1")
+    for key, known in (("SOLVER.OPTIMIZER", ("SGD", "LARS")), ("SOLVER.SCHEDULE", ("steps", "cosine"))):
+        if value_of(cfg, key) not in known:
+            raise ValueError(f"{key} is {value_of(cfg, key)!r}: choose {' or '.join(known)}")
+    if cfg.SOLVER.NESTEROV and not cfg.SOLVER.MOMENTUM:
+        raise ValueError("SOLVER.NESTEROV True needs SOLVER.MOMENTUM above 0")
+    steps = cfg.SOLVER.STEPS
+    if cfg.SOLVER.SCHEDULE == "steps" and not all(
+        a < b for a, b in zip([0, *steps], [*steps, cfg.SOLVER.EPOCHS], strict=True)
+    ):
+        raise ValueError(
+            f"SOLVER.STEPS is {steps}, but must ascend from above 0 to below SOLVER.EPOCHS {cfg.SOLVER.EPOCHS:g}"
+        )

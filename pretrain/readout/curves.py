@@ -1,0 +1,106 @@
+"""Picture of a linear readout: accuracy of each stage as it learns, and by learning rate."""
+
+import logging
+import math
+import os
+
+from detectron2.utils.events import EventWriter
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from ..curves import COLORS, GREY, STYLE, _label_ends, _plot, _save, _upwards, read_metrics, series
+from .results import choose, rate_name
+
+logger = logging.getLogger(__name__)
+
+
+class ProbePlot(EventWriter):
+    """Redraws OUTPUT_DIR/probe.png from OUTPUT_DIR/metrics.json; to be called after Detectron2's JSONWriter."""
+
+    def __init__(self, cfg):
+        """
+        Args:
+            cfg: the readout's config.
+        """
+        self.folder, self.rates = cfg.OUTPUT_DIR, list(cfg.SOLVER.BASE_LR)
+
+    def write(self):
+        try:
+            draw_probe(*(os.path.join(self.folder, name) for name in ("metrics.json", "probe.png")), self.rates)
+        except OSError as error:  # no run is stopped for the sake of a picture
+            logger.warning(f"probe.png is not drawn: {error}")
+
+
+def draw_probe(metrics_path, out_path, rates):
+    """Draw loss and accuracy of each stage at its best learning rate, and accuracy by stage and learning rate.
+
+    Args:
+        metrics_path: metrics.json of a :class:`LinearProbe`.
+        out_path: PNG to write; complete or as it was.
+        rates: BASE_LR.
+
+    Returns:
+        bool: whether there was something to draw.
+
+    Raises:
+        OSError: if the picture cannot be written.
+    """
+    metrics = read_metrics(metrics_path)
+    tested = [entry for entry in metrics if any(key.startswith("test/") for key in entry)]
+    if not tested:
+        return False
+    suffix = f"-lr{rate_name(rates[0])}-top1"
+    names = [key[len("test/") : -len(suffix)] for key in tested[-1] if key.startswith("test/") and key.endswith(suffix)]
+    stages = sorted(names, key=_upwards)
+    colors = {stage: COLORS[i % len(COLORS)] for i, stage in enumerate(stages)}
+    top1 = {}  # set of images -> stage -> the last accuracy at each rate
+    for which in ("test", "held_out"):
+        keys = {s: [f"{which}/{s}-lr{rate_name(rate)}-top1" for rate in rates] for s in stages}
+        top1[which] = {s: {"top1": [tested[-1].get(key, math.nan) for key in keys[s]]} for s in stages}
+    held_out = any(key.startswith("held_out/") for key in tested[-1])
+    best = {s: i for s, i in choose(top1["held_out" if held_out else "test"]).items() if i is not None}
+    ends = {s: f"{s}-lr{rate_name(rates[i])}" for s, i in best.items()}
+    sweep = len(rates) > 1
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 2.6 * (2 + sweep) + 0.5), layout="constrained")
+        loss, accuracy, *rest = figure.subplots(2 + sweep, 1)
+        loss.sharex(accuracy)
+        for axes, pattern, form, label in (
+            (loss, r"train/(.+)", "{} {:#.3g}", "training loss (nats)"),
+            (accuracy, r"test/(.+)-top1", "{} {:.1f}", "test top-1 (%)"),
+        ):
+            curves = series(metrics, pattern)
+            drawn = {s: curves[ends[s]] for s in ends if ends[s] in curves}
+            texts = [(_plot(axes, *drawn[s], colors[s], "-"), s, colors[s]) for s in drawn]
+            _label_ends(axes, [(y, form.format(s, y), color) for y, s, color in texts], 0.17 / 2.4) if texts else None
+            axes.set_ylabel(label)
+        accuracy.set_xlabel("iteration")
+        accuracy.xaxis.set_major_formatter("{x:,.0f}")
+        if sweep:
+            how = "held-out images" if held_out else "the test images"
+            loss.set_title(f"each stage at the learning rate that is best on {how}", color=GREY, fontsize=10)
+            _draw_sweep(rest[0], top1["test"], best, rates, colors)
+        figure.align_ylabels()
+        _save(figure, out_path)
+    return True
+
+
+def _draw_sweep(axes, top1, best, rates, colors):
+    """Accuracy by learning rate: a line for each stage, a ring around the rate that was chosen, gaps where diverged."""
+    ends = []
+    for stage, color in colors.items():
+        order = sorted(range(len(rates)), key=rates.__getitem__)
+        y = [top1[stage]["top1"][i] for i in order]
+        axes.plot([rates[i] for i in order], y, "-o", color=color, lw=1.6, ms=3.5)
+        if stage in best:
+            i = best[stage]
+            axes.plot(rates[i], top1[stage]["top1"][i], "o", color=color, mfc="none", ms=11, mew=1.6)
+        finite = [value for value in y if math.isfinite(value)]
+        ends += [(finite[-1], stage, color)] if finite else []
+    axes.set_xscale("log")
+    axes.set_xticks(rates, [rate_name(rate) for rate in rates], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel("learning rate (of 256 images); ring: chosen")
+    axes.set_ylabel("test top-1 (%)")
+    if ends:
+        _label_ends(axes, ends, 0.17 / 2.4)

@@ -1,0 +1,215 @@
+"""Pooled features of a folder of images, computed once."""
+
+import contextlib
+import hashlib
+import logging
+import os
+
+import torch
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..distributed import outlive_sigterm
+from .labelled import CentralCrops, collate_readable
+
+logger = logging.getLogger(__name__)
+FORMAT = "loco-det features"
+BATCH_SIZE = 64  # images that go through the encoder at a time
+
+
+@contextlib.contextmanager
+def _evaluating(model):
+    """Put a model in eval mode, and afterwards every module in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class PooledEncoder(nn.Module):
+    """What every readout looks at: from images as they are to the globally average-pooled output of each stage."""
+
+    def __init__(self, encoder, mean, std, stages=(), amp=False):
+        """
+        Args:
+            encoder: module from normalised (B, 3, H, W) to a dict of stage name -> (B, C, H', W').
+            mean, std: of the pixels, three numbers each for RGB, 0 to 255.
+            stages: names of those that are read; empty: all.
+            amp: whether the encoder runs under bfloat16 autocast; the pooling is in float32.
+        """
+        super().__init__()
+        self.encoder, self.stages, self.amp = encoder, list(stages), amp
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
+
+    def forward(self, images):
+        """
+        Args:
+            images: (B, 3, H, W) uint8 RGB; the memory format is kept.
+
+        Returns:
+            dict: stage name -> (B, C) float32, in the order of ``stages``.
+
+        Raises:
+            ValueError: if the encoder does not have one of the stages.
+        """
+        images = (images - self.mean) / self.std
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
+            outputs = self.encoder(images)
+        missing = [name for name in self.stages if name not in outputs]
+        if missing:
+            raise ValueError(f"MODEL.STAGES: no stage {missing[0]!r} in this encoder, which has {', '.join(outputs)}")
+        return {name: outputs[name].float().mean((2, 3)) for name in self.stages or outputs}
+
+
+@torch.no_grad()
+def pooled_features(encoder, paths, cfg):
+    """Features of the images' central crops, in eval mode.
+
+    The processes take turns, a batch each, so that not a bit depends on how many there are. The features are gathered
+    on process 0 only, because those of ImageNet are 20 GB for a ResNet-50; the others get nothing.
+
+    Args:
+        encoder: :class:`PooledEncoder` on MODEL.DEVICE.
+        paths: list of image files, the same in every process.
+        cfg: a config with INPUT.CROP_SIZE, DATALOADER.NUM_WORKERS and MODEL.DEVICE.
+
+    Returns:
+        tuple: stage name -> (N, C) float32 on the CPU; and the (N,) indices of the readable images in ``paths``.
+
+    Raises:
+        OSError: if not one image is readable.
+    """
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    batches = [range(i, min(i + BATCH_SIZE, len(paths))) for i in range(0, len(paths), BATCH_SIZE)]
+    batches += [range(0)] * (-len(batches) % world_size)  # in the last turn every process takes part
+    loader = DataLoader(
+        CentralCrops(paths, cfg.INPUT.CROP_SIZE),
+        batch_sampler=batches[rank::world_size],
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=collate_readable,
+        worker_init_fn=outlive_sigterm,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else the workers' seed is drawn from the run's own generator
+    )
+    features, readable = {}, []
+    silent = None if comm.is_main_process() else True  # None: if there is no terminal
+    with _evaluating(encoder):
+        for indices, views in tqdm(loader, "pooled features", unit="batch", leave=False, disable=silent):
+            batch = {}
+            if indices:
+                pooled = encoder(views.to(cfg.MODEL.DEVICE, non_blocking=True))
+                batch = {name: values.cpu() for name, values in pooled.items()}
+            for part, values in comm.gather((indices, batch)):
+                readable += part
+                for name, value in values.items():
+                    features.setdefault(name, []).append(value)
+    if comm.is_main_process():
+        _report_unreadable(paths, readable)
+    return {name: torch.cat(parts) for name, parts in features.items()}, torch.tensor(readable, dtype=torch.long)
+
+
+def _report_unreadable(paths, readable):
+    unreadable = sorted(set(range(len(paths))) - set(readable))
+    if len(unreadable) == len(paths):
+        raise OSError(f"none of the {len(paths)} labelled images is readable, the first: {paths[0]}")
+    for index in unreadable:
+        logger.warning(f"unreadable image left out: {paths[index]}")
+    if unreadable:
+        logger.warning(f"{len(unreadable)} of {len(paths)} labelled images are unreadable and left out")
+
+
+def cached_features(encoder, image_lists, cfg, weights):
+    """:func:`pooled_features` of several lists of images, kept in a file for the next time.
+
+    The file is FEATURES.CACHE or OUTPUT_DIR/features.pth. What is in it counts only if it is of the same weights, crop
+    and images (names, sizes and times of change); lists that are not in it are computed, and the file is written anew.
+
+    Args:
+        encoder: :class:`PooledEncoder` on MODEL.DEVICE.
+        image_lists: list of lists of paths, the same in every process.
+        cfg: the readout's config.
+        weights: dict that tells the weights from others, with the key "path", which does not count, and "sha256".
+
+    Returns:
+        list: for each list of images what :func:`pooled_features` returns; in every process, mapped into memory, so
+        that processes of one machine share it.
+
+    Raises:
+        OSError: if not one image of a list is readable, or the file cannot be written or, by other processes, read.
+        ValueError: if a stage of MODEL.STAGES does not exist.
+    """
+    path = cfg.FEATURES.CACHE or os.path.join(cfg.OUTPUT_DIR, "features.pth")
+    key = {
+        **{name: str(value) for name, value in weights.items() if name != "path"},
+        "mean": encoder.mean.flatten().tolist(),
+        "std": encoder.std.flatten().tolist(),
+        "crop": cfg.INPUT.CROP_SIZE,
+        "amp": encoder.amp,
+    }
+    names = [_digest(paths) for paths in image_lists]
+    stored = _read_cache(path, key, encoder.stages) if comm.is_main_process() else {}
+    known = comm.all_gather(list(stored))[0]  # process 0 decides
+    if set(names) <= set(known):
+        logger.info(f"features of {sum(map(len, image_lists))} images are read from {path}")
+    else:
+        for name, paths in zip(names, image_lists, strict=True):
+            if name not in known:
+                stored[name] = pooled_features(encoder, paths, cfg)
+        if comm.is_main_process():
+            stored = {name: stored[name] for name in names}
+            logger.info(f"features of {sum(map(len, image_lists))} images are written to {path}")
+            _write_cache(path, {"format": FORMAT, "key": key, "images": stored})
+        comm.synchronize()
+    images = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["images"]
+    features = [images[name] for name in names]
+    return [({s: values[s] for s in encoder.stages or values}, readable) for values, readable in features]
+
+
+def _digest(paths):
+    """Of the names, sizes and times of change of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = os.stat(path)
+        name = "/".join(path.split(os.sep)[-2:])  # class and file: the folder may have moved
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _read_cache(path, key, stages):
+    """What can be used of a cache file; says why if nothing can."""
+    if not os.path.isfile(path):
+        return {}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if content["format"] != FORMAT:
+            raise ValueError("another kind of file")
+        other = sorted(name for name in {*key, *content["key"]} if content["key"].get(name) != key.get(name))
+        images = content["images"]
+        missing = set(stages) - {stage for features, _ in images.values() for stage in features}
+    except Exception as error:  # whatever torch and pickle make of a damaged file
+        why = f"cannot be used ({str(error).partition(chr(10))[0] or type(error).__name__})"
+    else:
+        if not other and not missing:
+            return images
+        why = f"is of another {other[0]}" if other else f"has no {min(missing)}"
+    logger.warning(f"{path} {why}: the features are computed anew")
+    return {}
+
+
+def _write_cache(path, content):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = f"{path}.tmp{os.getpid()}"
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)  # who has the older file mapped keeps it
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,197 @@
+"""The linear readout: classifiers of all stages and learning rates learn from a frozen encoder's features."""
+
+import contextlib
+import logging
+import math
+import os
+import time
+
+import torch
+from detectron2.engine import TrainerBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter, TensorboardXWriter, get_event_storage
+
+from ..distributed import GradientReducer, StopOnSigterm, Terminated, worst_of_processes
+from ..trainer import TerminalWriter, WeightsLRScheduler
+from .checkpoint import ProbeCheckpointer, Stopwatch
+from .curves import ProbePlot
+from .linear import LinearClassifiers, build_optimizer, build_scheduler
+from .results import at_the_edge, linear_results, protocol, rate_name, table, write_json
+from .streams import AugmentedStream, CachedStream
+
+logger = logging.getLogger(__name__)
+
+
+class LinearProbe(TrainerBase):
+    """Trains linear classifiers on a frozen encoder's pooled features, and tests them.
+
+    ``metrics.json`` and TensorBoard get ``train/<stage>-lr<rate>``, each classifier's cross-entropy in nats;
+    ``loss_<stage>``, the least of a stage's; ``lr``, of the first of BASE_LR; ``images_per_second``, ``time``,
+    ``data_time``, ``eta_seconds``; and ``test/<stage>-lr<rate>-top1`` (and top5, and ``held_out/``), in percent.
+    """
+
+    def __init__(self, cfg, encoder, weights, resume=False):
+        """
+        Args:
+            cfg: the readout's config.
+            encoder: :class:`PooledEncoder` on MODEL.DEVICE; put in eval mode.
+            weights: what results.json says of the weights: dict with "path" and "sha256" at least.
+            resume: go on from the last checkpoint in OUTPUT_DIR.
+
+        Raises:
+            FileNotFoundError, OSError: if images are missing or unreadable, or there is nothing to resume.
+            ValueError: if the config cannot work, or what is to be resumed is damaged or another run.
+        """
+        super().__init__()
+        stopwatch = Stopwatch()
+        self.cfg, self.weights = cfg, weights
+        solver, encoder, size = cfg.SOLVER, encoder.eval(), cfg.INPUT.CROP_SIZE
+        with torch.no_grad():  # also tells whether MODEL.STAGES are there
+            shapes = encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=cfg.MODEL.DEVICE))
+        channels = {name: features.shape[1] for name, features in shapes.items()}
+        self.stream = CachedStream(cfg, encoder, weights) if cfg.FEATURES.CACHED else AugmentedStream(cfg, encoder)
+        counts = self.stream.counts
+        self.classifiers = LinearClassifiers(
+            channels, len(solver.BASE_LR), counts["classes"], cfg.SEED, cfg.FEATURES.STANDARDIZE
+        ).to(cfg.MODEL.DEVICE)
+        if cfg.FEATURES.CACHED:
+            self.classifiers.fix_statistics(self.stream.features, self.stream.rows)
+        epoch_iters = counts["train"] // solver.IMS_PER_BATCH
+        self.max_iter = max(1, round(solver.EPOCHS * epoch_iters))
+        self.optimizer = build_optimizer(solver, self.classifiers)
+        self.scheduler = build_scheduler(solver, self.optimizer, epoch_iters, self.max_iter)
+        self.checkpointer = ProbeCheckpointer(
+            cfg,
+            self.classifiers,
+            {"sha256 of the weights": weights["sha256"], **{f"number of {name}": n for name, n in counts.items()}},
+            save_to_disk=comm.is_main_process(),
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            stopwatch=stopwatch,
+        )
+        self.stopwatch = stopwatch
+        self.start_iter = self.checkpointer.resume() + 1 if resume else 0
+        self.reduce_gradients = GradientReducer()
+        self.diverged = set()
+        self.results_path = os.path.join(cfg.OUTPUT_DIR, "results.json")
+        self.stop = StopOnSigterm()
+        self.register_hooks(self._build_hooks(round(solver.EVAL_PERIOD * epoch_iters)))
+
+    def _build_hooks(self, eval_period):
+        solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
+        chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
+        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
+        if comm.is_main_process():
+            os.makedirs(out, exist_ok=True)
+            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+        chosen.append(hooks.EvalHook(max(1, eval_period), self._test))
+        if comm.is_main_process():
+            metrics = JSONWriter(os.path.join(out, "metrics.json"))
+            writers = [TerminalWriter(self.max_iter), metrics, TensorboardXWriter(out)]
+            chosen.append(hooks.PeriodicWriter(writers, solver.LOG_PERIOD))
+            chosen.append(hooks.PeriodicWriter([ProbePlot(self.cfg)], solver.CHECKPOINT_PERIOD))
+        return chosen
+
+    def train(self):
+        """Run to the end, and write results.json; or, on SIGTERM, to the end of the iteration, which gets a checkpoint.
+
+        Returns:
+            dict: the results, in process 0 and if the run has come to its end; else None.
+
+        Raises:
+            FloatingPointError: when all classifiers have diverged.
+            OSError: when images cannot be read, or a file cannot be written.
+        """
+        self._log_plan()
+        self.batches = self.stream.batches(self.start_iter)
+        try:
+            if self.start_iter < self.max_iter:
+                if comm.is_main_process():
+                    with contextlib.suppress(FileNotFoundError):
+                        os.remove(self.results_path)  # of an earlier run: what is there is what this run has found
+                super().train(self.start_iter, self.max_iter)
+            else:
+                logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, only tests remain")
+                self._test()
+        except Terminated:
+            return None
+        return self._write_results() if comm.is_main_process() else None
+
+    def _log_plan(self):
+        solver, counts = self.cfg.SOLVER, self.stream.counts
+        rates, batch = ", ".join(map(rate_name, solver.BASE_LR)), solver.IMS_PER_BATCH
+        logger.info(
+            f"linear classifiers on {', '.join(self.classifiers.heads)}; learning rates {rates} (x {batch} / 256); "
+            f"{counts['train']} training, {counts['held_out']} held-out and {counts['test']} test images of "
+            f"{counts['classes']} classes; {self.max_iter} iterations of {batch} images, "
+            f"{comm.get_world_size()} processes"
+        )
+
+    def run_step(self):
+        """One iteration. Nothing in it draws random numbers: the stream's are functions of the position."""
+        start = time.perf_counter()
+        features, labels = next(self.batches)
+        data_time = time.perf_counter() - start  # with augmentation: and of the encoder
+        losses = self.classifiers.losses(features, labels)
+        sum(loss.sum() for loss in losses.values()).backward()
+        self.reduce_gradients(self.classifiers.parameters())
+        self.reduce_gradients.wait()
+        self._look_at(losses)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        storage = get_event_storage()
+        storage.put_scalar("data_time", data_time)
+        storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
+
+    def _look_at(self, losses):
+        """Log the losses, name the classifiers that have diverged, and stop if none is left. All processes decide
+        alike, and whether to stop because of SIGTERM as well."""
+        names = [f"{name}-lr{rate_name(rate)}" for name in losses for rate in self.cfg.SOLVER.BASE_LR]
+        values = torch.cat([*losses.values()]).detach()
+        received = values.new_tensor(float(self.stop.received))
+        self.stop.agreed, *worst = worst_of_processes([received, *values])
+        diverged = {name for name, value in zip(names, worst, strict=True) if math.isinf(value)}
+        if len(diverged) == len(names):
+            raise FloatingPointError(
+                f"all {len(names)} classifiers have diverged at iteration {self.iter}, or the features are not finite: "
+                "start anew with a lower SOLVER.BASE_LR, or look at MODEL.WEIGHTS"
+            )
+        for name in sorted(diverged - self.diverged):
+            logger.warning(f"{name}: the loss is not finite from iteration {self.iter} on; the others go on")
+        self.diverged |= diverged
+        storage = get_event_storage()
+        storage.put_scalars(**{f"train/{name}": value for name, value in zip(names, values.tolist(), strict=True)})
+        storage.put_scalars(
+            **{f"loss_{name}": loss.nan_to_num(torch.inf).min().item() for name, loss in losses.items()}
+        )
+
+    def _test(self):
+        """Accuracies of all classifiers, kept in ``self.tops`` and returned in the form of Detectron2's EvalHook."""
+        sets = self.stream.test_features()
+        if not comm.is_main_process():
+            return {}
+        self.tops = {name: self.classifiers.accuracies(*part) for name, part in sets.items()}
+        results = {}
+        for which, stages in self.tops.items():
+            results[which] = {
+                f"{stage}-lr{rate_name(rate)}-{top}": value
+                for stage, tops in stages.items()
+                for top, values in tops.items()
+                for rate, value in zip(self.cfg.SOLVER.BASE_LR, values, strict=True)
+            }
+        return results
+
+    def _write_results(self):
+        held_out = self.tops.get("held_out")
+        results = {
+            "protocol": protocol(self.cfg, held_out),
+            "weights": self.weights,
+            "images": self.stream.counts,
+            "linear": linear_results(self.cfg, self.tops["test"], held_out),
+            "seconds": round(self.stopwatch.state_dict()["seconds"], 1),
+        }
+        write_json(results, self.results_path)
+        logger.info(f"accuracy (%) of linear classifiers on {self.stream.counts['test']} images:\n{table(results)}")
+        for name in at_the_edge(results):
+            logger.warning(f"{name}: the best learning rate is at the edge of the grid: a better one may lie beyond it")
+        return results

@@ -1,0 +1,129 @@
+"""What a linear readout found: which learning rate each stage takes, results.json, a table."""
+
+import json
+import math
+import os
+
+from detectron2.utils import comm
+
+
+def rate_name(rate):
+    """A learning rate as in the names of metrics and results: 0.3, 30."""
+    return f"{rate:g}"
+
+
+def chosen_on(cfg, held_out):
+    """On what the learning rate of each stage is chosen: "held-out", "test", or None if there is one only."""
+    return ("held-out" if held_out else "test") if len(cfg.SOLVER.BASE_LR) > 1 else None
+
+
+def choose(accuracies):
+    """Position of the best learning rate of each stage, the first of equal ones.
+
+    Args:
+        accuracies: stage name -> {"top1": list of percentages}, on the images that decide.
+
+    Returns:
+        dict: stage name -> int; None if all have diverged.
+    """
+    chosen = {}
+    for name, tops in accuracies.items():
+        known = [i for i, top1 in enumerate(tops["top1"]) if math.isfinite(top1)]
+        chosen[name] = max(known, key=tops["top1"].__getitem__) if known else None
+    return chosen
+
+
+def linear_results(cfg, test, held_out):
+    """The "linear" part of results.json.
+
+    Args:
+        cfg: the readout's config.
+        test, held_out: accuracies of :class:`LinearClassifiers` on the test and the held-out images, the latter None
+            without such images.
+
+    Returns:
+        dict: stage name -> {"top1", "top5" (above 5 classes), "lr", "held_out_top1", "sweep"}. Percentages; None where
+        a classifier has diverged; "lr" is of 256 images, as BASE_LR.
+    """
+    results = {}
+    for name, best in choose(held_out or test).items():
+        rows = [
+            {"top1": _number(top1), "held_out_top1": _number(held_out[name]["top1"][i]) if held_out else None}
+            for i, top1 in enumerate(test[name]["top1"])
+        ]
+        row = {"top1": None, "held_out_top1": None} if best is None else rows[best]
+        results[name] = {"top1": row["top1"]}
+        if "top5" in test[name]:
+            results[name]["top5"] = None if best is None else _number(test[name]["top5"][best])
+        results[name]["lr"] = None if best is None else cfg.SOLVER.BASE_LR[best]
+        results[name]["held_out_top1"] = row["held_out_top1"]
+        results[name]["sweep"] = dict(zip(map(rate_name, cfg.SOLVER.BASE_LR), rows, strict=True))
+    return results
+
+
+def protocol(cfg, held_out):
+    """What was run, in words that need no config beside them."""
+    solver, cached = cfg.SOLVER, cfg.FEATURES.CACHED
+    steps = f"x {solver.GAMMA:g} after epochs {', '.join(f'{step:g}' for step in solver.STEPS)}"
+    return {
+        "features": "central crops, cached" if cached else "random resized crops and flips",
+        "crop_size": cfg.INPUT.CROP_SIZE,
+        "crop_area": None if cached else list(cfg.INPUT.CROP_AREA),
+        "standardize": cfg.FEATURES.STANDARDIZE,
+        "optimizer": solver.OPTIMIZER,
+        "base_lr": list(solver.BASE_LR),
+        "batch": solver.IMS_PER_BATCH,
+        "momentum": solver.MOMENTUM,
+        "nesterov": solver.NESTEROV,
+        "weight_decay": solver.WEIGHT_DECAY,
+        "epochs": solver.EPOCHS,
+        "schedule": "cosine" if solver.SCHEDULE == "cosine" else steps,
+        "held_out": cfg.DATASETS.HELD_OUT,
+        "chosen_on": chosen_on(cfg, held_out),
+        "seed": cfg.SEED,
+        "processes": comm.get_world_size(),
+    }
+
+
+def table(results):
+    """Lines of text: the accuracies of each stage, and how the learning rates were chosen."""
+    stages, where = results["linear"], results["protocol"]["chosen_on"]
+    width = max(map(len, ["stage", *stages]))
+    lines = [f"{'stage':{width}}  top-1  top-5  learning rate"]
+    for name, row in stages.items():
+        if row["lr"] is None:
+            lines.append(f"{name:{width}}  all learning rates have diverged")
+            continue
+        top5 = f"{row['top5']:5.2f}" if "top5" in row else "    -"
+        lines.append(f"{name:{width}}  {row['top1']:5.2f}  {top5}  {rate_name(row['lr'])}")
+    if where:
+        images = "held-out training images" if where == "held-out" else "test images themselves"
+        lines.append(f"(each stage's learning rate was chosen on the {images})")
+    return "\n".join(lines)
+
+
+def at_the_edge(results):
+    """Stages whose best learning rate is the least or the largest of several: a better one may lie beyond."""
+    rates = results["protocol"]["base_lr"]
+    return [name for name, row in results["linear"].items() if len(rates) > 2 and row["lr"] in (min(rates), max(rates))]
+
+
+def write_json(content, path):
+    """Write a JSON file that is complete or as it was.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    temporary = f"{path}.tmp{os.getpid()}"
+    try:
+        with open(temporary, "w") as f:
+            json.dump(content, f, indent=2, allow_nan=False)
+            f.write("\n")
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _number(value):
+    return value if math.isfinite(value) else None

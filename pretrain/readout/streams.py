@@ -1,0 +1,190 @@
+"""Features to learn from and to be tested on: cached ones, or of random crops that the encoder looks at.
+
+Both give endless, seeded, resumable batches: order and augmentation are functions of SEED and the position.
+"""
+
+import itertools
+import logging
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from ..augment import SimCLRView
+from ..config import get_cfg as pretraining_cfg
+from ..data import UNREADABLE, StreamSampler, read_image
+from ..distributed import outlive_sigterm
+from .features import cached_features, pooled_features
+from .labelled import hold_out, labelled_splits, subset
+
+logger = logging.getLogger(__name__)
+
+
+class _Stream:
+    """The images of a readout.
+
+    Attributes:
+        counts: number of images: "train", "held_out" and "test"; and of "classes".
+    """
+
+    def __init__(self, cfg, encoder):
+        """
+        Args:
+            cfg: the readout's config.
+            encoder: :class:`PooledEncoder` on MODEL.DEVICE, in eval mode.
+
+        Raises:
+            FileNotFoundError, ValueError: as :func:`labelled_splits`; ValueError without DATASETS.TEST, if there are
+                fewer training images than in a batch, or if the processes cannot share a batch.
+        """
+        if not cfg.DATASETS.TEST:
+            raise ValueError("DATASETS.TEST is empty: a linear readout needs test images")
+        self.cfg, self.encoder = cfg, encoder
+        self.train, self.test = labelled_splits(cfg.DATASETS)
+        self.rows, self.held_out = hold_out(self.train, cfg.DATASETS.HELD_OUT, cfg.SEED)
+        batch, world_size = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+        if batch % world_size:
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} cannot be divided among {world_size} processes")
+        self.local = batch // world_size
+        self._count(len(self.test.paths))
+
+    def _count(self, test):
+        train, batch = len(self.rows), self.cfg.SOLVER.IMS_PER_BATCH
+        if train < batch:
+            raise ValueError(
+                f"{train} training images are fewer than SOLVER.IMS_PER_BATCH {batch}: set it to {train} or less"
+            )
+        classes = len(self.train.class_names)
+        self.counts = {"train": train, "held_out": len(self.held_out), "test": test, "classes": classes}
+
+    def _sampler(self, start):
+        args = self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.SEED, start, comm.get_rank(), comm.get_world_size()
+        return StreamSampler(len(self.rows), *args)
+
+
+class CachedStream(_Stream):
+    """Features of the images' central crops, computed once (:func:`cached_features`)."""
+
+    def __init__(self, cfg, encoder, weights):
+        """
+        Args:
+            cfg, encoder: as :class:`_Stream`.
+            weights: as :func:`cached_features`.
+
+        Raises:
+            FileNotFoundError, ValueError, OSError: as :class:`_Stream` and :func:`cached_features`.
+        """
+        super().__init__(cfg, encoder)
+        lists = [self.train.paths, self.test.paths]
+        (self.features, readable), (test, test_readable) = cached_features(encoder, lists, cfg, weights)
+        self.labels = torch.tensor(self.train.labels)[readable]
+        # unreadable images have no features: from positions in the list to positions in the features
+        self.rows, self.held_out = (
+            torch.isin(readable, chosen).nonzero()[:, 0] for chosen in (self.rows, self.held_out)
+        )
+        self.tests = {"test": (test, torch.tensor(self.test.labels)[test_readable])}
+        if len(self.held_out):
+            features = {name: values[self.held_out] for name, values in self.features.items()}
+            self.tests["held_out"] = features, self.labels[self.held_out]
+        self._count(len(test_readable))
+
+    def batches(self, start):
+        """
+        Args:
+            start: batches to pass over.
+
+        Yields:
+            tuple: stage name -> (B, C), and (B,) long, this process's part of each batch, on MODEL.DEVICE.
+        """
+        order, device = (index for _, index in self._sampler(start)), self.cfg.MODEL.DEVICE
+        while True:
+            rows = self.rows[list(itertools.islice(order, self.local))]
+            yield {name: f[rows].to(device) for name, f in self.features.items()}, self.labels[rows].to(device)
+
+    def test_features(self):
+        """What is classified: "test" (and "held_out") -> stage name -> (N, C), and (N,) long; in process 0 at least."""
+        return self.tests
+
+
+class AugmentedStream(_Stream):
+    """Features of random resized crops and flips; for tests of central crops, computed each time."""
+
+    def batches(self, start):
+        """As :meth:`CachedStream.batches`; OSError if a hundred images in a row are unreadable."""
+        workers, device, named = self.cfg.DATALOADER.NUM_WORKERS, self.cfg.MODEL.DEVICE, set()
+        loader = DataLoader(
+            RandomCrops(subset(self.train, self.rows), self.cfg),
+            batch_size=self.local,
+            sampler=self._sampler(start),
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlive_sigterm,
+            prefetch_factor=2 if workers else None,
+        )
+        for views, labels, unreadable in loader:
+            for path in set(unreadable) - named:
+                logger.warning(f"unreadable image left out: {path}")
+            named.update(unreadable)
+            with torch.no_grad():
+                features = self.encoder(views.to(device, non_blocking=True))
+            yield features, labels.to(device, non_blocking=True)
+
+    def test_features(self):
+        """As :meth:`CachedStream.test_features`; OSError if not one image is readable."""
+        images = {"test": self.test}
+        if len(self.held_out):
+            images["held_out"] = subset(self.train, self.held_out)
+        results = {}
+        for name, part in images.items():
+            features, readable = pooled_features(self.encoder, part.paths, self.cfg)
+            results[name] = features, torch.tensor(part.labels)[readable]
+        return results
+
+
+class RandomCrops(Dataset):
+    """Random resized crop and flip, indexed by (position in the stream, image): the position seeds them."""
+
+    def __init__(self, labelled, cfg):
+        """
+        Args:
+            labelled: images and labels.
+            cfg: the readout's config.
+        """
+        augmentation = pretraining_cfg().INPUT  # whose other keys are of the colours
+        augmentation.CROP_SIZE, augmentation.CROP_AREA = cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_AREA
+        self.labelled, self.seed = labelled, cfg.SEED
+        self.view = SimCLRView(augmentation, colour=False)
+
+    def __getitem__(self, key):
+        """
+        Returns:
+            tuple: view (S, S, 3) uint8, its label, and the list of files that could not be read: an unreadable image is
+            replaced by the next one that can be read; if a hundred in a row cannot, OSError is raised.
+        """
+        position, index = key
+        paths, unreadable = self.labelled.paths, []
+        while True:
+            try:
+                image = read_image(paths[index])
+                break
+            except UNREADABLE as error:
+                unreadable.append(paths[index])
+                if len(unreadable) >= min(100, len(paths)):
+                    raise OSError(
+                        f"{len(unreadable)} images in a row are unreadable, the last: {paths[index]}"
+                    ) from error
+                index = (index + 1) % len(paths)
+        return (
+            self.view(image, np.random.default_rng([self.seed, position]), 0),
+            self.labelled.labels[index],
+            unreadable,
+        )
+
+
+def _collate(samples):
+    """Samples to (B, 3, S, S) uint8 views in channels_last, (B,) labels and the unreadable files."""
+    views, labels, unreadable = zip(*samples, strict=True)
+    views = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+    return views, torch.tensor(labels), list(itertools.chain(*unreadable))

@@ -1,0 +1,283 @@
+"""The study's plan, its choices and its tables; runs that are made up, and one that is real, of a few tiny images."""
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "benchmarks" / "study"
+sys.path.append(str(FOLDER))
+
+import collect
+import rows
+import run as study_run
+import study_tables
+from rows import MAIN, ROWS, TABLE4, TABLE5
+from run import MIDDLE, RATES, SHORT, THIN18, Run, Study
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two classes that differ in brightness, in the layout of imagenette."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 10), ("val", 4)):
+        for k in range(2):
+            (tmp_path / "data" / part / f"class{k}").mkdir(parents=True)
+            for i in range(count):
+                image = rng.integers(100 * k, 100 * k + 100, (40, 40, 3), dtype=np.uint8)
+                cv2.imwrite(str(tmp_path / "data" / part / f"class{k}" / f"{i}.png"), image)
+    return tmp_path / "data"
+
+
+def study_of(tmp_path, data=None):
+    return Study(argparse.Namespace(imagenette=data, nuclei=None, output=tmp_path / "study", jobs=2))
+
+
+def fake_call(self, run, tool, *arguments, accuracy=lambda run, stage: 50.0):
+    """What a tool leaves behind, without its work."""
+    arguments = [str(argument) for argument in arguments]
+    keys = dict(zip(arguments, arguments[1:], strict=False))
+    folder = self.folder / run.name
+    with open(folder / "cost.jsonl", "a") as f:
+        cost = {"what": tool, "start": 1.8e9, "seconds": 120.0, "exit_code": 0, "commit": "abc"}
+        f.write(json.dumps(cost) + "\n")
+    if tool == "pretrain":
+        out = folder / "pretrain"
+        out.mkdir()
+        (out / "config.yaml").write_text((folder / "recipe.yaml").read_text())
+        (out / "metrics.json").write_text('{"iteration": 9}\n{"iteration": 19}\n')
+        (out / "model_final.pth").write_bytes(b"")
+        return
+    out = Path(keys["OUTPUT_DIR"])
+    out.mkdir()
+    top1 = {stage: accuracy(run, stage) for stage in STAGES}
+    if tool == "linear_probe":
+        found = {"linear": {stage: {"top1": v, "held_out_top1": v - 1} for stage, v in top1.items()}}
+    elif tool == "knn":
+        found = {"knn": {stage: {"k200_t0.07": {"top1": v - 10}} for stage, v in top1.items()}}
+    (out / "results.json").write_text(json.dumps(found))
+
+
+@pytest.fixture
+def faked(tmp_path, data, monkeypatch):
+    """A study whose tools are faked; an accuracy that the learning rate, the row and the seed decide."""
+
+    def accuracy(run, stage):
+        base = 30 + 5 * STAGES.index(stage) + 3 * MAIN.index(run.row) if run.row in MAIN else 40
+        best = {"loco": RATES[1], "gim": RATES[4], "simclr": RATES[-1]}.get(run.row, RATES[2])
+        return base - 2 * abs(RATES.index(run.rate) - RATES.index(best)) + run.seed + 0.1 * run.epochs
+
+    monkeypatch.setattr(
+        Study, "call", lambda self, run, tool, *args: fake_call(self, run, tool, *args, accuracy=accuracy)
+    )
+    return study_of(tmp_path, data)
+
+
+def test_every_row_is_a_recipe_of_the_paper_and_names_its_decoder(tmp_path, data):
+    study, decoders = study_of(tmp_path, data), {}
+    for name in ROWS:
+        for scale in (THIN18, study_run.THIN50):
+            decoders[name] = rows.decoder(study.recipe(Run(scale, name, 0.002, SHORT, 1)))
+    assert decoders["random"] == "none"
+    assert decoders["simclr"] == decoders["gim"] == decoders["loco_none"] == "2-layer MLP"
+    assert decoders["simclr_conv"] == decoders["gim_conv"] == decoders["loco"] == "1 conv block + 2-layer MLP"
+    assert decoders["gim_full_network"] == "the rest of the network + 2-layer MLP"
+    assert decoders["gim_conv_no_downsampling"] == "1 conv block without downsampling + 2-layer MLP"
+    assert decoders["blockwise_barlow"] == "1x1 conv to 512 + 3-layer MLP"
+    assert decoders["loco_mlp"] == "1 conv block + 4-layer MLP"
+
+
+def test_rows_differ_in_method_and_decoder_only(tmp_path, data):
+    """Same images, augmentation, batch, steps, optimiser: what makes a comparison fair."""
+    study = study_of(tmp_path, data)
+    configs = {name: study.recipe(Run(THIN18, name, 0.002, MIDDLE, 0)) for name in ROWS if name != "random"}
+    first = configs["loco"]
+    for cfg in configs.values():
+        assert (cfg.INPUT, cfg.DATASETS, cfg.MODEL.ENCODER, cfg.MODEL.ZERO_INIT_RESIDUAL) == (
+            first.INPUT, first.DATASETS, first.MODEL.ENCODER, first.MODEL.ZERO_INIT_RESIDUAL,
+        )  # fmt: skip
+        assert cfg.SOLVER == first.SOLVER
+        assert cfg.SOLVER.EPOCHS == MIDDLE and cfg.SOLVER.WARMUP_EPOCHS == MIDDLE / 10
+        if cfg.LOSS.NAME == "info_nce":
+            assert cfg.LOSS == first.LOSS
+
+
+def test_tables_hold_every_row_of_the_paper():
+    stems = {path.stem for path in (ROOT / "configs" / "pretrain").glob("table[45]_*.yaml")}
+    ours = {ROWS[row].recipe for row in (*TABLE4, *TABLE5)}
+    # of a ResNet-18 two blocks are the stage; the others are Table 4's rows under Table 5's names
+    assert stems - ours == {"table5_share_2_blocks", "table5_no_sharing", "table5_share_1_stage"}
+    for row, published in {**TABLE4, **TABLE5}.items():
+        if ROWS[row].recipe.startswith("table"):
+            text = (ROOT / "configs" / "pretrain" / f"{ROWS[row].recipe}.yaml").read_text()
+            assert f"{published} top-1" in text
+
+
+def tune(study):
+    while runs := study.grid():
+        study.all(runs)
+
+
+def test_learning_rate_is_the_best_between_two_worse_ones(faked):
+    with pytest.raises(ValueError, match="run --phase grid first"):
+        faked.rate("loco")
+    faked.all(faked.grid())
+    with pytest.raises(ValueError, match="run --phase grid first"):
+        faked.rate("loco")  # the best so far has no worse one below
+    tune(faked)
+    assert faked.rate("loco") == faked.rate("upper_gradient") == RATES[1] and sorted(faked.tried("loco")) == [
+        *RATES[:4]
+    ]
+    assert faked.rate("gim") == RATES[4] and sorted(faked.tried("gim")) == [*RATES[2:]]
+    assert faked.rate("simclr") == RATES[-1]  # at the end of the grid
+    assert sorted(faked.tried("barlow")) == [*RATES[1:4]]
+    results = study_tables.Results(collect.collect(faked.folder))
+    assert all(results.rates[row] == faked.rate(row) for row in ROWS if row != "random")
+    path = faked.folder / Run(THIN18, "loco", RATES[2], SHORT, 0).name / "linear_probe" / "results.json"
+    path.write_text(json.dumps({"linear": {s: {"top1": 0.0, "held_out_top1": 99.0} for s in STAGES}}))
+    assert faked.rate("loco") == RATES[2]  # by held-out images, never by the test set
+    assert study_tables.Results(collect.collect(faked.folder)).rates["loco"] == RATES[2]
+
+
+def test_finished_runs_are_not_run_again_and_broken_ones_are_reported(faked, monkeypatch, capsys):
+    runs = faked.grid()[:2]
+    faked.all(runs)
+    costs = [(faked.folder / run.name / "cost.jsonl").read_text() for run in runs]
+    assert all(cost.count("\n") == 3 for cost in costs)  # pretraining, linear probe, kNN
+    faked.all(runs)
+    assert costs == [(faked.folder / run.name / "cost.jsonl").read_text() for run in runs]
+    (faked.folder / runs[0].name / "knn" / "results.json").unlink()
+    shutil.rmtree(faked.folder / runs[0].name / "knn")
+    faked.all(runs)
+    assert (faked.folder / runs[0].name / "cost.jsonl").read_text().count("\n") == 4
+
+    def broken(self, run, tool, *arguments):
+        raise RuntimeError(f"{run.name}: {tool}.py ended with exit code 1, see log.txt")
+
+    monkeypatch.setattr(Study, "call", broken)
+    more = faked.grid()[0]
+    faked.all([*runs, more])
+    assert faked.failed == [more.name] and "FAILED" in capsys.readouterr().out
+
+
+def test_another_recipe_in_the_folder_is_refused(faked, capsys):
+    run = faked.grid()[0]
+    faked.all([run])
+    path = faked.folder / run.name / "pretrain" / "config.yaml"
+    path.write_text(path.read_text().replace("TEMPERATURE: 0.2", "TEMPERATURE: 0.5"))
+    faked.all([run])
+    assert faked.failed == [run.name] and "another recipe" in capsys.readouterr().out
+
+
+def test_stop_lets_the_tools_make_a_checkpoint(tmp_path, data):
+    study = study_of(tmp_path, data)
+    child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], stdout=-1)
+    child.stdout.readline()
+    study.children.add(child)
+    study.stop(signal.SIGTERM, None)
+    assert child.wait(20) == -signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt):
+        study.all([Run(THIN18, "loco", 0.002, SHORT, 0)])
+    assert not (tmp_path / "study" / THIN18).exists()
+
+
+def write_documents(root):
+    (root / "docs").mkdir()
+    (root / "findings.md").write_text("LoCo has {linear loco 20 res5}, random {knn random 0 res2}.\n")
+    sections = ("findings", "main", "stages", "rates", "table4", "table5", "resnet50", "detection")
+    (root / "docs" / "results.md").write_text(
+        "before\n" + "".join(f"<!-- study: {name} -->\nold {name}\n<!-- end -->\n" for name in sections) + "after\n"
+    )
+    (root / "README.md").write_text("top\n<!-- study: main -->\n<!-- end -->\nbottom\n")
+
+
+def report(*arguments, findings=None):
+    command = [sys.executable, FOLDER / "report.py", *arguments]
+    command += ["--findings", findings] if findings else []
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+
+
+def test_report_prints_what_the_runs_hold(faked, tmp_path):
+    tune(faked)
+    for phase in ("short", "middle", "table5"):
+        faked.all(study_run.PHASES[phase](faked))
+    root = tmp_path / "root"
+    root.mkdir()
+    write_documents(root)
+    done = report(faked.folder, "--root", root, findings=root / "findings.md")
+    assert done.returncode == 0, done.stderr
+    text = (root / "docs" / "results.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    (line,) = [x for x in (root / "README.md").read_text().splitlines() if "LoCo" in x]
+    # seeds 0, 1, 2: 30 + 15 + 3 * 5 + seed + 0.1 * epochs at res5
+    assert "61.5 ± 1.0" in line and "63.0 ± 1.0" in line and "53.0 ± 1.0" in line and "1 conv block" in line
+    assert "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0." in text
+    (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
+    assert re.search(r"\| +40\.0 \| +res\d 40\.0 \| +65\.3 \|$", line)
+    picture = cv2.imread(str(root / "docs" / "study.png"))
+    assert picture.shape[1] > 600 and picture.std() > 10
+    # the same again without the runs
+    before = {path: (root / path).read_text() for path in ("README.md", "docs/results.md", "docs/study.json")}
+    done = report("--data", root / "docs" / "study.json", "--root", root, findings=root / "findings.md")
+    assert done.returncode == 0, done.stderr
+    assert before == {path: (root / path).read_text() for path in before}
+    (root / "findings.md").write_text("{linear loco 80 res5}")
+    done = report(faked.folder, "--root", root, findings=root / "findings.md")
+    assert done.returncode == 2 and "{linear loco 80 res5} is not among the results" in done.stderr
+
+
+def test_report_on_nothing_or_without_a_place_is_one_line(tmp_path, faked):
+    done = report(tmp_path / "nowhere")
+    assert done.returncode == 2 and "no finished run" in done.stderr and done.stderr.count("\n") == 1
+    tune(faked)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "results.md").write_text("nothing\n")
+    (tmp_path / "findings.md").write_text("none\n")
+    done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
+    assert done.returncode == 2 and "has no <!-- study" in done.stderr
+
+
+def test_the_documents_are_what_the_report_makes(tmp_path):
+    """README and docs/results.md say what docs/study.json holds: nobody has typed in the generated parts."""
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/results.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    done = report("--data", ROOT / "docs" / "study.json", "--root", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("README.md", "docs/results.md", "docs/study.json"):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
+
+
+def test_one_real_run(tmp_path, data, monkeypatch):
+    """Tiny images, a few steps: pretrained, read out, resumed; the command lines fit together."""
+    study = study_of(tmp_path, data)
+    recipe = Study.recipe
+
+    def tiny(self, run):
+        cfg = recipe(self, run)
+        cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.EPOCHS, cfg.INPUT.CROP_SIZE = 10, 2.0, 32
+        cfg.SOLVER.AMP.ENABLED = False
+        return cfg
+
+    monkeypatch.setattr(Study, "recipe", tiny)
+    run = Run(THIN18, "blockwise_barlow", 0.002, SHORT, 0)
+    study.all([run])
+    log = study.folder / run.name / "log.txt"
+    assert not study.failed, log.read_text()[-2000:]
+    (found,) = collect.collect(study.folder)
+    assert found["row"] == "blockwise_barlow" and found["steps"] == 4
+    assert set(found["linear"]) == set(found["knn"]) == {*STAGES, *(f"{stage}+expansion" for stage in STAGES)}
+    assert all(0 <= value <= 100 for value in (*found["linear"].values(), *found["knn"].values()))
+    assert set(found["seconds"]) == {"pretrain", "linear_probe", "knn"}
+    assert not (study.folder / run.name / "features.pth").exists()

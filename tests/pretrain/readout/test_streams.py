@@ -1,0 +1,103 @@
+"""Batches: which images, in what order, seen how; held-out ones are never among them."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.augment import SimCLRView
+from pretrain.config import get_cfg
+from pretrain.data import read_image
+from pretrain.readout.labelled import central_crop, list_labelled
+from pretrain.readout.streams import AugmentedStream, CachedStream, RandomCrops
+
+WEIGHTS = {"path": "weights.pth", "sha256": "0" * 64}
+
+
+def stream(cfg, pooled):
+    return CachedStream(cfg, pooled, WEIGHTS) if cfg.FEATURES.CACHED else AugmentedStream(cfg, pooled)
+
+
+def test_cached_batches_are_permutations_and_resume(folders, pooled, probe_config, tmp_path):
+    cfg = probe_config(folders, tmp_path, **{"DATASETS.HELD_OUT": 0.25, "SOLVER.IMS_PER_BATCH": 5, "SEED": 2})
+    found = stream(cfg, pooled)
+    assert found.counts == {"train": 18, "held_out": 6, "test": 12, "classes": 6}
+    batches = [(f["res3"], labels) for f, labels in itertools.islice(found.batches(0), 7)]
+    rows = found.rows[np.concatenate([np.random.default_rng([2, e]).permutation(18)[:15] for e in range(3)])[:35]]
+    assert torch.equal(torch.cat([f for f, _ in batches]), found.features["res3"][rows])
+    assert torch.equal(torch.cat([labels for _, labels in batches]), found.labels[rows])
+    later = next(found.batches(5))
+    assert torch.equal(later[0]["res3"], batches[5][0]) and torch.equal(later[1], batches[5][1])
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_held_out_images_are_never_trained_on(folders, pooled, probe_config, tmp_path, cached):
+    keys = {"DATASETS.HELD_OUT": 0.25, "SOLVER.IMS_PER_BATCH": 6, "FEATURES.CACHED": cached, "INPUT.CROP_SIZE": 20}
+    found = stream(probe_config(folders, tmp_path, **keys), pooled)
+    sets = found.test_features()
+    assert len(sets["held_out"][1]) == 6 and len(sets["test"][1]) == 12
+    paths, central = list_labelled(folders[0]).paths, {}
+    for i, path in enumerate(paths):
+        view = torch.from_numpy(central_crop(read_image(path), 20)).permute(2, 0, 1)[None]
+        central[i] = pooled(view)["res3"][0]
+    held_out = [i for i in central for f in sets["held_out"][0]["res3"] if torch.allclose(central[i], f, atol=1e-5)]
+    assert len(held_out) == 6
+    if cached:
+        seen = torch.cat([f["res3"] for f, _ in itertools.islice(found.batches(0), 9)])  # three epochs
+        assert not any(torch.allclose(central[i], f, atol=1e-5) for i in held_out for f in seen)
+        assert all(any(torch.allclose(central[i], f, atol=1e-5) for f in seen) for i in set(central) - set(held_out))
+    else:
+        read = {paths[i] for i in held_out}
+        assert not read & {found.train.paths[i] for i in found.rows}
+
+
+def test_augmented_batches_are_random_crops_and_resume(folders, pooled, probe_config, tmp_path):
+    keys = {"FEATURES.CACHED": False, "INPUT.CROP_AREA": [0.3, 0.6], "SEED": 5}
+    cfg = probe_config(folders, tmp_path, **keys)
+    labelled = list_labelled(folders[0])
+    augmentation = get_cfg().INPUT
+    augmentation.CROP_SIZE, augmentation.CROP_AREA = 28, [0.3, 0.6]
+    view, order = SimCLRView(augmentation, colour=False), np.random.default_rng([5, 1]).permutation(24)
+    for workers in (0, 1):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        features, labels = next(stream(cfg, pooled).batches(4))  # the second batch of the second epoch
+        views = [
+            view(read_image(labelled.paths[index]), np.random.default_rng([5, 32 + 8 - 8 + i]), 0)
+            for i, index in enumerate(order[8:16])
+        ]
+        expected = pooled(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2))
+        torch.testing.assert_close(features["res3"], expected["res3"], rtol=1e-5, atol=1e-6)
+        assert labels.tolist() == [labelled.labels[i] for i in order[8:16]]
+        assert not features["res3"].requires_grad and not pooled.encoder.training
+
+
+def test_an_unreadable_image_is_replaced_with_its_label_and_named(write_images, pooled, probe_config, tmp_path, caplog):
+    folder = write_images(tmp_path / "torn", 2, 4)
+    (folder / "class0/3.png").write_bytes(b"")
+    cfg = probe_config((folder, folder), tmp_path / "out", **{"FEATURES.CACHED": False, "SOLVER.IMS_PER_BATCH": 8})
+    crops = RandomCrops(list_labelled(folder), cfg)
+    view, label, unreadable = crops[0, 3]
+    assert label == 1 and unreadable == [str(folder / "class0/3.png")]
+    assert np.array_equal(view, crops[0, 4][0]) and crops[0, 2][1:] == (0, [])
+    with caplog.at_level(logging.WARNING):
+        for _, labels in itertools.islice(stream(cfg, pooled).batches(0), 3):
+            assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert caplog.messages == [f"unreadable image left out: {folder / 'class0/3.png'}"]
+    cfg.FEATURES.CACHED = True
+    with pytest.raises(ValueError, match="7 training images are fewer than SOLVER.IMS_PER_BATCH 8: set it to 7"):
+        stream(cfg, pooled)
+    cfg.SOLVER.IMS_PER_BATCH = 7
+    found = stream(cfg, pooled)
+    assert found.counts == {"train": 7, "held_out": 0, "test": 7, "classes": 2}
+    assert sorted(next(found.batches(0))[1].tolist()) == [0, 0, 0, 1, 1, 1, 1]
+    for path in folder.glob("*/*"):
+        path.write_bytes(b"")
+    with pytest.raises(OSError, match="8 images in a row are unreadable, the last: .*class1/1.png"):
+        crops[0, 6]
+
+
+def test_test_images_are_needed(folders, pooled, probe_config, tmp_path):
+    with pytest.raises(ValueError, match="DATASETS.TEST is empty: a linear readout needs test images"):
+        stream(probe_config((folders[0], ""), tmp_path), pooled)

@@ -1,0 +1,198 @@
+"""tools/linear_probe.py as a user runs it: files, interruptions, several processes, bad input."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.encoders import build_encoder
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {"config.yaml", "command.txt", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint", "results.json",
+         "probe.png", "features.pth"}  # fmt: skip
+SMALL = ("INPUT.CROP_SIZE", 32, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4,
+         "SOLVER.EPOCHS", 3.0, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.LOG_PERIOD", 1)  # fmt: skip
+CACHED = ("--config-file", ROOT / "configs/readout/cached.yaml")
+ONLINE = ("--config-file", ROOT / "configs/readout/imagenet_linear.yaml")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A checkpoint as torchvision's, and two folders of two classes with 9 images each: 18 - 2 to train on."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    torch.manual_seed(0)
+    torch.save(build_encoder("resnet18").state_dict(), root / "resnet18.pth")
+    for split in ("train", "val"):
+        for c, colour in enumerate(((200, 60, 60), (60, 60, 200))):
+            (root / split / f"class{c}").mkdir(parents=True)
+            for i in range(9):
+                pixels = (colour + rng.integers(-50, 50, (40, 40, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / f"class{c}/{i}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _loggers():
+    """Handlers of runs in this process would go on to write to a stream that the test has closed."""
+    yield
+    for name in ("fvcore", "pretrain"):
+        logging.getLogger(name).handlers.clear()
+
+
+def arguments(data, out, *more):
+    pairs = ("MODEL.WEIGHTS", data / "resnet18.pth", "DATASETS.TRAIN", data / "train", "DATASETS.TEST", data / "val")
+    return [*pairs, "OUTPUT_DIR", out, *SMALL, *more]
+
+
+def results(out):
+    return json.loads((out / "results.json").read_text())
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def cached_run(run_tool, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cached")
+    done = run_tool("linear_probe.py", *CACHED, *arguments(data, out))
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_files_and_figures_of_a_run(cached_run, data):
+    out, done = cached_run
+    assert {p.name for p in out.iterdir()} - {p.name for p in out.glob("events*")} == FILES and done.stderr == ""
+    found = results(out)
+    assert list(found) == ["protocol", "weights", "images", "linear", "seconds"]
+    assert found["images"] == {"train": 16, "held_out": 2, "test": 18, "classes": 2}
+    assert found["weights"]["path"] == str(data / "resnet18.pth") and len(found["weights"]["sha256"]) == 64
+    assert (found["weights"]["source"], found["weights"]["arch"]) == ("torchvision", "resnet18")
+    assert found["protocol"]["chosen_on"] == "held-out" and found["protocol"]["crop_size"] == 32
+    assert list(found["linear"]) == ["res2", "res3", "res4", "res5"]
+    assert found["linear"]["res5"]["top1"] > 80 and "top5" not in found["linear"]["res5"]  # colours are easy
+    assert set(found["linear"]["res5"]["sweep"]) == {"0.003", "0.01", "0.03", "0.1", "0.3", "1"}
+    for word in ("stage  top-1  top-5  learning rate", "chosen on the held-out training images", "iter: 12/12"):
+        assert word in done.stdout
+
+
+def test_the_features_are_shared_and_stages_chosen(call_tool, cached_run, data, tmp_path):
+    features = cached_run[0] / "features.pth"
+    before = features.stat().st_mtime_ns
+    more = ("FEATURES.CACHE", features, "MODEL.STAGES", "['res4']")
+    assert call_tool("linear_probe", *CACHED, *arguments(data, tmp_path, *more)) == 0
+    found = results(tmp_path)
+    assert list(found["linear"]) == ["res4"] and found["linear"]["res4"] == results(cached_run[0])["linear"]["res4"]
+    assert features.stat().st_mtime_ns == before and not (tmp_path / "features.pth").exists()
+
+
+def test_a_finished_run_is_tested_again(call_tool, cached_run, data):
+    out = cached_run[0]
+    before, model = results(out), (out / "model_final.pth").read_bytes()
+    assert call_tool("linear_probe", *CACHED, "--resume", *arguments(data, out)) == 0
+    assert results(out)["linear"] == before["linear"] and (out / "model_final.pth").read_bytes() == model
+    assert "all 12 iterations are done, only tests remain" in (out / "log.txt").read_text()
+
+
+# tools/linear_probe.py; but at the beginning of iteration AT, process WHO sends itself a signal.
+SIGNALLED = """
+import os, runpy, subprocess, sys
+sys.path.insert(0, os.getcwd())
+sys.path.append("tools")
+from pretrain.readout.probe import LinearProbe
+name, at, who = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+sys.argv[1:4] = []
+run_step = LinearProbe.run_step
+def step(self):
+    if self.iter == at and os.environ.get("RANK", "0") == who:
+        pids = [os.getpid(), *(w.pid for w in getattr(self.batches, "_workers", []))]
+        subprocess.run(["kill", f"-{name}", *map(str, pids)])
+    run_step(self)
+LinearProbe.run_step = step
+runpy.run_path("tools/linear_probe.py", run_name="__main__")
+"""
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+
+
+@pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two processes of torchrun"])
+def test_interrupted_online_runs_end_with_the_same_bits(data, tmp_path, processes):
+    signalled = tmp_path / "signalled.py"
+    signalled.write_text(SIGNALLED)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def run(out, *command, workers=0):
+        launcher = TORCHRUN if processes == 2 else ()
+        keys = ("MODEL.STAGES", "[]", "SOLVER.STEPS", "[1.5]", "SOLVER.BASE_LR", "[3.0, 30.0]", "SOLVER.MOMENTUM", 0.5,
+                "FEATURES.STANDARDIZE", True, "DATALOADER.NUM_WORKERS", workers)  # fmt: skip
+        command = [sys.executable, *launcher, *command, *ONLINE, *arguments(data, out, *keys)]
+        if "--resume" in command:  # before the KEY VALUE pairs
+            command.remove("--resume")
+            command.insert(command.index("--config-file"), "--resume")
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([*map(str, command)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+    tool = ROOT / "tools/linear_probe.py"
+    in_one_go = run(whole, tool)
+    assert in_one_go.returncode == 0, in_one_go.stderr
+    killed = run(broken, signalled, "KILL", 5, processes - 1)
+    assert killed.returncode != 0 and not (broken / "results.json").exists()
+    if processes == 1:
+        terminated = run(broken, signalled, "TERM", 7, 0, "--resume", workers=1)
+        assert terminated.returncode == 0 and "rror" not in terminated.stderr, terminated.stderr
+        assert "SIGTERM: checkpoint written after iteration 7; go on with --resume" in terminated.stdout
+        assert [p.name for p in broken.glob("*.pth")] == ["model_0000007.pth"]
+        assert not (broken / "results.json").exists()
+    resumed = run(broken, tool, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = (torch.load(out / "model_final.pth", weights_only=True) for out in (whole, broken))
+    assert a["iteration"] == 11 and all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    for part in ("optimizer", "scheduler"):
+        assert str(a[part]) == str(b[part])
+    assert results(whole)["linear"] == results(broken)["linear"]
+    assert results(whole)["protocol"]["processes"] == processes
+    assert results(whole)["protocol"]["chosen_on"] == "test"
+    assert "chosen on the test images themselves" in resumed.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["MODEL.WEIGHTS", ""], "set MODEL.WEIGHTS to the checkpoint"),
+        (["MODEL.WEIGHTS", "/nowhere.pth"], "/nowhere.pth"),
+        (["MODEL.STAGES", "['res9']"], "no stage 'res9' in this encoder, which has res2, res3, res4, res5"),
+        (["DATASETS.TRAIN", "/nowhere"], "/nowhere: no such folder of labelled images"),
+        (["DATASETS.TEST", ""], "DATASETS.TEST is empty"),
+        (["SOLVER.IMS_PER_BATCH", "64"], "16 training images are fewer than SOLVER.IMS_PER_BATCH 64"),
+        (["SOLVER.BASE_LR", "30"], "SOLVER.BASE_LR"),
+        (["SOLVER.BASE_LRR", "[30.0]"], "SOLVER.BASE_LRR"),
+        (["SOLVER.SCHEDULE", "steps"], "SOLVER.STEPS is [30.0, 60.0, 90.0], but must ascend"),
+        (["--resume"], "nothing to resume"),
+    ],
+)
+def test_bad_input_gets_one_line(call_tool, data, tmp_path, capsys, more, message):
+    flags, pairs = (more, []) if more[0].startswith("--") else ([], more)
+    assert call_tool("linear_probe", *CACHED, *flags, *arguments(data, tmp_path / "out", *pairs)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "out/results.json").exists()
+
+
+def test_the_folder_of_the_weights_is_not_written_to(call_tool, data, capsys):
+    before = sorted(data.iterdir())
+    assert call_tool("linear_probe", *CACHED, *arguments(data, data)) == 2
+    assert "is the folder of MODEL.WEIGHTS" in capsys.readouterr().err and sorted(data.iterdir()) == before
+
+
+def test_all_diverged(call_tool, data, tmp_path, capsys):
+    more = ("SOLVER.BASE_LR", "[1e30]", "SOLVER.WEIGHT_DECAY", 1.0)
+    assert call_tool("linear_probe", *CACHED, *arguments(data, tmp_path, *more)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: all 4 classifiers have diverged at iteration") and error.count("\n") == 1
+    assert not (tmp_path / "results.json").exists()

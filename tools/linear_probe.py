@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Linear readout: train linear classifiers on a frozen encoder's features, of every stage, and test them."""
+
+import os
+import sys
+from pathlib import Path
+
+# Before tools/, where the command line pretrain.py would hide the package pretrain.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from common import argument_parser, launch, log_command, merge_config, one_line_errors, quiet_trainer
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from loco_det.convert import add_encoder_config, load_encoder_of
+from pretrain.readout.config import check, get_cfg
+from pretrain.readout.features import PooledEncoder
+from pretrain.readout.probe import LinearProbe
+
+EXAMPLE = """example:
+  python tools/linear_probe.py --config-file configs/readout/imagenet_linear.yaml \\
+      MODEL.WEIGHTS output/loco/model_final.pth OUTPUT_DIR output/loco_linear
+  python tools/linear_probe.py --config-file configs/readout/cached.yaml MODEL.WEIGHTS moco_v2_800ep_pretrain.pth.tar \\
+      DATASETS.TRAIN imagenette/train DATASETS.TEST imagenette/val OUTPUT_DIR output/moco_linear
+MODEL.WEIGHTS is any checkpoint that tools/convert_to_d2.py takes. A folder of images has one sub-folder for each class.
+Every key, with its default and meaning, is in pretrain/readout/config.py, those of MODEL.SOURCE in
+loco_det/convert/encoder.py. Accuracies are in OUTPUT_DIR/results.json, curves in probe.png.
+
+exit code: 0 done, or stopped by SIGTERM with a checkpoint; 1 failure; 2 bad usage or input"""
+
+
+def main(args):
+    quiet_trainer()
+    cfg = get_cfg()
+    add_encoder_config(cfg)
+    merge_config(cfg, args)
+    check(cfg)
+    cfg.freeze()
+    readable = load_encoder_of(cfg)
+    log_command(cfg.OUTPUT_DIR)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
+    for note in readable.source.notes:
+        logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
+    torch.set_flush_denormal(True)  # as in pretraining
+    (mean, std), stages = readable.conventions[1:3], cfg.MODEL.STAGES or readable.encoder.feature_names
+    encoder = PooledEncoder(readable.encoder, mean, std, stages, cfg.SOLVER.AMP.ENABLED)
+    encoder.to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)
+    probe = LinearProbe(cfg, encoder, readable.description(), args.resume)
+    if comm.is_main_process():
+        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
+            f.write(cfg.dump())
+    probe.train()
+
+
+if __name__ == "__main__":
+    parser = argument_parser(EXAMPLE)
+    arguments = parser.parse_args()
+    if arguments.eval_only:
+        parser.error("there is nothing to evaluate before it is trained: leave out --eval-only")
+    with one_line_errors():
+        launch(main, arguments)
