@@ -29,8 +29,6 @@ setup(
         "matplotlib>=3.8",
         "tqdm>=4.66",
         "timm>=1.0",  # its LARS optimiser
-        "huggingface-hub>=0.30",  # its reader of model cards
-        "markdown>=3",  # renders them
         "tensorboard>=2.15",
         "cityscapesscripts>=2.2.3",
         "shapely>=2",  # Detectron2's loader of Cityscapes polygons
@@ -47,6 +45,8 @@ setup(
             "scipy>=1.11",
             "kornia>=0.7",
             "submitit>=1.5",
+            "huggingface-hub>=0.30",  # its reader of model cards
+            "markdown>=3",  # renders them
             "lightly>=1.5; python_version >= '3.11'",  # the peer that losses, kNN and benchmarks are compared with
         ],
     },
