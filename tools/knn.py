@@ -47,7 +47,7 @@ def main(args):
         raise ValueError("OUTPUT_DIR is the folder of MODEL.WEIGHTS, whose config.yaml and log.txt stay: name another")
     log_command(cfg.OUTPUT_DIR)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
-    for note in readable.source.notes:
+    for note in (readable.summary(), *readable.source.notes):
         logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
     torch.set_flush_denormal(True)  # as in pretraining
     results = evaluate(cfg, readable, *splits)

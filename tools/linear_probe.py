@@ -41,7 +41,7 @@ def main(args):
     log_command(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
-    for note in readable.source.notes:
+    for note in (readable.summary(), *readable.source.notes):
         logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
     torch.set_flush_denormal(True)  # as in pretraining
     (mean, std), stages = readable.conventions[1:3], cfg.MODEL.STAGES or readable.encoder.feature_names

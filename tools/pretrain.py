@@ -33,7 +33,7 @@ def main(args):
     log_command(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
-    logger.info("Environment info:\n" + collect_env_info())  # for the model card
+    logger.info("Environment info:\n" + collect_env_info().partition("PyTorch built with")[0])  # for the model card
     torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
     seed_all_rng(cfg.SEED)
     trainer = Trainer(cfg, resume=args.resume)

@@ -35,6 +35,11 @@ class Readable(NamedTuple):
     conventions: Conventions
     source: Source
 
+    def summary(self):
+        """What the checkpoint was taken for, in a line."""
+        source = self.source
+        return f"{source.arch} of {source.project} at {source.location!r}, {source.conventions.format} pixels"
+
     def description(self):
         """What tells this network from others, for a file of results: dict, with the file's "path" and "sha256"."""
         source = self.source

@@ -52,7 +52,8 @@ def draw_probe(metrics_path, out_path, rates):
     suffix = f"-lr{rate_name(rates[0])}-top1"
     names = [key[len("test/") : -len(suffix)] for key in tested[-1] if key.startswith("test/") and key.endswith(suffix)]
     stages = sorted(names, key=_upwards)
-    colors = {stage: COLORS[i % len(COLORS)] for i, stage in enumerate(stages)}
+    below = list(dict.fromkeys(stage.partition("+")[0] for stage in stages))  # an expansion has its stage's colour
+    colors = {stage: COLORS[below.index(stage.partition("+")[0]) % len(COLORS)] for stage in stages}
     top1 = {}  # set of images -> stage -> the last accuracy at each rate
     for which in ("test", "held_out"):
         keys = {s: [f"{which}/{s}-lr{rate_name(rate)}-top1" for rate in rates] for s in stages}
@@ -71,7 +72,7 @@ def draw_probe(metrics_path, out_path, rates):
         ):
             curves = series(metrics, pattern)
             drawn = {s: curves[ends[s]] for s in ends if ends[s] in curves}
-            texts = [(_plot(axes, *drawn[s], colors[s], "-"), s, colors[s]) for s in drawn]
+            texts = [(_plot(axes, *drawn[s], colors[s], _dashes(s)), s, colors[s]) for s in drawn]
             _label_ends(axes, [(y, form.format(s, y), color) for y, s, color in texts], 0.17 / 2.4) if texts else None
             axes.set_ylabel(label)
         accuracy.set_xlabel("iteration")
@@ -85,13 +86,17 @@ def draw_probe(metrics_path, out_path, rates):
     return True
 
 
+def _dashes(stage):
+    return "--" if "+" in stage else "-"
+
+
 def _draw_sweep(axes, top1, best, rates, colors):
     """Accuracy by learning rate: a line for each stage, a ring around the rate that was chosen, gaps where diverged."""
     ends = []
     for stage, color in colors.items():
         order = sorted(range(len(rates)), key=rates.__getitem__)
         y = [top1[stage]["top1"][i] for i in order]
-        axes.plot([rates[i] for i in order], y, "-o", color=color, lw=1.6, ms=3.5)
+        axes.plot([rates[i] for i in order], y, f"{_dashes(stage)}o", color=color, lw=1.6, ms=3.5)
         if stage in best:
             i = best[stage]
             axes.plot(rates[i], top1[stage]["top1"][i], "o", color=color, mfc="none", ms=11, mew=1.6)

@@ -31,7 +31,7 @@ STAGES = ("res2", "res3", "res4", "res5")
 def data(tmp_path):
     """Two classes that differ in brightness, in the layout of imagenette."""
     rng = np.random.default_rng(0)
-    for part, count in (("train", 10), ("val", 4)):
+    for part, count in (("train", 160), ("val", 4)):
         for k in range(2):
             (tmp_path / "data" / part / f"class{k}").mkdir(parents=True)
             for i in range(count):
@@ -266,8 +266,8 @@ def test_one_real_run(tmp_path, data, monkeypatch):
 
     def tiny(self, run):
         cfg = recipe(self, run)
-        cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.EPOCHS, cfg.INPUT.CROP_SIZE = 10, 2.0, 32
-        cfg.SOLVER.AMP.ENABLED = False
+        cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.EPOCHS, cfg.INPUT.CROP_SIZE = 10, 0.125, 32  # 4 steps
+        cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.WARMUP_EPOCHS = False, 0.0
         return cfg
 
     monkeypatch.setattr(Study, "recipe", tiny)

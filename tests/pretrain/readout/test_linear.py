@@ -100,9 +100,12 @@ def solver(probe_config, **keys):
     return probe_config(("train", "test"), "out", **keys).SOLVER
 
 
-def test_lars_adapts_weights_and_leaves_offsets_alone(probe_config):
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lars_adapts_weights_and_leaves_offsets_alone(probe_config, decay):
     classifiers = LinearClassifiers({"res5": 5}, 2, 3, seed=0)
-    optimizer = build_optimizer(solver(probe_config, OPTIMIZER="LARS", WEIGHT_DECAY=0.1, IMS_PER_BATCH=64), classifiers)
+    optimizer = build_optimizer(
+        solver(probe_config, OPTIMIZER="LARS", WEIGHT_DECAY=decay, IMS_PER_BATCH=64), classifiers
+    )
     gen = torch.Generator().manual_seed(0)
     for parameter in classifiers.parameters():
         parameter.data.normal_(generator=gen)
@@ -112,8 +115,8 @@ def test_lars_adapts_weights_and_leaves_offsets_alone(probe_config):
     for i, lr in enumerate([2.5, 0.25]):
         head, old = classifiers.heads["res5"][i], before.heads["res5"][i]
         w, g = old.weight, head.weight.grad
-        trust = 0.001 * w.norm() / (g.norm() + 0.1 * w.norm())  # You et al. 2017 (arXiv 1708.03888), eq. 6
-        torch.testing.assert_close(head.weight, w - lr * trust * (g + 0.1 * w), rtol=1e-5, atol=1e-7)
+        trust = 0.001 * w.norm() / (g.norm() + decay * w.norm())  # You et al. 2017 (arXiv 1708.03888), eq. 6
+        torch.testing.assert_close(head.weight, w - lr * trust * (g + decay * w), rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(head.bias, old.bias - lr * head.bias.grad)
 
 

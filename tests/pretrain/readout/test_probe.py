@@ -154,7 +154,7 @@ def test_resumed_runs_end_with_the_same_bits(folders, pooled, probe_config, tmp_
         assert str(a[part]) == str(b[part])
     again, once_more = run(cfg, pooled, resume=True)  # a finished run is tested again
     assert torch.equal(again, whole) and once_more["linear"] == found["linear"]
-    assert once_more["seconds"] >= b["stopwatch"]["seconds"] > 0
+    assert once_more["seconds"] > b["stopwatch"]["seconds"] - 0.1  # rounded
 
 
 @pytest.mark.parametrize(
