@@ -3,8 +3,8 @@
 
 Every row of rows.py is pretrained by tools/pretrain.py on the same images with the same augmentation, batch and number
 of steps. tools/linear_probe.py and tools/knn.py read out every stage; tools/train_net.py trains a detector on frozen
-encoders. Each row's learning rate is chosen first, on one small grid, by the probe of training images that it has not
-been fitted to. What is finished is not run again, and what was interrupted goes on from its last checkpoint.
+encoders. Each row's learning rate is chosen first (rates.py), on one small grid, by the probe of training images that
+it has not been fitted to. What is finished is not run again, and what was interrupted goes on from its last checkpoint.
 """
 
 import argparse
@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import yaml
 from common import one_line_errors
+from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, wanted_rates
 from rows import MAIN, ROWS, TABLE4, TABLE5, TUNED
 
 from pretrain.config import get_cfg
@@ -34,11 +35,6 @@ EXAMPLE = """example:
   python benchmarks/study/run.py --imagenette imagenette96 --output output/study --phase table4       # one table
   python benchmarks/study/report.py output/study                                                      # what came out
 The nuclei have to be in COCO format, annotations/instances_{train,val}.json beside train/ and val/."""
-# The grid of SOLVER.BASE_LR. A row is tried with FIRST_RATES, and then with the next one beyond the best of them until
-# that lies between two worse ones.
-RATES = (0.0002, 0.0006, 0.002, 0.006, 0.018, 0.054)
-FIRST_RATES = (0.002, 0.006)
-SHORT, MIDDLE, LONG = 5, 20, 80  # budgets, epochs
 THIN18, THIN50, DEMO = "imagenette96_resnet18", "imagenette96_resnet50", "demo_resnet18"
 # one thread a process, and glibc keeps freed memory: two such processes train faster than one of two threads
 ENVIRONMENT = {
@@ -205,46 +201,36 @@ class Study:
 
     def grid(self):
         """The runs that the choice of learning rates still needs; none once it is made."""
-        wanted = []
-        for row in TUNED:
-            found = self.tried(row)
-            if missing := [rate for rate in FIRST_RATES if rate not in found] or beyond(found):
-                wanted += [Run(THIN18, row, rate, SHORT, 0) for rate in missing]
-        return wanted
+        wanted = [(row, *one) for row in TUNED for one in wanted_rates(self.tried(row, SHORT), self.tried(row, MIDDLE))]
+        return [Run(THIN18, row, rate, epochs, 0) for row, rate, epochs in wanted]
 
-    def tried(self, row):
-        """Learning rate -> accuracy of res5 on held-out training images, of the row's finished runs of the grid."""
+    def tried(self, row, epochs):
+        """Learning rate -> accuracy of res5 on held-out training images, of the row's finished runs with seed 0."""
         found = {}
         for rate in RATES:
-            path = self.folder / Run(THIN18, row, rate, SHORT, 0).name / "linear_probe" / "results.json"
+            path = self.folder / Run(THIN18, row, rate, epochs, 0).name / "linear_probe" / "results.json"
             if path.exists():
                 found[rate] = json.loads(path.read_text())["linear"]["res5"]["held_out_top1"]
         return found
 
-    def rate(self, row):
-        """The learning rate of a row: that of its grid with the best top stage on held-out training images.
+    def rate(self, row, epochs):
+        """The learning rate of a row for a budget.
 
         Raises:
-            ValueError: if the grid is not complete.
+            ValueError: if it is not chosen yet.
         """
         row = ROWS[row].rate_of or row
         if row == "random":
             return FIRST_RATES[0]  # nothing learns by it
-        found = self.tried(row)
-        if not found.keys() >= set(FIRST_RATES) or beyond(found):
+        rate = chosen_rate(self.tried(row, SHORT), self.tried(row, MIDDLE), epochs)
+        if rate is None:
             raise ValueError(f"the learning rate of {row} is not chosen yet: run --phase grid first")
-        return max(found, key=found.get)
+        return rate
 
     def runs(self, rows, epochs, seeds, scale=THIN18, detect=""):
         """Rows with their learning rates; the random encoder is the same for every budget."""
         budgets = {row: epochs if ROWS[row].recipe != "resnet50_random" else 0 for row in rows}
-        return [Run(scale, row, self.rate(row), budgets[row], seed, detect) for seed in seeds for row in rows]
-
-
-def beyond(found):
-    """The learning rates next to the best one of a grid that are not tried yet."""
-    place = RATES.index(max(found, key=found.get))
-    return [rate for rate in RATES[max(0, place - 1) : place + 2] if rate not in found]
+        return [Run(scale, row, self.rate(row, epochs), budgets[row], seed, detect) for seed in seeds for row in rows]
 
 
 def same_run(path, cfg):

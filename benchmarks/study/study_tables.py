@@ -1,8 +1,9 @@
 """The study's runs -> Markdown tables."""
 
 from collect import Figure
+from rates import LONG, MIDDLE, RATES, SHORT, chosen_rate
 from rows import MAIN, ROWS, TUNED
-from run import LONG, MIDDLE, RATES, SHORT, THIN18
+from run import THIN18
 
 STAGES = ("res2", "res3", "res4", "res5")
 BUDGETS = (SHORT, MIDDLE, LONG)
@@ -13,28 +14,26 @@ class Results:
 
     def __init__(self, runs):
         self.runs = runs
-        self.rates = {row: self._rate(row) for row in ROWS}
+        self.rates = {(row, epochs): self._rate(row, epochs) for row in ROWS for epochs in BUDGETS}
 
-    def _rate(self, row):
-        """The learning rate of the rows' runs at the chosen rate: as run.py chooses it."""
+    def _rate(self, row, epochs):
         row = ROWS[row].rate_of or row
-        grid = self.grid(row)
-        return max(grid, key=grid.get) if grid else None
+        return chosen_rate(self.tried(row, SHORT), self.tried(row, MIDDLE), epochs) if row in TUNED else None
 
-    def grid(self, row):
+    def tried(self, row, epochs):
         """Learning rate -> accuracy of res5 on held-out training images, as run.py chooses by."""
         return {
             run["rate"]: run["held_out"]["res5"]
             for run in self.runs
-            if (run["scale"], run["row"], run["epochs"], run["seed"]) == (THIN18, row, SHORT, 0) and "held_out" in run
+            if (run["scale"], run["row"], run["epochs"], run["seed"]) == (THIN18, row, epochs, 0) and "held_out" in run
         }
 
     def of(self, row, epochs, scale=THIN18):
-        """The runs of a row and budget with the row's learning rate, by seed."""
+        """The runs of a row and budget with the row's learning rate for it, by seed."""
         found = [run for run in self.runs if (run["scale"], run["row"]) == (scale, row)]
         if ROWS[row].recipe == "resnet50_random":
             return found
-        return [run for run in found if run["epochs"] == epochs and run["rate"] == self.rates[row]]
+        return [run for run in found if run["epochs"] == epochs and run["rate"] == self.rates[row, epochs]]
 
     def figure(self, row, epochs, kind, stage, scale=THIN18):
         return Figure([run[kind].get(stage) for run in self.of(row, epochs, scale) if kind in run])
@@ -104,14 +103,21 @@ def stage_tables(results, scale=THIN18):
 
 
 def grid_table(results):
-    """The choice of the learning rates: res5's probe on held-out training images."""
-    lines, tried = [], [rate for rate in RATES if any(rate in results.grid(row) for row in TUNED)]
-    for row in TUNED:
-        found = results.grid(row)
-        decoder = next(run["decoder"] for run in results.runs if run["row"] == row)
-        cells = [("**{}**" if rate == results.rates[row] else "{}").format(Figure([found.get(rate)])) for rate in tried]
-        lines.append([ROWS[row].method, decoder, *cells])
-    return table(["method", "decoder", *(f"{rate:g}" for rate in tried)], lines, "ll" + "r" * len(tried))
+    """The choice of the learning rates: res5's probe on held-out training images, the chosen ones in bold."""
+    parts = []
+    for epochs in (SHORT, MIDDLE):
+        tried = [rate for rate in RATES if any(rate in results.tried(row, epochs) for row in TUNED)]
+        lines = []
+        for row in TUNED:
+            if not (found := results.tried(row, epochs)):
+                continue
+            decoder = next(run["decoder"] for run in results.runs if run["row"] == row)
+            marks = {results.rates[row, epochs]: "**{}**"}
+            cells = [marks.get(rate, "{}").format(Figure([found.get(rate)])) for rate in tried]
+            lines.append([ROWS[row].method, decoder, *cells])
+        header = ["method", "decoder", *(f"{rate:g}" for rate in tried)]
+        parts.append(f"{epochs} epochs:\n\n" + table(header, lines, "ll" + "r" * len(tried)))
+    return "\n\n".join(parts)
 
 
 def ablation_table(results, rows):

@@ -21,8 +21,9 @@ import collect
 import rows
 import run as study_run
 import study_tables
+from rates import LONG, MIDDLE, RATES, SHORT
 from rows import MAIN, ROWS, TABLE4, TABLE5
-from run import MIDDLE, RATES, SHORT, THIN18, Run, Study
+from run import THIN18, Run, Study
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -131,23 +132,41 @@ def tune(study):
 
 def test_learning_rate_is_the_best_between_two_worse_ones(faked):
     with pytest.raises(ValueError, match="run --phase grid first"):
-        faked.rate("loco")
+        faked.rate("loco", SHORT)
     faked.all(faked.grid())
     with pytest.raises(ValueError, match="run --phase grid first"):
-        faked.rate("loco")  # the best so far has no worse one below
+        faked.rate("loco", SHORT)  # the best so far has no worse one below
+    while runs := [run for run in faked.grid() if run.epochs == SHORT]:
+        faked.all(runs)
+    assert faked.rate("loco", SHORT) == faked.rate("upper_gradient", SHORT) == RATES[1]
+    tried = {row: sorted(faked.tried(row, SHORT)) for row in ("loco", "gim", "simclr", "barlow")}
+    assert tried == {"loco": [*RATES[:4]], "gim": [*RATES[2:]], "simclr": [*RATES[2:]], "barlow": [*RATES[1:4]]}
+    assert faked.rate("gim", SHORT) == RATES[4] and faked.rate("simclr", SHORT) == RATES[-1]  # the end of the grid
+    with pytest.raises(ValueError, match="run --phase grid first"):
+        faked.rate("loco", MIDDLE)
     tune(faked)
-    assert faked.rate("loco") == faked.rate("upper_gradient") == RATES[1] and sorted(faked.tried("loco")) == [
-        *RATES[:4]
-    ]
-    assert faked.rate("gim") == RATES[4] and sorted(faked.tried("gim")) == [*RATES[2:]]
-    assert faked.rate("simclr") == RATES[-1]  # at the end of the grid
-    assert sorted(faked.tried("barlow")) == [*RATES[1:4]]
+    assert sorted(faked.tried("loco", MIDDLE)) == [*RATES[:2]]  # the two best of the short budget; the first of equals
     results = study_tables.Results(collect.collect(faked.folder))
-    assert all(results.rates[row] == faked.rate(row) for row in ROWS if row != "random")
-    path = faked.folder / Run(THIN18, "loco", RATES[2], SHORT, 0).name / "linear_probe" / "results.json"
-    path.write_text(json.dumps({"linear": {s: {"top1": 0.0, "held_out_top1": 99.0} for s in STAGES}}))
-    assert faked.rate("loco") == RATES[2]  # by held-out images, never by the test set
-    assert study_tables.Results(collect.collect(faked.folder)).rates["loco"] == RATES[2]
+    for row in ROWS:
+        for epochs in (SHORT, MIDDLE, LONG):
+            assert row == "random" or results.rates[row, epochs] == faked.rate(row, epochs)
+    set_held_out(faked, "loco", RATES[2], SHORT, 99.0)  # by held-out images, never by the test set
+    set_held_out(faked, "loco", RATES[1], SHORT, 98.0)
+    assert faked.rate("loco", SHORT) == RATES[2]
+    assert [(run.rate, run.epochs) for run in faked.grid()] == [(RATES[2], MIDDLE)]
+    tune(faked)
+    set_held_out(faked, "loco", RATES[2], MIDDLE, 1.0)  # what is best for a few steps need not be for many
+    assert (faked.rate("loco", SHORT), faked.rate("loco", MIDDLE), faked.rate("loco", LONG)) == (
+        RATES[2],
+        *[RATES[1]] * 2,
+    )
+    results = study_tables.Results(collect.collect(faked.folder))
+    assert [results.rates["loco", epochs] for epochs in (SHORT, MIDDLE, LONG)] == [RATES[2], RATES[1], RATES[1]]
+
+
+def set_held_out(study, row, rate, epochs, accuracy):
+    path = study.folder / Run(THIN18, row, rate, epochs, 0).name / "linear_probe" / "results.json"
+    path.write_text(json.dumps({"linear": {s: {"top1": 0.0, "held_out_top1": accuracy} for s in STAGES}}))
 
 
 def test_finished_runs_are_not_run_again_and_broken_ones_are_reported(faked, monkeypatch, capsys):
