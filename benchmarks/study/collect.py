@@ -23,17 +23,14 @@ def collect(folder):
     Returns:
         list: a dict for each run with ``scale``, ``row``, ``rate``, ``epochs``, ``seed``, ``decoder``, ``steps``,
         ``linear`` and ``knn`` (stage -> top-1, %), ``held_out`` (stage -> top-1 on held-out training images, %),
-        ``detection`` (data -> box and mask AP, %), ``seconds`` (of pretraining and read-out), ``threads``, ``commits``
-        and ``finished`` (date). What is not done is absent.
+        ``detection`` (data -> box and mask AP, %), ``seconds`` (by tool), ``commits`` and ``finished`` (date). What is
+        not done is absent. A run whose loss exploded has nothing but ``held_out``, 0 at res5.
 
     Raises:
         FileNotFoundError: if there is no finished run.
     """
-    runs = []
-    for path in sorted(Path(folder).glob("*/*/*/pretrain/model_final.pth")):
-        run = _run(path.parent.parent)
-        if run.keys() & {"linear", "knn", "detection"}:
-            runs.append(run)
+    folders = sorted(path.parent for path in Path(folder).glob("*/*/*/cost.jsonl"))
+    runs = [_run(run) for run in folders if (run / "diverged").exists() or [*run.glob("*/results.json")]]
     if not runs:
         raise FileNotFoundError(f"{folder}: no finished run of the study")
     return runs
@@ -53,9 +50,11 @@ def _run(folder):
         "decoder": decoder(cfg),
         "steps": _steps(folder / "pretrain" / "metrics.json"),
     }
+    if (folder / "diverged").exists():
+        run["held_out"] = {"res5": 0.0}
     if found := _results(folder / "linear_probe"):
         run["linear"] = {stage: values["top1"] for stage, values in found["linear"].items()}
-        run["held_out"] = {stage: values["held_out_top1"] for stage, values in found["linear"].items()}
+        run["held_out"] = {stage: values["held_out_top1"] or 0.0 for stage, values in found["linear"].items()}
     if found := _results(folder / "knn"):
         run["knn"] = {stage: next(iter(values.values()))["top1"] for stage, values in found["knn"].items()}
     for path in sorted(folder.glob("*/results.json")):

@@ -35,6 +35,7 @@ EXAMPLE = """example:
   python benchmarks/study/run.py --imagenette imagenette96 --output output/study --phase table4       # one table
   python benchmarks/study/report.py output/study                                                      # what came out
 The nuclei have to be in COCO format, annotations/instances_{train,val}.json beside train/ and val/."""
+EXPLODED = "start anew with a lower SOLVER.BASE_LR"  # what tools/pretrain.py says of a loss that has exploded
 THIN18, THIN50, DEMO = "imagenette96_resnet18", "imagenette96_resnet50", "demo_resnet18"
 # one thread a process, and glibc keeps freed memory: two such processes train faster than one of two threads
 ENVIRONMENT = {
@@ -110,10 +111,17 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         same_run(folder / "pretrain" / "config.yaml", cfg)
         weights = folder / "pretrain" / "model_final.pth"
-        if not weights.exists():
+        if not weights.exists() and not (folder / "diverged").exists():
             write(folder / "recipe.yaml", cfg.dump())
             resume = ["--resume"] if (folder / "pretrain" / "last_checkpoint").exists() else []
-            self.call(run, "pretrain", "--config-file", folder / "recipe.yaml", *resume)
+            try:
+                self.call(run, "pretrain", "--config-file", folder / "recipe.yaml", *resume)
+            except RuntimeError:
+                if EXPLODED not in (folder / "log.txt").read_text():
+                    raise
+                write(folder / "diverged", "")  # an outcome: the learning rate is too high
+        if (folder / "diverged").exists():
+            return
         if run.scale != DEMO:  # whose scenes have no class
             self.read_out(run, weights, cfg.INPUT.CROP_SIZE)
         if run.detect:
@@ -208,9 +216,11 @@ class Study:
         """Learning rate -> accuracy of res5 on held-out training images, of the row's finished runs with seed 0."""
         found = {}
         for rate in RATES:
-            path = self.folder / Run(THIN18, row, rate, epochs, 0).name / "linear_probe" / "results.json"
-            if path.exists():
-                found[rate] = json.loads(path.read_text())["linear"]["res5"]["held_out_top1"]
+            folder = self.folder / Run(THIN18, row, rate, epochs, 0).name
+            if (folder / "diverged").exists():
+                found[rate] = 0.0
+            elif (path := folder / "linear_probe" / "results.json").exists():
+                found[rate] = json.loads(path.read_text())["linear"]["res5"]["held_out_top1"] or 0.0
         return found
 
     def rate(self, row, epochs):

@@ -92,7 +92,7 @@ def stage_tables(results, scale=THIN18):
         for row in MAIN:
             runs = results.of(row, epochs, scale)
             for suffix in ("", "+expansion"):
-                if not runs or (suffix and not any(suffix in stage for stage in runs[0]["linear"])):
+                if not runs or (suffix and not any(suffix in stage for stage in runs[0].get("linear", ()))):
                     continue
                 cells = [results.figure(row, epochs, k, s + suffix, scale) for k in ("linear", "knn") for s in STAGES]
                 name = ROWS[row].method + (", after its 1x1 conv" if suffix else "")

@@ -169,6 +169,31 @@ def set_held_out(study, row, rate, epochs, accuracy):
     path.write_text(json.dumps({"linear": {s: {"top1": 0.0, "held_out_top1": accuracy} for s in STAGES}}))
 
 
+def test_a_loss_that_explodes_is_an_outcome_and_other_failures_are_not(faked, monkeypatch):
+    said = f"error: loss_res5 is not finite at iteration 3: {study_run.EXPLODED} or a longer warm-up"
+    assert study_run.EXPLODED in (ROOT / "pretrain" / "trainer.py").read_text().replace('"\n                "', "")
+    works = Study.call
+
+    def call(self, run, tool, *arguments):
+        if run.row == "gim" and run.rate > RATES[3]:
+            folder = self.folder / run.name
+            (folder / "log.txt").write_text(said if run.rate == RATES[4] else "error: disk full")
+            (folder / "pretrain").mkdir(exist_ok=True)
+            (folder / "pretrain" / "config.yaml").write_text((folder / "recipe.yaml").read_text())
+            (folder / "pretrain" / "metrics.json").write_text('{"iteration": 2}\n')
+            (folder / "cost.jsonl").write_text('{"what": "pretrain", "start": 0, "seconds": 1, "exit_code": 1}\n')
+            raise RuntimeError("exit code 1")
+        works(self, run, tool, *arguments)
+
+    monkeypatch.setattr(Study, "call", call)
+    tune(faked)
+    assert not faked.failed and faked.tried("gim", SHORT)[RATES[4]] == 0 and faked.rate("gim", SHORT) == RATES[3]
+    results = study_tables.Results(collect.collect(faked.folder))
+    assert results.rates["gim", MIDDLE] == faked.rate("gim", MIDDLE) and results.tried("gim", SHORT)[RATES[4]] == 0
+    faked.all([Run(THIN18, "gim", RATES[5], SHORT, 0)])
+    assert faked.failed == [f"{THIN18}/gim/5ep_lr0.054_seed0"]
+
+
 def test_finished_runs_are_not_run_again_and_broken_ones_are_reported(faked, monkeypatch, capsys):
     runs = faked.grid()[:2]
     faked.all(runs)
