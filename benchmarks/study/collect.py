@@ -23,8 +23,8 @@ def collect(folder):
     Returns:
         list: a dict for each run with ``scale``, ``row``, ``rate``, ``epochs``, ``seed``, ``decoder``, ``steps``,
         ``linear`` and ``knn`` (stage -> top-1, %), ``held_out`` (stage -> top-1 on held-out training images, %),
-        ``detection`` (data -> box and mask AP, %), ``seconds`` (by tool), ``commits`` and ``finished`` (date). What is
-        not done is absent. A run whose loss exploded has nothing but ``held_out``, 0 at res5.
+        ``detection`` (data -> box and mask AP, %), ``cpu_seconds`` (by tool), ``commits`` and ``finished`` (date). What
+        is not done is absent. A run whose loss exploded has nothing but ``held_out``, 0 at res5.
 
     Raises:
         FileNotFoundError: if there is no finished run.
@@ -78,11 +78,12 @@ def _cost(path):
     """What the parts of a run took, and when it ended."""
     parts = [json.loads(line) for line in path.read_text().splitlines()]
     ended = datetime.fromtimestamp(parts[-1]["start"] + parts[-1]["seconds"], timezone.utc)
-    seconds = {}
+    cpu = {part["what"]: [] for part in parts}
     for part in parts:
-        seconds[part["what"]] = seconds.get(part["what"], 0) + part["seconds"]
+        cpu[part["what"]].append(part.get("cpu_seconds"))
     return {
-        "seconds": {what: round(value) for what, value in seconds.items()},
+        # of a part that was not measured from its beginning nothing is known
+        "cpu_seconds": {what: None if None in values else round(sum(values)) for what, values in cpu.items()},
         "commits": sorted({part["commit"] for part in parts if part.get("commit")}),
         "finished": ended.strftime("%Y-%m-%d"),
     }

@@ -170,9 +170,11 @@ class Study:
                 raise RuntimeError("stopped")
             child = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, cwd=ROOT)
             self.children.add(child)
-            code = child.wait()
+            _, status, usage = os.wait4(child.pid, 0)
+            code = child.returncode = os.waitstatus_to_exitcode(status)
             self.children.discard(child)
         cost = {"what": tool, "start": start, "seconds": time.time() - start, "exit_code": code, "commit": self.commit}
+        cost["cpu_seconds"] = usage.ru_utime + usage.ru_stime
         with open(folder / "cost.jsonl", "a") as f:
             f.write(json.dumps(cost) + "\n")
         if code or self.stopped:  # a tool that was stopped by SIGTERM may have ended well, its work half done

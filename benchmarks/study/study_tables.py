@@ -41,6 +41,8 @@ class Results:
 
 def table(header, rows, align):
     """Markdown, cells padded so that the source can be read as well."""
+    if not rows:
+        return "Not run yet."
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     rule = ["-" * (w - 1) + ":" if a == "r" else "-" * w for w, a in zip(widths, align, strict=True)]
@@ -58,7 +60,7 @@ def budgets_with_runs(results, scale=THIN18):
 def main_table(results, scale=THIN18):
     """Linear probe of res5 by method and budget, beside the best stage's and kNN's at the last one with all rows."""
     budgets = budgets_with_runs(results, scale)
-    header = ["method", "decoder", *(f"{e} epochs" for e in budgets), "best stage", "kNN", "minutes"]
+    header = ["method", "decoder", *(f"{e} epochs" for e in budgets), "best stage", "kNN", "CPU minutes"]
     lines = []
     for row in MAIN:
         last = next((e for e in reversed(budgets) if results.of(row, e, scale)), None)
@@ -72,10 +74,15 @@ def main_table(results, scale=THIN18):
                 *(results.figure(row, e, "linear", "res5", scale) for e in budgets),
                 _best_stage(results, row, last, scale),
                 results.figure(row, last, "knn", "res5", scale),
-                f"{Figure([run['seconds'].get('pretrain') for run in runs]).mean / 60:.0f}",
+                _minutes(runs),
             ]
         )
     return table(header, lines, "ll" + "r" * (len(budgets) + 3))
+
+
+def _minutes(runs):
+    seconds = Figure([run["cpu_seconds"].get("pretrain") for run in runs])
+    return f"{seconds.mean / 60:.1f}" if seconds.values else "–"
 
 
 def _best_stage(results, row, epochs, scale):
@@ -99,7 +106,7 @@ def stage_tables(results, scale=THIN18):
                 lines.append([name, runs[0]["decoder"], len(runs), f"{runs[0]['rate']:g}", *cells])
         header = ["method", "decoder", "seeds", "lr", *STAGES, *(f"kNN {stage}" for stage in STAGES)]
         parts.append(f"{epochs} epochs:\n\n" + table(header, lines, "ll" + "r" * 10))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) or "Not run yet."
 
 
 def grid_table(results):

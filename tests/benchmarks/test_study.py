@@ -51,7 +51,7 @@ def fake_call(self, run, tool, *arguments, accuracy=lambda run, stage: 50.0):
     keys = dict(zip(arguments, arguments[1:], strict=False))
     folder = self.folder / run.name
     with open(folder / "cost.jsonl", "a") as f:
-        cost = {"what": tool, "start": 1.8e9, "seconds": 120.0, "exit_code": 0, "commit": "abc"}
+        cost = {"what": tool, "start": 1.8e9, "seconds": 120.0, "cpu_seconds": 90.0, "exit_code": 0, "commit": "abc"}
         f.write(json.dumps(cost) + "\n")
     if tool == "pretrain":
         out = folder / "pretrain"
@@ -266,6 +266,7 @@ def test_report_prints_what_the_runs_hold(faked, tmp_path):
     (line,) = [x for x in (root / "README.md").read_text().splitlines() if "LoCo" in x]
     # seeds 0, 1, 2: 30 + 15 + 3 * 5 + seed + 0.1 * epochs at res5
     assert "61.5 ± 1.0" in line and "63.0 ± 1.0" in line and "53.0 ± 1.0" in line and "1 conv block" in line
+    assert line.rstrip(" |").endswith(" 1.5")  # CPU minutes
     assert "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0." in text
     (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
     assert re.search(r"\| +40\.0 \| +res\d 40\.0 \| +65\.3 \|$", line)
@@ -323,5 +324,5 @@ def test_one_real_run(tmp_path, data, monkeypatch):
     assert found["row"] == "blockwise_barlow" and found["steps"] == 4
     assert set(found["linear"]) == set(found["knn"]) == {*STAGES, *(f"{stage}+expansion" for stage in STAGES)}
     assert all(0 <= value <= 100 for value in (*found["linear"].values(), *found["knn"].values()))
-    assert set(found["seconds"]) == {"pretrain", "linear_probe", "knn"}
+    assert set(found["cpu_seconds"]) == {"pretrain", "linear_probe", "knn"} and min(found["cpu_seconds"].values()) > 1
     assert not (study.folder / run.name / "features.pth").exists()
