@@ -14,6 +14,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from pretrain.checkpoint import write_config
 from pretrain.config import check, get_cfg
 from pretrain.trainer import Trainer
 
@@ -33,13 +34,12 @@ def main(args):
     log_command(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
-    logger.info("Environment info:\n" + collect_env_info().partition("PyTorch built with")[0])  # for the model card
     torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
     seed_all_rng(cfg.SEED)
     trainer = Trainer(cfg, resume=args.resume)
     if comm.is_main_process():
-        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
-            f.write(cfg.dump())
+        write_config(cfg)
+    logger.info("Environment info:\n" + collect_env_info().partition("PyTorch built with")[0])  # for the model card
     trainer.train()
 
 

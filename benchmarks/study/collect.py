@@ -21,10 +21,10 @@ def collect(folder):
         folder: what run.py has as --output.
 
     Returns:
-        list: a dict for each run with ``scale``, ``row``, ``rate``, ``epochs``, ``seed``, ``decoder``, ``steps``,
+        list: a dict for each run with ``scale``, ``row``, ``rate``, ``epochs``, ``seed``, ``decoder``,
         ``linear`` and ``knn`` (stage -> top-1, %), ``held_out`` (stage -> top-1 on held-out training images, %),
-        ``detection`` (data -> box and mask AP, %), ``cpu_seconds`` (by tool), ``commits`` and ``finished`` (date). What
-        is not done is absent. A run whose loss exploded has nothing but ``held_out``, 0 at res5.
+        ``detection`` (data -> box and mask AP, %), ``cpu_seconds`` (by tool) and ``finished`` (date). What is not done
+        is absent. A run whose loss exploded has nothing but ``held_out``, 0 at res5.
 
     Raises:
         FileNotFoundError: if there is no finished run.
@@ -48,7 +48,6 @@ def _run(folder):
         "epochs": float(epochs.removesuffix("ep")),
         "seed": int(seed.removeprefix("seed")),
         "decoder": decoder(cfg),
-        "steps": _steps(folder / "pretrain" / "metrics.json"),
     }
     if (folder / "diverged").exists():
         run["held_out"] = {"res5": 0.0}
@@ -70,22 +69,19 @@ def _results(folder):
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _steps(path):
-    return json.loads(path.read_text().splitlines()[-1])["iteration"] + 1
-
-
 def _cost(path):
-    """What the parts of a run took, and when it ended."""
-    parts = [json.loads(line) for line in path.read_text().splitlines()]
-    ended = datetime.fromtimestamp(parts[-1]["start"] + parts[-1]["seconds"], timezone.utc)
-    cpu = {part["what"]: [] for part in parts}
-    for part in parts:
-        cpu[part["what"]].append(part.get("cpu_seconds"))
+    """What the parts of a run took, and when it ended. A part that has no end was killed: its cost is not known."""
+    parts = {}
+    for line in path.read_text().splitlines():
+        part = json.loads(line)
+        parts.setdefault((part["what"], part["start"]), {}).update(part)
+    cpu = {}
+    for part in parts.values():
+        cpu.setdefault(part["what"], []).append(part.get("cpu_seconds"))
+    ended = max(part["start"] + part.get("seconds", 0) for part in parts.values())
     return {
-        # of a part that was not measured from its beginning nothing is known
         "cpu_seconds": {what: None if None in values else round(sum(values)) for what, values in cpu.items()},
-        "commits": sorted({part["commit"] for part in parts if part.get("commit")}),
-        "finished": ended.strftime("%Y-%m-%d"),
+        "finished": datetime.fromtimestamp(ended, timezone.utc).strftime("%Y-%m-%d"),
     }
 
 

@@ -7,8 +7,6 @@ With --data docs/study.json the run folders are not needed: the same figures aga
 
 import argparse
 import json
-import os
-import platform
 import re
 import sys
 from pathlib import Path
@@ -17,13 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 FINDINGS = Path(__file__).with_name("findings.md")
 
-import torch
 from collect import collect
 from common import one_line_errors
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 from rows import MAIN, ROWS, TABLE4, TABLE5
-from run import THIN50
+from run import THIN50, write
 from study_tables import (
     STAGES,
     Results,
@@ -43,7 +40,7 @@ def draw(results, path):
     budgets = budgets_with_runs(results)
     with rc_context(STYLE):
         canvas = Canvas(figsize=(1.2 + 3.2 * (len(budgets) + 1), 4.6), layout="constrained")
-        *panels, by_budget = canvas.subplots(1, len(budgets) + 1, sharey=True)
+        *panels, by_budget = canvas.subplots(1, len(budgets) + 1, sharey=True, squeeze=False)[0]
         for panel, epochs in zip(panels, budgets, strict=True):
             for row in MAIN:
                 _curve(panel, results, row, [(j, epochs, stage) for j, stage in enumerate(STAGES)])
@@ -53,8 +50,8 @@ def draw(results, path):
             _curve(by_budget, results, row, [(j, epochs, "res5") for j, epochs in enumerate(budgets)])
         by_budget.set_title("res5 by epochs of pretraining", fontsize=10)
         by_budget.set_xticks(range(len(budgets)), budgets)
-        panels[0].set_ylabel("linear probe, top-1 (%)")
-        handles, labels = panels[0].get_legend_handles_labels()
+        canvas.supylabel("linear probe, top-1 (%)", fontsize=10)
+        handles, labels = by_budget.get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
         canvas.savefig(path, dpi=110)
 
@@ -102,18 +99,8 @@ def environment(data):
     return f"{env['cores']} cores of an {env['processor']}, torch {env['torch']}, {span}; {len(data['runs'])} runs"
 
 
-def this_machine():
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*: (.+)", info)
-    return {
-        "processor": name[1] if name else platform.processor(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__.partition("+")[0],
-    }
-
-
-def insert(path, sections):
-    """Replace the parts of a Markdown file that are generated.
+def inserted(path, sections):
+    """A Markdown file's text with its generated parts replaced.
 
     Raises:
         ValueError: if the file has no place for a part.
@@ -124,20 +111,20 @@ def insert(path, sections):
         if not pattern.search(text):
             raise ValueError(f"{path} has no <!-- study: {name} --> ... <!-- end -->")
         text = pattern.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    return text
 
 
 def main(args):
     if args.data:
         data = json.loads(Path(args.data).read_text())
+        if not isinstance(data, dict) or not data.get("runs"):
+            raise ValueError(f"{args.data} is no study.json with runs")
     else:
-        data = {"environment": this_machine(), "runs": collect(args.folder)}
+        runs = collect(args.folder)
+        data = {**json.loads((Path(args.folder) / "study.json").read_text()), "runs": runs}
     results, root = Results(data["runs"]), Path(args.root)
-    findings = (Path(args.findings) if args.findings else FINDINGS).read_text()
     sections = {
-        "findings": filled_in(findings, results),
+        "findings": filled_in((Path(args.findings) if args.findings else FINDINGS).read_text(), results),
         "main": f"{main_table(results)}\n\n({environment(data)}.)",
         "stages": stage_tables(results),
         "rates": grid_table(results),
@@ -146,10 +133,15 @@ def main(args):
         "resnet50": stage_tables(results, THIN50),
         "detection": detection_table(results),
     }
-    (root / "docs" / "study.json").write_text(json.dumps(data, indent=1) + "\n")
+    short = {name: sections[name] for name in ("main", "findings")}
+    texts = {  # all of them before the first one is written
+        "docs/study.json": json.dumps(data, indent=1) + "\n",
+        "docs/results.md": inserted(root / "docs" / "results.md", sections),
+        "README.md": inserted(root / "README.md", short),
+    }
     draw(results, root / "docs" / "study.png")
-    insert(root / "docs" / "results.md", sections)
-    insert(root / "README.md", {"main": sections["main"]})
+    for name, text in texts.items():
+        write(root / name, text)
     print(sections["main"])
 
 

@@ -9,11 +9,16 @@ it has not been fitted to. What is finished is not run again, and what was inter
 
 import argparse
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+import torch
 import yaml
 from common import one_line_errors
 from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, wanted_rates
@@ -66,10 +72,33 @@ class Study:
     """The runs under one folder."""
 
     def __init__(self, args):
-        self.args, self.folder = args, Path(args.output)
+        self.args, self.folder = args, Path(args.output).resolve()
         self.failed, self.children, self.stopped = [], set(), False
-        git = ["git", "rev-parse", "--short", "HEAD"]
-        self.commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        self.lock = threading.Lock()  # of what begins and what is stopped
+
+    def begin(self, needed):
+        """Take hold of the folder, and look for the data before anything is run.
+
+        Args:
+            needed: names of data sets.
+
+        Raises:
+            ValueError: if another process has the folder, or the folder has runs on other data.
+            FileNotFoundError: if data are missing.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.hold = open(self.folder / "lock", "w")
+        try:
+            fcntl.flock(self.hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{self.folder}: another study is running there") from None
+        path = self.folder / "study.json"
+        before = json.loads(path.read_text()) if path.exists() else {"data": {}}
+        now = {name: names_of(self.data(name)) for name in needed}
+        for name, digest in now.items():
+            if before["data"].get(name, digest) != digest:
+                raise ValueError(f"{self.folder} has runs on other images of {name}: choose another --output")
+        write(path, json.dumps({"environment": this_machine(), "data": {**before["data"], **now}}, indent=1))
 
     def data(self, name):
         """Folder of a data set; the demo's scenes are made if there are none.
@@ -133,7 +162,8 @@ class Study:
         features = folder / "features.pth"
         common = ["MODEL.WEIGHTS", weights, "DATASETS.TRAIN", data / "train", "DATASETS.TEST", data / "val"]
         common += ["INPUT.CROP_SIZE", size, "DATALOADER.NUM_WORKERS", 0, "FEATURES.CACHE", features]
-        for tool, config, keys in (("linear_probe", "cached", ["DATASETS.HELD_OUT", 0.2]), ("knn", "knn", [])):
+        fit = ["DATASETS.HELD_OUT", 0.2, "SEED", run.seed]
+        for tool, config, keys in (("linear_probe", "cached", fit), ("knn", "knn", [])):
             if not (folder / tool / "results.json").exists():
                 config = ROOT / "configs" / "readout" / f"{config}.yaml"
                 self.call(run, tool, "--config-file", config, *common, *keys, "OUTPUT_DIR", folder / tool)
@@ -163,20 +193,23 @@ class Study:
         Raises:
             RuntimeError: if it fails, or the study is to stop.
         """
-        folder, start = self.folder / run.name, time.time()
+        folder, begun = self.folder / run.name, {"what": tool, "start": time.time()}
         command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)]
-        with open(folder / "log.txt", "a") as log:
+        with open(folder / "log.txt", "a") as log, self.lock:
             if self.stopped:
                 raise RuntimeError("stopped")
-            child = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, cwd=ROOT)
-            self.children.add(child)
-            _, status, usage = os.wait4(child.pid, 0)
-            code = child.returncode = os.waitstatus_to_exitcode(status)
-            self.children.discard(child)
-        cost = {"what": tool, "start": start, "seconds": time.time() - start, "exit_code": code, "commit": self.commit}
-        cost["cpu_seconds"] = usage.ru_utime + usage.ru_stime
-        with open(folder / "cost.jsonl", "a") as f:
-            f.write(json.dumps(cost) + "\n")
+            note(folder / "cost.jsonl", begun)  # what is killed with this process leaves this line only
+            # a session of its own, or Ctrl-C would reach it before stop() does
+            child = subprocess.Popen(
+                command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
+            )
+            self.children.add(child.pid)
+        _, status, usage = os.wait4(child.pid, 0)
+        with self.lock:
+            self.children.discard(child.pid)
+        code = child.returncode = os.waitstatus_to_exitcode(status)
+        seconds = {"seconds": time.time() - begun["start"], "cpu_seconds": usage.ru_utime + usage.ru_stime}
+        note(folder / "cost.jsonl", {**begun, **seconds, "exit_code": code})
         if code or self.stopped:  # a tool that was stopped by SIGTERM may have ended well, its work half done
             raise RuntimeError(f"{run.name}: {tool}.py ended with exit code {code}, see {folder / 'log.txt'}")
 
@@ -197,17 +230,21 @@ class Study:
             if not self.stopped:
                 self.do(run)
                 print(f"{time.strftime('%H:%M:%S')}  {run.name}  {time.time() - start:.0f} s", flush=True)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever it is, the other runs go on
             if not self.stopped:
                 self.failed.append(run.name)
-                print(f"FAILED {error}", flush=True)
+                print(f"FAILED {run.name}: {error or type(error).__name__}", flush=True)
 
     def stop(self, *_):
         """Let the runs make a checkpoint and end."""
-        self.stopped = True
-        for child in list(self.children):
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(signal.SIGTERM)
+        threading.Thread(target=self._stop).start()  # the lock may be held by what the signal has interrupted
+
+    def _stop(self):
+        with self.lock:
+            self.stopped = True
+            for pid in self.children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
     def grid(self):
         """The runs that the choice of learning rates still needs; none once it is made."""
@@ -253,9 +290,12 @@ def same_run(path, cfg):
     """
     if not path.exists():
         return
-    before, now = yaml.safe_load(path.read_text()), yaml.safe_load(cfg.dump())
-    for config in (before, now):
-        del config["OUTPUT_DIR"], config["DATASETS"]["TRAIN"], config["DATALOADER"], config["MODEL"]["DEVICE"]
+    try:
+        before, now = yaml.safe_load(path.read_text()), yaml.safe_load(cfg.dump())
+        for config in (before, now):
+            del config["OUTPUT_DIR"], config["DATASETS"]["TRAIN"], config["DATALOADER"], config["MODEL"]["DEVICE"]
+    except (yaml.YAMLError, TypeError, KeyError):
+        raise ValueError(f"{path} is damaged: remove {path.parent}") from None
     if before != now:
         raise ValueError(f"{path.parent} holds a run of another recipe: remove it, or choose another --output")
 
@@ -264,6 +304,29 @@ def write(path, content):
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     temporary.write_text(content)
     os.replace(temporary, path)
+
+
+def note(path, content):
+    """Add a line of JSON to a file."""
+    with open(path, "a") as f:
+        f.write(json.dumps(content) + "\n")
+
+
+def names_of(folder):
+    """SHA-256 of the names of all files in a folder, which tells data sets from each other."""
+    names = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def this_machine():
+    """The machine and what runs on it, for the report."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"model name\s*: (.+)", info)
+    return {
+        "processor": name[1] if name else platform.processor(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__.partition("+")[0],
+    }
 
 
 LOCAL = tuple(row for row in MAIN if "barlow" not in row)  # the rows of the paper's own comparison
@@ -279,20 +342,26 @@ PHASES = {
     "long": lambda study: study.runs(LOCAL, LONG, range(1)),
 }
 
+DATA = {"nuclei": ["imagenette", "nuclei"], "demo": ["demo"]}  # what phases need; the others imagenette
+
 
 def main(args):
     study = Study(args)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, study.stop)
     phases = args.phase or list(PHASES)
-    if "demo" in phases:
-        study.data("demo")  # made before two runs ask for it
+    study.begin(dict.fromkeys(name for phase in phases for name in DATA.get(phase, ["imagenette"])))
     for phase in phases:
-        while runs := [run for run in PHASES[phase](study) if run.name not in study.failed]:
-            print(f"phase {phase}: {len(runs)} runs", flush=True)
-            study.all(runs)
-            if phase != "grid":  # which asks for more, depending on what came out
-                break
+        try:
+            while runs := [run for run in PHASES[phase](study) if run.name not in study.failed]:
+                print(f"phase {phase}: {len(runs)} runs", flush=True)
+                study.all(runs)
+                if phase != "grid":  # which asks for more, depending on what came out
+                    break
+        except ValueError:  # of a learning rate that could not be chosen, which is a consequence
+            if not study.failed:
+                raise
+            break
     if study.failed:
         raise RuntimeError(f"{len(study.failed)} runs failed: {', '.join(study.failed)}")
 

@@ -3,8 +3,9 @@
 from collect import Figure
 from rates import LONG, MIDDLE, RATES, SHORT, chosen_rate
 from rows import MAIN, ROWS, TUNED
-from run import THIN18
+from run import DEMO, THIN18
 
+EXPANSION = "+expansion"  # blockwise Barlow Twins' 1x1 conv, which its own probe reads
 STAGES = ("res2", "res3", "res4", "res5")
 BUDGETS = (SHORT, MIDDLE, LONG)
 
@@ -35,8 +36,10 @@ class Results:
             return found
         return [run for run in found if run["epochs"] == epochs and run["rate"] == self.rates[row, epochs]]
 
-    def figure(self, row, epochs, kind, stage, scale=THIN18):
-        return Figure([run[kind].get(stage) for run in self.of(row, epochs, scale) if kind in run])
+    def figure(self, row, epochs, kind, stage, scale=THIN18, seeds=None):
+        """Over the row's runs, or those with some seeds; runs whose loss exploded have no figures and do not count."""
+        runs = [run for run in self.of(row, epochs, scale) if seeds is None or run["seed"] in seeds]
+        return Figure([run[kind].get(stage) for run in runs if kind in run])
 
 
 def table(header, rows, align):
@@ -58,26 +61,31 @@ def budgets_with_runs(results, scale=THIN18):
 
 
 def main_table(results, scale=THIN18):
-    """Linear probe of res5 by method and budget, beside the best stage's and kNN's at the last one with all rows."""
+    """Linear probe of res5 by method and budget; and more of the longest budget that all rows have."""
     budgets = budgets_with_runs(results, scale)
-    header = ["method", "decoder", *(f"{e} epochs" for e in budgets), "best stage", "kNN", "CPU minutes"]
+    if not budgets:
+        return "Not run yet."
+    rows = [row for row in MAIN if any(results.of(row, e, scale) for e in budgets)]
+    whole = [e for e in budgets if all(results.figure(row, e, "linear", "res5", scale).values for row in rows)]
+    last = (whole or budgets)[-1]
     lines = []
-    for row in MAIN:
-        last = next((e for e in reversed(budgets) if results.of(row, e, scale)), None)
-        if last is None:
-            continue
-        runs = results.of(row, last, scale)
-        lines.append(
-            [
-                ROWS[row].method,
-                runs[0]["decoder"],
-                *(results.figure(row, e, "linear", "res5", scale) for e in budgets),
-                _best_stage(results, row, last, scale),
-                results.figure(row, last, "knn", "res5", scale),
-                _minutes(runs),
-            ]
-        )
+    for row in rows:
+        runs = [run for e in budgets for run in results.of(row, e, scale)]
+        for suffix in ("", EXPANSION):
+            if suffix and not any("res5" + suffix in run.get("linear", ()) for run in runs):
+                continue
+            cells = [results.figure(row, e, "linear", "res5" + suffix, scale) for e in budgets]
+            cells.append(_best_stage(results, row, last, scale, suffix))
+            cells.append(results.figure(row, last, "knn", "res5" + suffix, scale))
+            cells.append(_minutes(results.of(row, last, scale)))
+            lines.append([_name(row, suffix), runs[0]["decoder"], *cells])
+    header = ["method", "decoder", *(f"{e} epochs" for e in budgets)]
+    header += [f"{what}, {last} epochs" for what in ("best stage", "kNN", "CPU minutes")]
     return table(header, lines, "ll" + "r" * (len(budgets) + 3))
+
+
+def _name(row, suffix):
+    return ROWS[row].method + (", after its 1x1 conv" if suffix else "")
 
 
 def _minutes(runs):
@@ -85,10 +93,13 @@ def _minutes(runs):
     return f"{seconds.mean / 60:.1f}" if seconds.values else "–"
 
 
-def _best_stage(results, row, epochs, scale):
-    means = {stage: results.figure(row, epochs, "linear", stage, scale) for stage in STAGES}
-    stage = max(means, key=lambda s: means[s].mean)
-    return f"{stage} {means[stage]}"
+def _best_stage(results, row, epochs, scale=THIN18, suffix="", seeds=None):
+    """The stage that reads best on held-out training images, and what it reads on the test images."""
+    held_out = {stage: results.figure(row, epochs, "held_out", stage + suffix, scale, seeds) for stage in STAGES}
+    if not any(figure.values for figure in held_out.values()):
+        return "–"
+    stage = max(STAGES, key=lambda s: held_out[s].mean if held_out[s].values else 0)
+    return f"{stage} {results.figure(row, epochs, 'linear', stage + suffix, scale, seeds)}"
 
 
 def stage_tables(results, scale=THIN18):
@@ -98,12 +109,12 @@ def stage_tables(results, scale=THIN18):
         lines = []
         for row in MAIN:
             runs = results.of(row, epochs, scale)
-            for suffix in ("", "+expansion"):
+            for suffix in ("", EXPANSION):
                 if not runs or (suffix and not any(suffix in stage for stage in runs[0].get("linear", ()))):
                     continue
                 cells = [results.figure(row, epochs, k, s + suffix, scale) for k in ("linear", "knn") for s in STAGES]
-                name = ROWS[row].method + (", after its 1x1 conv" if suffix else "")
-                lines.append([name, runs[0]["decoder"], len(runs), f"{runs[0]['rate']:g}", *cells])
+                seeds = f"{len(cells[3].values)} of {len(runs)}" if len(cells[3].values) < len(runs) else len(runs)
+                lines.append([_name(row, suffix), runs[0]["decoder"], seeds, f"{runs[0]['rate']:g}", *cells])
         header = ["method", "decoder", "seeds", "lr", *STAGES, *(f"kNN {stage}" for stage in STAGES)]
         parts.append(f"{epochs} epochs:\n\n" + table(header, lines, "ll" + "r" * 10))
     return "\n\n".join(parts) or "Not run yet."
@@ -128,24 +139,30 @@ def grid_table(results):
 
 
 def ablation_table(results, rows):
-    """Rows of the paper's Table 4 or 5 at this scale beside the paper's figures."""
+    """Rows of the paper's Table 4 or 5 at this scale beside the paper's figures, on the seeds that all of them have."""
+    found = {row: results.of(row, MIDDLE) for row in rows}
+    found = {row: runs for row, runs in found.items() if any("linear" in run for run in runs)}
+    seeds = set.intersection(
+        *({run["seed"] for run in runs if "linear" in run} for runs in found.values()), set(range(9))
+    )
     lines = []
-    for row, published in rows.items():
-        if runs := results.of(row, MIDDLE):
-            cells = [results.figure(row, MIDDLE, "linear", "res5"), _best_stage(results, row, MIDDLE, THIN18)]
-            lines.append([ROWS[row].method, runs[0]["decoder"], len(runs), *cells, published])
-    header = ["method", "decoder", "seeds", "res5", "best stage", "paper: ImageNet, ResNet-50"]
-    return table(header, lines, "llrrrr")
+    for row, runs in found.items():
+        tuned = ROWS[row].rate_of or row
+        donor = "itself" if tuned == row else f"{ROWS[tuned].method}, {results.of(tuned, MIDDLE)[0]['decoder']}"
+        res5 = results.figure(row, MIDDLE, "linear", "res5", seeds=seeds)
+        cells = [f"{runs[0]['rate']:g}", donor, res5, _best_stage(results, row, MIDDLE, seeds=seeds), rows[row]]
+        lines.append([ROWS[row].method, runs[0]["decoder"], len(seeds), *cells])
+    header = ["method", "decoder", "seeds", "lr", "lr tuned for", "res5", "best stage", "paper: ImageNet, ResNet-50"]
+    return table(header, lines, "llrrlrrr")
 
 
 def detection_table(results):
     """AP of Mask R-CNN on the frozen encoders."""
     lines = []
-    for data in ("nuclei", "demo"):
+    for data, scale, images in (("nuclei", THIN18, "imagenette96"), ("demo", DEMO, "demo scenes")):
         for row in MAIN:
-            runs = [run for run in results.runs if run["row"] == row and data in run.get("detection", {})]
+            runs = [run for run in results.of(row, MIDDLE, scale) if data in run.get("detection", {})]
             if runs:
                 cells = [Figure([run["detection"][data][f"{task}_ap"] for run in runs]) for task in ("box", "mask")]
-                pretrained = "demo scenes" if runs[0]["scale"].startswith("demo") else "imagenette96"
-                lines.append([data, pretrained, ROWS[row].method, runs[0]["decoder"], len(runs), *cells])
+                lines.append([data, images, ROWS[row].method, runs[0]["decoder"], len(runs), *cells])
     return table(["data", "pretrained on", "method", "decoder", "seeds", "box AP", "mask AP"], lines, "llllrrr")

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -82,7 +85,9 @@ def faked(tmp_path, data, monkeypatch):
     monkeypatch.setattr(
         Study, "call", lambda self, run, tool, *args: fake_call(self, run, tool, *args, accuracy=accuracy)
     )
-    return study_of(tmp_path, data)
+    study = study_of(tmp_path, data)
+    study.begin(["imagenette"])
+    return study
 
 
 def test_every_row_is_a_recipe_of_the_paper_and_names_its_decoder(tmp_path, data):
@@ -224,16 +229,97 @@ def test_another_recipe_in_the_folder_is_refused(faked, capsys):
     assert faked.failed == [run.name] and "another recipe" in capsys.readouterr().out
 
 
-def test_stop_lets_the_tools_make_a_checkpoint(tmp_path, data):
-    study = study_of(tmp_path, data)
-    child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], stdout=-1)
-    child.stdout.readline()
-    study.children.add(child)
-    study.stop(signal.SIGTERM, None)
-    assert child.wait(20) == -signal.SIGTERM
+def test_stop_lets_the_tools_make_a_checkpoint(tmp_path, data, monkeypatch):
+    """Ctrl-C does not reach a tool, it is in another session; stop() sends it SIGTERM, and nothing is begun."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "slow.py").write_text(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('checkpoint', flush=True), sys.exit(0)))\n"
+        "print('session', os.getsid(0), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr(study_run, "ROOT", tmp_path)
+    study, run, raised = study_of(tmp_path, data), Run(THIN18, "loco", 0.002, SHORT, 0), []
+    folder = study.folder / run.name
+    folder.mkdir(parents=True)
+
+    def call():
+        try:
+            study.call(run, "slow")
+        except RuntimeError as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    deadline = time.time() + 60
+    while "session" not in ((folder / "log.txt").read_text() if (folder / "log.txt").exists() else ""):
+        assert time.time() < deadline
+        time.sleep(0.05)
+    study.stop(signal.SIGINT, None)
+    thread.join(60)
+    log = (folder / "log.txt").read_text().split()
+    assert log[0] == "session" and int(log[1]) != os.getsid(0) and log[2:] == ["checkpoint"]
+    assert raised == [f"{run.name}: slow.py ended with exit code 0, see {folder / 'log.txt'}"]
+    begun, ended = map(json.loads, (folder / "cost.jsonl").read_text().splitlines())
+    assert begun.items() <= ended.items() and ended["exit_code"] == 0 and 0 < ended["cpu_seconds"] < ended["seconds"]
     with pytest.raises(KeyboardInterrupt):
-        study.all([Run(THIN18, "loco", 0.002, SHORT, 0)])
-    assert not (tmp_path / "study" / THIN18).exists()
+        study.all([Run(THIN18, "gim", 0.002, SHORT, 0)])
+    assert not (study.folder / THIN18 / "gim").exists()
+
+
+def test_a_part_that_was_killed_has_no_known_cost(faked):
+    run = faked.grid()[0]
+    faked.all([run])
+    study_run.note(faked.folder / run.name / "cost.jsonl", {"what": "pretrain", "start": 1.7e9})
+    (found,) = collect.collect(faked.folder)
+    assert found["cpu_seconds"] == {"pretrain": None, "linear_probe": 90, "knn": 90}
+
+
+def test_one_study_a_folder_and_one_data_set(faked, tmp_path, data, monkeypatch):
+    with pytest.raises(ValueError, match="another study is running there"):
+        study_of(tmp_path, data).begin(["imagenette"])
+    faked.hold.close()
+    (data / "val" / "class0" / "more.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="other images of imagenette"):
+        study_of(tmp_path, data).begin(["imagenette"])
+    with pytest.raises(ValueError, match="needs --nuclei FOLDER"):
+        study_of(tmp_path, data).begin(["nuclei"])
+    monkeypatch.chdir(tmp_path)
+    assert study_of(Path("."), data).folder == tmp_path / "study"  # the tools run elsewhere
+
+
+def test_damaged_config_is_one_line(faked, capsys):
+    run = faked.grid()[0]
+    faked.all([run])
+    (faked.folder / run.name / "pretrain" / "config.yaml").write_text("")
+    faked.all([run])
+    assert faked.failed == [run.name] and "config.yaml is damaged" in capsys.readouterr().out
+
+
+def made_up(row, seed, held_out, test, **more):
+    stages = {"linear": dict(zip(STAGES, test, strict=True)), "held_out": dict(zip(STAGES, held_out, strict=True))}
+    run = {"scale": THIN18, "row": row, "rate": RATES[2], "epochs": SHORT, "seed": seed, "decoder": "MLP", **stages}
+    return {**run, "knn": stages["linear"], "cpu_seconds": {}, "finished": "2026-11-22", **more}
+
+
+def test_best_stage_is_chosen_on_held_out_images_and_exploded_runs_do_not_count():
+    grid = [made_up("gim", 0, [0] * 4, [0] * 4, rate=rate) for rate in (RATES[1], RATES[3])]
+    runs = [*grid, made_up("gim", 0, [9, 8, 1, 5], [1, 90, 2, 50]), made_up("gim", 1, [9, 8, 1, 3], [3, 90, 2, 54])]
+    exploded = made_up("gim", 2, [0] * 4, [0] * 4)
+    del exploded["linear"], exploded["knn"]
+    results = study_tables.Results([*runs, {**exploded, "held_out": {"res5": 0.0}}])
+    assert "res2 2.0 ± 1.4" in study_tables.main_table(results)
+    assert "| 2 of 3 |" in study_tables.stage_tables(results) and "52.0 ± 2.8" in study_tables.stage_tables(results)
+
+
+def test_detection_takes_the_runs_of_the_chosen_learning_rate(faked):
+    tune(faked)
+    runs = collect.collect(faked.folder)
+    for run in runs:
+        if run["epochs"] == MIDDLE and run["row"] == "loco":
+            run["detection"] = {"nuclei": {"box_ap": 10.0 * RATES.index(run["rate"]), "mask_ap": 1.0}}
+    place = RATES.index(faked.rate("loco", MIDDLE))
+    assert f"|     1 |   {10 * place}.0 |     1.0 |" in study_tables.detection_table(study_tables.Results(runs))
 
 
 def write_documents(root):
@@ -243,7 +329,9 @@ def write_documents(root):
     (root / "docs" / "results.md").write_text(
         "before\n" + "".join(f"<!-- study: {name} -->\nold {name}\n<!-- end -->\n" for name in sections) + "after\n"
     )
-    (root / "README.md").write_text("top\n<!-- study: main -->\n<!-- end -->\nbottom\n")
+    (root / "README.md").write_text(
+        "top\n<!-- study: main -->\n<!-- end -->\n<!-- study: findings -->\n<!-- end -->\nbottom\n"
+    )
 
 
 def report(*arguments, findings=None):
@@ -263,13 +351,17 @@ def test_report_prints_what_the_runs_hold(faked, tmp_path):
     assert done.returncode == 0, done.stderr
     text = (root / "docs" / "results.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    (line,) = [x for x in (root / "README.md").read_text().splitlines() if "LoCo" in x]
+    (line,) = [x for x in (root / "README.md").read_text().splitlines() if x.startswith("| LoCo")]
     # seeds 0, 1, 2: 30 + 15 + 3 * 5 + seed + 0.1 * epochs at res5
     assert "61.5 ± 1.0" in line and "63.0 ± 1.0" in line and "53.0 ± 1.0" in line and "1 conv block" in line
     assert line.rstrip(" |").endswith(" 1.5")  # CPU minutes
     assert "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0." in text
     (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
-    assert re.search(r"\| +40\.0 \| +res\d 40\.0 \| +65\.3 \|$", line)
+    assert re.search(
+        r"\| +1 \| +0\.0006 \| LoCo, 1 conv block \+ 2-layer MLP \| +40\.0 \| +res2 40\.0 \| +65\.3 \|$", line
+    )
+    line = [x for x in text.splitlines() if x.startswith("| LoCo ") and "| itself" in x][-1]
+    assert "| 62.0 |" in line  # of seed 0, the only one of all rows
     picture = cv2.imread(str(root / "docs" / "study.png"))
     assert picture.shape[1] > 600 and picture.std() > 10
     # the same again without the runs
@@ -282,6 +374,18 @@ def test_report_prints_what_the_runs_hold(faked, tmp_path):
     assert done.returncode == 2 and "{linear loco 80 res5} is not among the results" in done.stderr
 
 
+def test_report_of_an_unfinished_study(faked, tmp_path):
+    faked.all(faked.grid()[:1])
+    write_documents(tmp_path)
+    (tmp_path / "findings.md").write_text("none\n")
+    done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 7
+    (tmp_path / "docs" / "study.json").write_text("{}")
+    done = report("--data", tmp_path / "docs" / "study.json", "--root", tmp_path)
+    assert done.returncode == 2 and "no study.json with runs" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_report_on_nothing_or_without_a_place_is_one_line(tmp_path, faked):
     done = report(tmp_path / "nowhere")
     assert done.returncode == 2 and "no finished run" in done.stderr and done.stderr.count("\n") == 1
@@ -290,6 +394,7 @@ def test_report_on_nothing_or_without_a_place_is_one_line(tmp_path, faked):
     (tmp_path / "docs" / "results.md").write_text("nothing\n")
     (tmp_path / "findings.md").write_text("none\n")
     done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
+    assert not (tmp_path / "docs" / "study.json").exists()  # nothing is written before all can be
     assert done.returncode == 2 and "has no <!-- study" in done.stderr
 
 
@@ -321,7 +426,7 @@ def test_one_real_run(tmp_path, data, monkeypatch):
     log = study.folder / run.name / "log.txt"
     assert not study.failed, log.read_text()[-2000:]
     (found,) = collect.collect(study.folder)
-    assert found["row"] == "blockwise_barlow" and found["steps"] == 4
+    assert found["row"] == "blockwise_barlow"
     assert set(found["linear"]) == set(found["knn"]) == {*STAGES, *(f"{stage}+expansion" for stage in STAGES)}
     assert all(0 <= value <= 100 for value in (*found["linear"].values(), *found["knn"].values()))
     assert set(found["cpu_seconds"]) == {"pretrain", "linear_probe", "knn"} and min(found["cpu_seconds"].values()) > 1
