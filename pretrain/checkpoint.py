@@ -151,19 +151,38 @@ class AtomicCheckpointer(Checkpointer):
         self._write("last_checkpoint", lambda f: f.write(last_filename_basename.encode()))
 
     def _write(self, basename, write):
-        path = os.path.join(self.save_dir, basename)
         temporary = os.path.join(self.save_dir, "checkpoint.tmp")  # one name: what a kill leaves is overwritten
-        try:
-            with open(temporary, "wb") as f:
-                write(f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise OSError(f"cannot write {path}: {error}") from error
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+        write_whole(os.path.join(self.save_dir, basename), write, temporary)
+
+
+def write_whole(path, write, temporary=None):
+    """Write a file whole or not at all.
+
+    Args:
+        path: of the file.
+        write: function that writes into an open binary file.
+        temporary: file that is written first, on the same file system; None: one beside ``path``.
+
+    Raises:
+        OSError: if it cannot be written; what was there stays.
+    """
+    temporary = temporary or f"{path}.tmp{os.getpid()}"
+    try:
+        with open(temporary, "wb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_config(cfg):
+    """Write ``config.yaml`` in the run's folder, whole or not at all; OSError if it cannot be written."""
+    write_whole(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), lambda f: f.write(cfg.dump().encode()))
 
 
 def _iteration(name):

@@ -1,5 +1,6 @@
 """What the command lines share: config merging, launching of processes, and one-line errors with exit codes."""
 
+import ast
 import builtins
 import contextlib
 import logging
@@ -37,15 +38,16 @@ def merge_config(cfg, args):
     try:
         if args.config_file:
             cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(_as_floats(cfg, args.opts))
+        cfg.merge_from_list(_as_defaults(cfg, args.opts))
     except (KeyError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
         where = f" (in {args.config_file} or the KEY VALUE pairs)"
         raise ValueError(" ".join(str(error.args[0] if error.args else error).split()) + where) from error
     return cfg
 
 
-def _as_floats(cfg, opts):
-    """KEY VALUE pairs with 100 as 100.0 where the default is a float, which yacs does not do by itself."""
+def _as_defaults(cfg, opts):
+    """KEY VALUE pairs with what yacs does not do by itself: 100 is 100.0 where the default is a float, and the list
+    that YAML reads, [res4, res5], a list where the default is one."""
     opts = list(opts)
     for i in range(0, len(opts) - 1, 2):
         node = cfg
@@ -53,7 +55,20 @@ def _as_floats(cfg, opts):
             node = node.get(part) if isinstance(node, dict) else None
         if isinstance(node, float) and opts[i + 1].lstrip("+-").isdigit():
             opts[i + 1] = float(opts[i + 1])
+        elif isinstance(node, list | tuple) and isinstance(opts[i + 1], str):
+            opts[i + 1] = _as_list(opts[i + 1])
     return opts
+
+
+def _as_list(text):
+    """The list that YAML reads and Python does not; else the text, for yacs. Python first: YAML's 1e-3 is a string."""
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.safe_load(text)
+            return value if isinstance(value, list) else text
+    return text
 
 
 def log_command(output_dir):

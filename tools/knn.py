@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Classify images by the nearest neighbours of an encoder's features, stage by stage; nothing is learned."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -16,6 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from loco_det.convert import add_encoder_config, load_encoder_of
+from pretrain.checkpoint import write_config
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder, cached_features
 from pretrain.readout.knn import knn_of_features
@@ -43,21 +45,22 @@ def main(args):
     cfg.freeze()
     splits = labelled_splits(cfg.DATASETS)
     readable = load_encoder_of(cfg)
-    if os.path.realpath(cfg.OUTPUT_DIR) == os.path.dirname(os.path.realpath(cfg.MODEL.WEIGHTS)):
-        raise ValueError("OUTPUT_DIR is the folder of MODEL.WEIGHTS, whose config.yaml and log.txt stay: name another")
     log_command(cfg.OUTPUT_DIR)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
     for note in (readable.summary(), *readable.source.notes):
         logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
     torch.set_flush_denormal(True)  # as in pretraining
+    path = os.path.join(cfg.OUTPUT_DIR, "results.json")
+    if comm.is_main_process():
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)  # of an earlier run: what is there is what this run has found
+        write_config(cfg)
     results = evaluate(cfg, readable, *splits)
     if comm.is_main_process():
-        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
-            f.write(cfg.dump())
         logger.info(table(results, cfg))
         protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
         results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
-        write_json(results, os.path.join(cfg.OUTPUT_DIR, "results.json"))
+        write_json(results, path)
 
 
 def evaluate(cfg, readable, train, test):

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Linear readout: train linear classifiers on a frozen encoder's features, of every stage, and test them."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from loco_det.convert import add_encoder_config, load_encoder_of
+from pretrain.checkpoint import write_config
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder
 from pretrain.readout.probe import LinearProbe
@@ -49,8 +49,7 @@ def main(args):
     encoder.to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)
     probe = LinearProbe(cfg, encoder, readable.description(), args.resume)
     if comm.is_main_process():
-        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
-            f.write(cfg.dump())
+        write_config(cfg)
     probe.train()
 
 

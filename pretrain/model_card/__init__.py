@@ -5,10 +5,10 @@ and time from ``metrics.json``, readouts from the ``results.json`` of the tools 
 the same card, to the byte.
 """
 
-import os
 import shutil
 from pathlib import Path
 
+from ..checkpoint import write_whole
 from ..curves import LossPlot, draw_losses
 from .readouts import read_readout
 from .run import PretrainingRun
@@ -20,7 +20,7 @@ def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), na
 
     Args:
         folder: of a finished run of ``tools/pretrain.py``.
-        output: the card; None: ``model_card.md`` in ``folder``.
+        output: the card, a file ``.md``; None: ``model_card.md`` in ``folder``.
         linear, knn, detection: folders with the ``results.json`` of ``tools/linear_probe.py``, ``tools/knn.py`` and
             ``tools/train_net.py``, all of this checkpoint.
         name: the card's title; None: method, encoder and data.
@@ -31,9 +31,11 @@ def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), na
 
     Raises:
         FileNotFoundError: if a folder or a results.json is missing, or the run is not finished.
-        ValueError: if a file is damaged, or the results are those of another checkpoint.
+        ValueError: if a file is damaged, the results are those of another checkpoint, or ``output`` is no ``.md``.
         OSError: if the card cannot be written.
     """
+    if output and Path(output).suffix != ".md":  # it may be the weights
+        raise ValueError(f"{output}: a model card is Markdown, name a file that ends in .md")
     run = PretrainingRun(folder)
     output = Path(output) if output else run.folder / "model_card.md"
     if not output.parent.is_dir():
@@ -43,12 +45,8 @@ def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), na
     inside = output.parent.resolve() == run.folder.resolve()
     curves = output.with_name("losses.png" if inside else f"{output.stem}_losses.png")
     picture = curves.name if _place_curves(run, curves) else None
-    temporary = output.with_name(f"{output.name}.tmp{os.getpid()}")
-    try:
-        temporary.write_text(card_text(run, readouts, name, licence, picture, inside))
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = card_text(run, readouts, name, licence, picture, inside)
+    write_whole(output, lambda f: f.write(text.encode()))
     return output
 
 

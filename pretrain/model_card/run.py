@@ -59,7 +59,7 @@ class PretrainingRun:
         self.metrics = read_metrics(self.folder / "metrics.json")
         ends, times = series(self.metrics, "(time)").get("time", ([], []))
         self.seconds = sum(t * (b - a) for t, a, b in zip(times, [0, *ends], ends, strict=False)) or None
-        commands = [shlex.split(line) for line in text_of(self.folder / "command.txt").splitlines()]
+        commands = [words for line in text_of(self.folder / "command.txt").splitlines() if (words := _words(line))]
         fresh = [command for command in commands if "--resume" not in command]
         self.command = shlex.join(map(portable, (fresh or commands)[-1])) if commands else None
         stamps = [re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in self.folder.iterdir()]
@@ -95,6 +95,14 @@ class PretrainingRun:
 def text_of(path):
     """Text of a file, empty if there is none."""
     return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _words(line):
+    """Words of a line of command.txt; none if an interruption tore it."""
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return []
 
 
 def last_part(path):

@@ -1,11 +1,15 @@
 """The config of a readout, linear or kNN: every key, its default and what it means. Unknown keys are errors."""
 
+import math
 import os
+import re
+from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode as CN
 
 from ..config import value_of
+from .results import rate_name
 
 
 def get_cfg():
@@ -71,30 +75,38 @@ def check(cfg):
 
     Raises:
         ValueError: naming the key.
+        OSError: if a config.yaml in OUTPUT_DIR cannot be read.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("set MODEL.WEIGHTS to the checkpoint whose features are to be read")
     if os.path.realpath(cfg.OUTPUT_DIR) == os.path.dirname(os.path.realpath(cfg.MODEL.WEIGHTS)):
         raise ValueError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} is the folder of MODEL.WEIGHTS, whose files stay: name another")
+    found = Path(cfg.OUTPUT_DIR, "config.yaml")  # every run has one, but only a readout's has FEATURES
+    if found.is_file() and not re.search("^FEATURES:", found.read_text(errors="replace"), re.MULTILINE):
+        raise ValueError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds another kind of run, whose files stay: name another")
+    cache = cfg.FEATURES.CACHE
+    if cache and os.path.realpath(cache) == os.path.realpath(cfg.MODEL.WEIGHTS):
+        raise ValueError(f"FEATURES.CACHE {cache} is MODEL.WEIGHTS, which stays: name another file")
     least = {
         "SEED": 0, "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MOMENTUM": 0,
         "SOLVER.WEIGHT_DECAY": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.LOG_PERIOD": 1,
     }  # fmt: skip
     for key, bound in least.items():
-        if not value_of(cfg, key) >= bound:
-            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be at least {bound}")
+        if not bound <= value_of(cfg, key) < math.inf:
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be at least {bound}, and finite")
     for key in ("SOLVER.EPOCHS", "SOLVER.EVAL_PERIOD", "SOLVER.GAMMA"):
-        if not value_of(cfg, key) > 0:
-            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be above 0")
+        if not 0 < value_of(cfg, key) < math.inf:
+            raise ValueError(f"{key} is {value_of(cfg, key)}, but must be above 0, and finite")
     for key in ("SOLVER.BASE_LR", "KNN.K", "KNN.TEMPERATURE"):
-        values, kind = value_of(cfg, key), int if key == "KNN.K" else (int, float)
-        if not values or not all(isinstance(value, kind) and value > 0 for value in values):
-            whole = "whole " if key == "KNN.K" else ""
-            raise ValueError(f"{key} is {values}, but must be a list of one or more {whole}numbers above 0")
-        if len(set(values)) < len(values):
-            raise ValueError(f"{key} is {values}: the same value twice")
+        values, whole = value_of(cfg, key), key == "KNN.K"
+        if not values or not _are_numbers(values, (int,) if whole else (int, float)) or min(values) <= 0:
+            raise ValueError(
+                f"{key} is {values}, but must be a list of one or more {'whole ' * whole}numbers above 0, all finite"
+            )
+        if len(set(values if whole else map(rate_name, values))) < len(values):
+            raise ValueError(f"{key} is {values}: the same value twice, in the six digits that results are named by")
     area = cfg.INPUT.CROP_AREA
-    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+    if len(area) != 2 or not _are_numbers(area) or not 0 < area[0] <= area[1] <= 1:
         raise ValueError(
             f"INPUT.CROP_AREA is {area}, but must be two numbers, the smaller one first, above 0, at most 1"
         )
@@ -106,9 +118,16 @@ def check(cfg):
     if cfg.SOLVER.NESTEROV and not cfg.SOLVER.MOMENTUM:
         raise ValueError("SOLVER.NESTEROV True needs SOLVER.MOMENTUM above 0")
     steps = cfg.SOLVER.STEPS
+    if not _are_numbers(steps):
+        raise ValueError(f"SOLVER.STEPS is {steps}, but must be a list of numbers, all finite")
     if cfg.SOLVER.SCHEDULE == "steps" and not all(
         a < b for a, b in zip([0, *steps], [*steps, cfg.SOLVER.EPOCHS], strict=True)
     ):
         raise ValueError(
             f"SOLVER.STEPS is {steps}, but must ascend from above 0 to below SOLVER.EPOCHS {cfg.SOLVER.EPOCHS:g}"
         )
+
+
+def _are_numbers(values, kinds=(int, float)):
+    """Whether all are finite numbers; True and False are none."""
+    return all(type(value) in kinds and abs(value) < math.inf for value in values)

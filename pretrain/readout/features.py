@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..checkpoint import write_whole
 from ..distributed import outlive_sigterm
 from .labelled import CentralCrops, collate_readable
 
@@ -128,7 +129,8 @@ def cached_features(encoder, image_lists, cfg, weights):
     """:func:`pooled_features` of several lists of images, kept in a file for the next time.
 
     The file is FEATURES.CACHE or OUTPUT_DIR/features.pth. What is in it counts only if it is of the same weights, crop
-    and images (names, sizes and times of change); lists that are not in it are computed, and the file is written anew.
+    and images (names, sizes and times of change) and has all stages; lists that are not in it are computed, and the
+    file is written anew. Files that are not of features are left alone, but for a damaged OUTPUT_DIR/features.pth.
 
     Args:
         encoder: :class:`PooledEncoder` on MODEL.DEVICE.
@@ -142,7 +144,7 @@ def cached_features(encoder, image_lists, cfg, weights):
 
     Raises:
         OSError: if not one image of a list is readable, or the file cannot be written or, by other processes, read.
-        ValueError: if a stage of MODEL.STAGES does not exist.
+        ValueError: if a stage of MODEL.STAGES does not exist, or the file is another one than of features.
     """
     path = cfg.FEATURES.CACHE or os.path.join(cfg.OUTPUT_DIR, "features.pth")
     key = {
@@ -152,8 +154,8 @@ def cached_features(encoder, image_lists, cfg, weights):
         "crop": cfg.INPUT.CROP_SIZE,
         "amp": encoder.amp,
     }
-    names = [_digest(paths) for paths in image_lists]
-    stored = _read_cache(path, key, encoder.stages) if comm.is_main_process() else {}
+    names = [digest_of(paths) for paths in image_lists]
+    stored = _read_cache(path, key, encoder.stages, named=bool(cfg.FEATURES.CACHE))
     known = comm.all_gather(list(stored))[0]  # process 0 decides
     if set(names) <= set(known):
         logger.info(f"features of {sum(map(len, image_lists))} images are read from {path}")
@@ -164,52 +166,52 @@ def cached_features(encoder, image_lists, cfg, weights):
         if comm.is_main_process():
             stored = {name: stored[name] for name in names}
             logger.info(f"features of {sum(map(len, image_lists))} images are written to {path}")
-            _write_cache(path, {"format": FORMAT, "key": key, "images": stored})
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            content = {"format": FORMAT, "key": key, "images": stored}
+            write_whole(path, lambda f: torch.save(content, f))  # who has the older file mapped keeps it
         comm.synchronize()
     images = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["images"]
     features = [images[name] for name in names]
     return [({s: values[s] for s in encoder.stages or values}, readable) for values, readable in features]
 
 
-def _digest(paths):
-    """Of the names, sizes and times of change of files."""
+def digest_of(paths, times=True):
+    """SHA-256, in hexadecimal, of the names (class and file) and sizes of images, and of their times of change."""
     digest = hashlib.sha256()
     for path in paths:
         stat = os.stat(path)
         name = "/".join(path.split(os.sep)[-2:])  # class and file: the folder may have moved
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        time = stat.st_mtime_ns if times else ""
+        digest.update(f"{name}\0{stat.st_size}\0{time}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _read_cache(path, key, stages):
-    """What can be used of a cache file; says why if nothing can."""
-    if not os.path.isfile(path):
+def _read_cache(path, key, stages, named):
+    """What can be used of a cache file, as list's digest -> (features, readable); says why if nothing can.
+
+    Raises:
+        OSError: if the file cannot be opened.
+        ValueError: if it is not of features. Without a FEATURES.CACHE (``named``) an unreadable file is our own,
+            damaged, and of no use.
+    """
+    if not os.path.exists(path):
         return {}
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if content["format"] != FORMAT:
-            raise ValueError("another kind of file")
-        other = sorted(name for name in {*key, *content["key"]} if content["key"].get(name) != key.get(name))
-        images = content["images"]
-        missing = set(stages) - {stage for features, _ in images.values() for stage in features}
-    except Exception as error:  # whatever torch and pickle make of a damaged file
-        why = f"cannot be used ({str(error).partition(chr(10))[0] or type(error).__name__})"
-    else:
-        if not other and not missing:
-            return images
-        why = f"is of another {other[0]}" if other else f"has no {min(missing)}"
+    except OSError:
+        raise
+    except Exception as error:  # whatever torch and pickle make of a file that is not theirs, or damaged
+        if not named:
+            why = str(error).partition("\n")[0] or type(error).__name__
+            logger.warning(f"{path} cannot be used ({why}): the features are computed anew")
+            return {}
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a file of features: name another FEATURES.CACHE")
+    other = sorted(name for name in {*key, *content["key"]} if content["key"].get(name) != key.get(name))
+    images = {name: part for name, part in content["images"].items() if set(stages) <= part[0].keys()}
+    if images and not other:
+        return images
+    why = f"is of another {other[0]}" if other else f"has not all of {', '.join(stages)}"
     logger.warning(f"{path} {why}: the features are computed anew")
     return {}
-
-
-def _write_cache(path, content):
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = f"{path}.tmp{os.getpid()}"
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)  # who has the older file mapped keeps it
-    except RuntimeError as error:  # torch's word for a full disk
-        raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

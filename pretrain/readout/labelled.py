@@ -60,8 +60,14 @@ def labelled_splits(cfg):
         tuple: (Labelled, Labelled), or (Labelled, None) if every image is to be classified by the others.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`list_labelled`; ValueError if there is one class only.
+        FileNotFoundError, ValueError: as :func:`list_labelled`; ValueError if there is one class only, or both are the
+            same folder.
     """
+    if cfg.TEST and os.path.realpath(cfg.TEST) == os.path.realpath(cfg.TRAIN):
+        raise ValueError(
+            f'TEST {cfg.TEST} is the folder TRAIN itself: name one of other images; in kNN, TEST "" has each image '
+            "classified by the others"
+        )
     train = list_labelled(cfg.TRAIN)
     if len(train.class_names) < 2:
         raise ValueError(f"{cfg.TRAIN}: one class only, {train.class_names[0]}; there is nothing to tell apart")

@@ -15,6 +15,7 @@ from ..distributed import GradientReducer, StopOnSigterm, Terminated, worst_of_p
 from ..trainer import TerminalWriter, WeightsLRScheduler
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
+from .features import digest_of
 from .linear import LinearClassifiers, build_optimizer, build_scheduler
 from .results import at_the_edge, linear_results, protocol, rate_name, table, write_json
 from .streams import AugmentedStream, CachedStream
@@ -60,10 +61,13 @@ class LinearProbe(TrainerBase):
         self.max_iter = max(1, round(solver.EPOCHS * epoch_iters))
         self.optimizer = build_optimizer(solver, self.classifiers)
         self.scheduler = build_scheduler(solver, self.optimizer, epoch_iters, self.max_iter)
+        same = {"sha256 of the weights": weights["sha256"], **{f"number of {name}": n for name, n in counts.items()}}
+        for name, images in (("training", self.stream.train), ("test", self.stream.test)):
+            same[f"{name} images"] = digest_of(images.paths, times=False)
         self.checkpointer = ProbeCheckpointer(
             cfg,
             self.classifiers,
-            {"sha256 of the weights": weights["sha256"], **{f"number of {name}": n for name, n in counts.items()}},
+            same,
             save_to_disk=comm.is_main_process(),
             optimizer=self.optimizer,
             scheduler=self.scheduler,

@@ -2,9 +2,10 @@
 
 import json
 import math
-import os
 
 from detectron2.utils import comm
+
+from ..checkpoint import write_whole
 
 
 def rate_name(rate):
@@ -114,15 +115,8 @@ def write_json(content, path):
     Raises:
         OSError: if it cannot be written.
     """
-    temporary = f"{path}.tmp{os.getpid()}"
-    try:
-        with open(temporary, "w") as f:
-            json.dump(content, f, indent=2, allow_nan=False)
-            f.write("\n")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda f: f.write(text.encode()))
 
 
 def _number(value):

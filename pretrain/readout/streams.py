@@ -25,7 +25,8 @@ class _Stream:
     """The images of a readout.
 
     Attributes:
-        counts: number of images: "train", "held_out" and "test"; and of "classes".
+        counts: number of images: "train", "held_out" and "test"; and of "classes". Those of :class:`AugmentedStream`
+            leave unreadable test and held-out images out from the first test on.
     """
 
     def __init__(self, cfg, encoder):
@@ -140,6 +141,8 @@ class AugmentedStream(_Stream):
         for name, part in images.items():
             features, readable = pooled_features(self.encoder, part.paths, self.cfg)
             results[name] = features, torch.tensor(part.labels)[readable]
+            if comm.is_main_process():  # the others get nothing
+                self.counts[name] = len(readable)
         return results
 
 

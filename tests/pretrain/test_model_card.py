@@ -447,3 +447,20 @@ def test_folder_of_the_card_must_be_there(run, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         write_model_card(run, tmp_path / "missing" / "card.md")
     one_line(error, "missing: no such folder to write card.md to")
+
+
+def test_a_card_is_not_written_over_weights(run):
+    before = (run / "model_final.pth").read_bytes()
+    with pytest.raises(ValueError) as error:
+        write_model_card(run, run / "model_final.pth")
+    one_line(error, "model_final.pth: a model card is Markdown, name a file that ends in .md")
+    assert (run / "model_final.pth").read_bytes() == before
+
+
+def test_torn_lines_of_the_commands_are_left_out(run):
+    whole = PretrainingRun(run).command
+    with open(run / "command.txt", "a") as f:
+        f.write("\npython tools/pretrain.py NAME 'torn\n")
+    assert PretrainingRun(run).command == whole
+    (run / "command.txt").write_text("python 'torn")
+    assert PretrainingRun(run).command is None

@@ -7,6 +7,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from loco_det.config import add_loco_config
 from pretrain.config import get_cfg
+from pretrain.readout.config import get_cfg as readout_cfg
 
 
 @pytest.fixture
@@ -53,6 +54,23 @@ def test_wrong_pairs(common, opts):
     with pytest.raises(ValueError) as error:
         common.merge_config(get_cfg(), Arguments(*opts))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "text", "expected"), [
+    ("MODEL.STAGES", "[res4, res5+expansion]", ["res4", "res5+expansion"]),
+    ("MODEL.STAGES", "['res4', 'res5']", ["res4", "res5"]),
+    ("SOLVER.BASE_LR", "[1e-3, 3.0]", [0.001, 3.0]),  # which YAML takes for a string
+    ("FEATURES.CACHE", "[res4]", "[res4]"),  # no list by default
+])  # fmt: skip
+def test_lists_as_in_yaml(common, key, text, expected):
+    node, name = key.split(".")
+    assert common.merge_config(readout_cfg(), Arguments(key, text))[node][name] == expected
+
+
+@pytest.mark.parametrize("text", ["res4", "[res4", "{res4: 1}"])
+def test_what_is_no_list(common, text):
+    with pytest.raises(ValueError, match="MODEL.STAGES"):
+        common.merge_config(readout_cfg(), Arguments("MODEL.STAGES", text))
 
 
 @pytest.mark.parametrize("text", ["", "a: b: c", "NO: {SUCH: 1}", "- 1", "just words"])

@@ -299,3 +299,22 @@ def test_the_recipe_is_the_papers():
     cfg.MODEL.WEIGHTS = "any"
     check(cfg)
     assert (cfg.KNN.K, cfg.KNN.TEMPERATURE, cfg.INPUT.CROP_SIZE, cfg.MODEL.STAGES) == ([200], [0.07], 224, [])
+
+
+def test_older_results_do_not_outlive_a_run_that_fails(pretrained, knn, images, refused, tmp_path):
+    weights, _ = pretrained(str(images / "test"))
+    knn(weights)
+    refused("no stage 'res6'", "MODEL.WEIGHTS", weights, "MODEL.STAGES", "[res6]", "INPUT.CROP_SIZE", 24)
+    assert yaml.safe_load((tmp_path / "out/config.yaml").read_text())["MODEL"]["STAGES"] == ["res6"]
+
+
+def test_files_of_others_are_not_replaced(pretrained, images, refused, tmp_path):
+    weights, _ = pretrained(str(images / "test"))
+    other, _ = pretrained("")
+    kept = [run.parent / name for run in (other, weights) for name in ("model_final.pth", "config.yaml", "command.txt")]
+    before = [path.read_bytes() for path in kept]
+    refused("holds another kind of run", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", other.parent)
+    refused("is MODEL.WEIGHTS", "MODEL.WEIGHTS", weights, "FEATURES.CACHE", weights)
+    refused("is not a file of features", "MODEL.WEIGHTS", weights, "FEATURES.CACHE", other)
+    refused('TEST "" has each image', "MODEL.WEIGHTS", weights, "DATASETS.TEST", images / "train")
+    assert before == [path.read_bytes() for path in kept]

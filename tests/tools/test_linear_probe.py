@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,38 @@ def test_a_finished_run_is_tested_again(call_tool, cached_run, data):
     assert call_tool("linear_probe", *CACHED, "--resume", *arguments(data, out)) == 0
     assert results(out)["linear"] == before["linear"] and (out / "model_final.pth").read_bytes() == model
     assert "all 12 iterations are done, only tests remain" in (out / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_goes_on_with_its_own_images(call_tool, cached_run, data, tmp_path, capsys, split):
+    for name in ("train", "val"):
+        shutil.copytree(data / name, tmp_path / name)
+    run, out = cached_run[0], tmp_path / "out"
+    shutil.copytree(run, out)
+    more = ("DATASETS.TRAIN", tmp_path / "train", "DATASETS.TEST", tmp_path / "val", "OUTPUT_DIR", out)
+    for path in (tmp_path / split).glob("*/*"):
+        os.utime(path, (1, 1))  # copied without its time: the content counts
+    assert call_tool("linear_probe", *CACHED, "--resume", *arguments(data, run, *more)) == 0
+    with open(tmp_path / split / "class1/3.png", "ab") as f:
+        f.write(b"0")
+    assert call_tool("linear_probe", *CACHED, "--resume", *arguments(data, run, *more)) == 2
+    name = {"train": "training", "val": "test"}[split]
+    assert f"is a run with other {name} images: resume it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["linear_probe", "knn"])
+def test_a_config_is_whole_or_as_it_was(call_tool, cached_run, data, tmp_path, capsys, monkeypatch, tool):
+    out = shutil.copytree(cached_run[0], tmp_path / "out")
+    before = (out / "config.yaml").read_text()
+
+    def full(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    flags = [*CACHED, "--resume"] if tool == "linear_probe" else CACHED
+    assert call_tool(tool, *flags, *arguments(data, out, "SOLVER.LOG_PERIOD", 2)) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert (out / "config.yaml").read_text() == before and not list(out.glob("*.tmp*"))
 
 
 # tools/linear_probe.py; but at the beginning of iteration AT, process WHO sends itself a signal.

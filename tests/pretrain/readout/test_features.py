@@ -144,6 +144,37 @@ def test_other_weights_or_further_stages_are_computed_anew(cache):
     cache()
     cache.pooled.stages = ["res2", "res3"]
     _, passes, said = cache()
-    assert passes == 2 and "has no res3: the features are computed anew" in said
+    assert passes == 2 and "has not all of res2, res3: the features are computed anew" in said
     _, passes, said = cache({**WEIGHTS, "sha256": "1" * 64})
     assert passes == 2 and "is of another sha256" in said
+
+
+@pytest.mark.parametrize("content", ["checkpoint", "old checkpoint", "cut checkpoint", "text", "nothing"])
+def test_a_file_that_is_not_of_features_is_left_alone(cache, tmp_path, content):
+    path = tmp_path / "precious.pth"
+    torch.save({"format": "loco-det pretraining"}, path, _use_new_zipfile_serialization=content != "old checkpoint")
+    if "checkpoint" not in content or content.startswith("cut"):
+        path.write_bytes({"text": b"notes", "nothing": b""}.get(content, path.read_bytes()[:-30]))
+    before = path.read_bytes()
+    cache.cfg.FEATURES.CACHE = str(path)
+    with pytest.raises(ValueError, match="precious.pth is not a file of features: name another FEATURES.CACHE$"):
+        cache()
+    assert path.read_bytes() == before and not cache.pooled.encoder.shown
+
+
+def test_nor_is_one_of_the_caches_own_name(cache, tmp_path):
+    (tmp_path / "out").mkdir()
+    torch.save({"model": torch.ones(1)}, tmp_path / "out/features.pth")
+    with pytest.raises(ValueError, match="features.pth is not a file of features"):
+        cache()
+    assert torch.load(tmp_path / "out/features.pth")["model"] == 1
+
+
+def test_lists_may_have_other_stages(cache):
+    cache()
+    cache.lists[1] = cache.lists[1][1:]  # another list, of res3 alone, beside one of both
+    cache.pooled.stages = ["res3"]
+    assert cache()[1] == 1
+    cache.pooled.stages = ["res2", "res3"]
+    found, passes, _ = cache()
+    assert passes == 1 and [list(features) for features, _ in found] == [["res2", "res3"]] * 2

@@ -55,6 +55,7 @@ def test_errors_say_what_is_wrong(config, write_images, tmp_path):
         (train, tmp_path / "nowhere", FileNotFoundError, "no such folder"),
         (train, write_images(tmp_path / "more", 4, 1), ValueError,
          "more: 2 classes that the training folder does not have: class2, class3$"),
+        (train, f"{train}/../train", ValueError, 'is the folder TRAIN itself: .* in kNN, TEST "" has each image class'),
     ]:  # fmt: skip
         with pytest.raises(error, match=message) as caught:
             labelled_splits(config(train_, test).KNN)

@@ -212,6 +212,7 @@ def test_results_of_a_run(folders, pooled, probe_config, tmp_path, monkeypatch):
         "res2": {"top1": [1.0, 2.0, 3.0], "top5": [4.0, 5.0, 6.0]} if len(labels) == 12 else {"top1": [9.0, 8.0, 7.0]},
         "res3": {"top1": [1.0, 2.0, 3.0], "top5": [4.0, 5.0, 6.0]} if len(labels) == 12 else {"top1": [7.0, 8.0, 8.0]},
     })  # fmt: skip
+    monkeypatch.setattr(probe.Stopwatch, "state_dict", lambda self: {"seconds": 12.34})
     keys = {"SOLVER.BASE_LR": [10.0, 1.0, 0.1], "DATASETS.HELD_OUT": 0.25}
     found = run(probe_config(folders, tmp_path, **keys), pooled)[1]
     assert found["weights"] == WEIGHTS and found["images"] == {"train": 18, "held_out": 6, "test": 12, "classes": 6}
@@ -219,7 +220,7 @@ def test_results_of_a_run(folders, pooled, probe_config, tmp_path, monkeypatch):
              "0.1": {"top1": 3.0, "held_out_top1": 7.0}}  # fmt: skip
     assert found["linear"]["res2"] == {"top1": 1.0, "top5": 4.0, "lr": 10.0, "held_out_top1": 9.0, "sweep": sweep}
     assert found["linear"]["res3"]["lr"] == 1.0 and found["linear"]["res3"]["top1"] == 2.0  # the first of equal ones
-    assert found["protocol"]["chosen_on"] == "held-out" and found["seconds"] > 0
+    assert found["protocol"]["chosen_on"] == "held-out" and found["seconds"] == 12.3
     assert results.at_the_edge(found) == ["res2"]
     assert results.table(found).splitlines() == [
         "stage  top-1  top-5  learning rate",

@@ -2,6 +2,8 @@
 
 import itertools
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +84,8 @@ def test_augmented_batches_are_random_crops_and_resume(folders, pooled, probe_co
 def test_an_unreadable_image_is_replaced_with_its_label_and_named(write_images, pooled, probe_config, tmp_path, caplog):
     folder = write_images(tmp_path / "torn", 2, 4)
     (folder / "class0/3.png").write_bytes(b"")
-    cfg = probe_config((folder, folder), tmp_path / "out", **{"FEATURES.CACHED": False, "SOLVER.IMS_PER_BATCH": 8})
+    test = shutil.copytree(folder, tmp_path / "test")
+    cfg = probe_config((folder, test), tmp_path / "out", **{"FEATURES.CACHED": False, "SOLVER.IMS_PER_BATCH": 8})
     crops = RandomCrops(list_labelled(folder), cfg)
     view, label, unreadable = crops[0, 3]
     assert label == 1 and unreadable == [str(folder / "class0/3.png")]
@@ -107,3 +110,15 @@ def test_an_unreadable_image_is_replaced_with_its_label_and_named(write_images, 
 def test_test_images_are_needed(folders, pooled, probe_config, tmp_path):
     with pytest.raises(ValueError, match="DATASETS.TEST is empty: a linear readout needs test images"):
         stream(probe_config((folders[0], ""), tmp_path), pooled)
+
+
+def test_unreadable_images_are_not_counted_as_tested(write_images, pooled, probe_config, tmp_path):
+    folders = write_images(tmp_path / "train", 2, 4), write_images(tmp_path / "test", 2, 3)
+    cfg = probe_config(folders, tmp_path, **{"FEATURES.CACHED": False, "DATASETS.HELD_OUT": 0.5,
+                                             "SOLVER.IMS_PER_BATCH": 4})  # fmt: skip
+    found = stream(cfg, pooled)
+    for path in (folders[1] / "class0/1.png", found.train.paths[found.held_out[0]]):
+        Path(path).write_bytes(b"")
+    sets = found.test_features()
+    assert found.counts == {"train": 4, "held_out": 3, "test": 5, "classes": 2}
+    assert {name: len(labels) for name, (_, labels) in sets.items()} == {"test": 5, "held_out": 3}
