@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -125,12 +126,13 @@ def test_key_changes_the_result(config, write_images, tmp_path, encoder, key, va
 
 def test_leave_one_out(config, write_images, tmp_path, encoder):
     """Every image has a twin in another class: it would be right only if it were its own neighbour."""
-    write_images(tmp_path, 2, 2)
+    train = write_images(tmp_path / "train", 2, 2)
     for i in range(2):
-        (tmp_path / "class1" / f"{i}.png").write_bytes((tmp_path / "class0" / f"{i}.png").read_bytes())
-    results = knn_accuracies(encoder, config(tmp_path, **{"KNN.K": 1}))["knn"]
+        (train / "class1" / f"{i}.png").write_bytes((train / "class0" / f"{i}.png").read_bytes())
+    test = shutil.copytree(train, tmp_path / "test")
+    results = knn_accuracies(encoder, config(train, **{"KNN.K": 1}))["knn"]
     assert results == {"res2-top1": 0.0, "res3-top1": 0.0}  # two classes: no top-5
-    assert knn_accuracies(encoder, config(tmp_path, tmp_path, **{"KNN.K": 1}))["knn"]["res2-top1"] >= 50
+    assert knn_accuracies(encoder, config(train, test, **{"KNN.K": 1}))["knn"]["res2-top1"] >= 50
 
 
 def test_encoder_and_random_generators_stay_as_they_are(config, folders, encoder):
@@ -160,10 +162,11 @@ def test_unreadable_images_are_left_out_and_named(config, write_images, tmp_path
     for name in ("0.png", "2.png"):
         (whole / "class0" / name).unlink()
         (torn / "class0" / name).write_bytes(b"no image")
+    copy_of_whole = shutil.copytree(whole, tmp_path / "copy")
     monkeypatch.setattr(features, "BATCH_SIZE", 1)  # a batch without any readable image
     with caplog.at_level(logging.WARNING, "pretrain.readout"):
         assert knn_accuracies(encoder, config(torn)) == knn_accuracies(encoder, config(whole))
-        assert knn_accuracies(encoder, config(whole, torn)) == knn_accuracies(encoder, config(whole, whole))
+        assert knn_accuracies(encoder, config(whole, torn)) == knn_accuracies(encoder, config(whole, copy_of_whole))
     assert caplog.messages[:3] == [
         f"unreadable image left out: {torn / 'class0' / '0.png'}",
         f"unreadable image left out: {torn / 'class0' / '2.png'}",
