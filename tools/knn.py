@@ -22,7 +22,7 @@ from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder, cached_features
 from pretrain.readout.knn import knn_of_features
 from pretrain.readout.labelled import labelled_splits
-from pretrain.readout.results import write_json
+from pretrain.readout.results import refuse_others, write_json
 
 EXAMPLE = """examples:
   python tools/knn.py --config-file configs/readout/knn.yaml MODEL.WEIGHTS output/loco/model_final.pth \\
@@ -42,6 +42,7 @@ def main(args):
     add_encoder_config(cfg)
     merge_config(cfg, args)
     check(cfg)
+    refuse_others(cfg.OUTPUT_DIR, "knn")
     cfg.freeze()
     splits = labelled_splits(cfg.DATASETS)
     readable = load_encoder_of(cfg)

@@ -17,6 +17,7 @@ from pretrain.checkpoint import write_config
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder
 from pretrain.readout.probe import LinearProbe
+from pretrain.readout.results import refuse_others
 
 EXAMPLE = """example:
   python tools/linear_probe.py --config-file configs/readout/imagenet_linear.yaml \\
@@ -36,6 +37,7 @@ def main(args):
     add_encoder_config(cfg)
     merge_config(cfg, args)
     check(cfg)
+    refuse_others(cfg.OUTPUT_DIR, "linear")
     cfg.freeze()
     readable = load_encoder_of(cfg)
     log_command(cfg.OUTPUT_DIR)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 from detectron2.utils import comm
 
@@ -107,6 +108,26 @@ def at_the_edge(results):
     """Stages whose best learning rate is the least or the largest of several: a better one may lie beyond."""
     rates = results["protocol"]["base_lr"]
     return [name for name, row in results["linear"].items() if len(rates) > 2 and row["lr"] in (min(rates), max(rates))]
+
+
+def refuse_others(folder, kind):
+    """Leave the results of another readout alone.
+
+    Args:
+        folder: OUTPUT_DIR.
+        kind: "linear" or "knn".
+
+    Raises:
+        ValueError: if a results.json of the other kind is there.
+    """
+    path = os.path.join(folder, "results.json")
+    try:
+        with open(path) as f:
+            found = json.load(f)
+    except (FileNotFoundError, ValueError):  # none, or damaged and of no use
+        return
+    if not isinstance(found, dict) or kind not in found:
+        raise ValueError(f"{path} has results of another kind, which stay: name another OUTPUT_DIR")
 
 
 def write_json(content, path):

@@ -317,4 +317,8 @@ def test_files_of_others_are_not_replaced(pretrained, images, refused, tmp_path)
     refused("is MODEL.WEIGHTS", "MODEL.WEIGHTS", weights, "FEATURES.CACHE", weights)
     refused("is not a file of features", "MODEL.WEIGHTS", weights, "FEATURES.CACHE", other)
     refused('TEST "" has each image', "MODEL.WEIGHTS", weights, "DATASETS.TEST", images / "train")
+    (tmp_path / "linear").mkdir()
+    (tmp_path / "linear" / "results.json").write_text('{"linear": {}}')
+    refused("results of another kind", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "linear")
+    assert [path.name for path in (tmp_path / "linear").iterdir()] == ["results.json"]
     assert before == [path.read_bytes() for path in kept]
