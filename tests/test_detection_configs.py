@@ -29,7 +29,7 @@ FILES = sorted(
     os.path.relpath(os.path.join(folder, name), CONFIGS)[: -len(".yaml")]
     for folder, _, names in os.walk(CONFIGS)
     for name in names
-    if os.path.basename(folder) != "pretrain"
+    if os.path.basename(folder) not in ("pretrain", "readout")
 )
 LEAVES = [name for name in FILES if not os.path.basename(name).startswith("_base_")]
 
