@@ -11,6 +11,7 @@ from .decoders import Decoder
 from .encoders import build_encoder
 from .local import LocalLearner
 from .losses import barlow_twins, info_nce
+from .small_maps import use_small_map_convs
 from .units import blocks_of
 
 
@@ -45,6 +46,8 @@ def build_learner(cfg):
     ).to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)
     if cfg.MODEL.COMPILE:
         learner.compile()
+    elif cfg.MODEL.DEVICE == "cpu":
+        use_small_map_convs(learner)
     return learner
 
 

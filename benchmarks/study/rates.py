@@ -1,9 +1,10 @@
 """How each row of the study gets its learning rate: one rule for all, on one grid, by held-out training images.
 
 First at the short budget: the grid's middle, and then the next rate beyond the best until that lies between two worse
-ones. The best one is taken for that budget. The two best are tried again at the middle budget, and the better of them
-is taken for that one and for the long one (successive halving, Jamieson and Talwalkar 2016, with two rungs), because
-what is best for a few steps need not be best for many.
+ones. The best one is taken for that budget. The two best are tried again at the middle budget, and there, too, the next
+rate beyond the best until that lies between two worse ones; it is taken for the middle budget and for the long one
+(successive halving, Jamieson and Talwalkar 2016, with two rungs), because what is best for a few steps need not be best
+for many.
 """
 
 RATES = (0.0002, 0.0006, 0.002, 0.006, 0.018, 0.054)  # SOLVER.BASE_LR
@@ -20,23 +21,24 @@ def wanted_rates(short, middle):
     Returns:
         list: (learning rate, epochs).
     """
-    if missing := [rate for rate in FIRST_RATES if rate not in short] or _beyond(short):
+    if missing := _missing(short, FIRST_RATES):
         return [(rate, SHORT) for rate in missing]
-    return [(rate, MIDDLE) for rate in _best_two(short) if rate not in middle]
+    return [(rate, MIDDLE) for rate in _missing(middle, _best_two(short))]
 
 
 def chosen_rate(short, middle, epochs):
     """The learning rate of a row for a budget, None if it is not known yet. Arguments as :func:`wanted_rates`."""
-    if not short.keys() >= set(FIRST_RATES) or _beyond(short):
+    if _missing(short, FIRST_RATES):
         return None
     if epochs == SHORT:
         return max(short, key=short.get)
-    candidates = _best_two(short)
-    return max(candidates, key=middle.get) if middle.keys() >= set(candidates) else None
+    return None if _missing(middle, _best_two(short)) else max(middle, key=middle.get)
 
 
-def _beyond(found):
-    """The rates next to the best one that are not tried."""
+def _missing(found, first):
+    """What is to be tried next: of the ``first`` ones, then the rates next to the best one."""
+    if missing := [rate for rate in first if rate not in found]:
+        return missing
     place = RATES.index(max(found, key=found.get))
     return [rate for rate in RATES[max(0, place - 1) : place + 2] if rate not in found]
 

@@ -75,6 +75,9 @@ class Study:
         self.args, self.folder = args, Path(args.output).resolve()
         self.failed, self.children, self.stopped = [], set(), False
         self.lock = threading.Lock()  # of what begins and what is stopped
+        self.seen, self.busy, self.turn = set(), set(), threading.Condition()  # runs begun, folders in use
+        self.record = read_record(args.record) if args.record else {"data": {}, "runs": []}
+        self.recorded = {run_of(run): run for run in self.record["runs"]}
 
     def begin(self, needed):
         """Take hold of the folder, and look for the data before anything is run.
@@ -83,7 +86,7 @@ class Study:
             needed: names of data sets.
 
         Raises:
-            ValueError: if another process has the folder, or the folder has runs on other data.
+            ValueError: if another process has the folder, or the folder or the record has runs on other data.
             FileNotFoundError: if data are missing.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,8 @@ class Study:
         for name, digest in now.items():
             if before["data"].get(name, digest) != digest:
                 raise ValueError(f"{self.folder} has runs on other images of {name}: choose another --output")
+            if self.record["data"].get(name, digest) != digest:
+                raise ValueError(f"{self.args.record} has runs on other images of {name}: leave --record out")
         write(path, json.dumps({"environment": this_machine(), "data": {**before["data"], **now}}, indent=1))
 
     def data(self, name):
@@ -136,6 +141,9 @@ class Study:
 
     def do(self, run):
         """Pretrain, read out and detect, as far as that is not done."""
+        before = self.recorded.get(run._replace(detect=""))
+        if before and (not run.detect or run.detect in before.get("detection", {})):
+            return
         folder, cfg = self.folder / run.name, self.recipe(run)
         folder.mkdir(parents=True, exist_ok=True)
         same_run(folder / "pretrain" / "config.yaml", cfg)
@@ -213,16 +221,41 @@ class Study:
         if code or self.stopped:  # a tool that was stopped by SIGTERM may have ended well, its work half done
             raise RuntimeError(f"{run.name}: {tool}.py ended with exit code {code}, see {folder / 'log.txt'}")
 
-    def all(self, runs):
-        """Do runs, some at a time; a failure is reported and the others go on.
+    def work(self, wanted):
+        """Do runs, some at a time, the first ones first; a failure is reported and the others go on.
+
+        Args:
+            wanted: function that returns a list of runs. It is asked again after each of them, since learning rates,
+                and with them runs, follow from what came out.
 
         Raises:
             KeyboardInterrupt: if the study was stopped.
         """
         with ThreadPoolExecutor(self.args.jobs) as pool:
-            list(pool.map(self._attempt, dict.fromkeys(runs)))
+            for worker in [pool.submit(self._worker, wanted) for _ in range(self.args.jobs)]:
+                worker.result()
         if self.stopped:
             raise KeyboardInterrupt
+
+    def _worker(self, wanted):
+        while run := self._next(wanted):
+            self._attempt(run)
+            with self.turn:
+                self.busy.discard(run.name)
+                self.turn.notify_all()
+
+    def _next(self, wanted):
+        """The first run that nobody has begun and whose folder nobody is in; None once there will be none."""
+        with self.turn:
+            while not self.stopped:
+                for run in wanted():
+                    if run not in self.seen and run.name not in self.busy:
+                        self.seen.add(run)
+                        self.busy.add(run.name)
+                        return run
+                if not self.busy:
+                    return None
+                self.turn.wait(1)
 
     def _attempt(self, run):
         start = time.time()
@@ -260,26 +293,23 @@ class Study:
                 found[rate] = 0.0
             elif (path := folder / "linear_probe" / "results.json").exists():
                 found[rate] = json.loads(path.read_text())["linear"]["res5"]["held_out_top1"] or 0.0
+            elif before := self.recorded.get(Run(THIN18, row, rate, epochs, 0)):
+                found[rate] = before["held_out"]["res5"]
         return found
 
     def rate(self, row, epochs):
-        """The learning rate of a row for a budget.
-
-        Raises:
-            ValueError: if it is not chosen yet.
-        """
+        """The learning rate of a row for a budget; None if it is not chosen yet."""
         row = ROWS[row].rate_of or row
         if row == "random":
             return FIRST_RATES[0]  # nothing learns by it
-        rate = chosen_rate(self.tried(row, SHORT), self.tried(row, MIDDLE), epochs)
-        if rate is None:
-            raise ValueError(f"the learning rate of {row} is not chosen yet: run --phase grid first")
-        return rate
+        return chosen_rate(self.tried(row, SHORT), self.tried(row, MIDDLE), epochs)
 
     def runs(self, rows, epochs, seeds, scale=THIN18, detect=""):
-        """Rows with their learning rates; the random encoder is the same for every budget."""
+        """Rows whose learning rate is known; the random encoder is the same for every budget."""
+        rates = {row: self.rate(row, epochs) for row in rows}
         budgets = {row: epochs if ROWS[row].recipe != "resnet50_random" else 0 for row in rows}
-        return [Run(scale, row, self.rate(row, epochs), budgets[row], seed, detect) for seed in seeds for row in rows]
+        known = [row for row in rows if rates[row] is not None]
+        return [Run(scale, row, rates[row], budgets[row], seed, detect) for seed in seeds for row in known]
 
 
 def same_run(path, cfg):
@@ -298,6 +328,23 @@ def same_run(path, cfg):
         raise ValueError(f"{path} is damaged: remove {path.parent}") from None
     if before != now:
         raise ValueError(f"{path.parent} holds a run of another recipe: remove it, or choose another --output")
+
+
+def read_record(path):
+    """A study.json of before, as report.py writes it.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    data = json.loads(Path(path).read_text())
+    if not isinstance(data, dict) or not data.get("runs"):
+        raise ValueError(f"{path} is no study.json with runs")
+    return data
+
+
+def run_of(record):
+    """The run that a record is of."""
+    return Run(*(record[key] for key in ("scale", "row", "rate", "epochs", "seed")))
 
 
 def write(path, content):
@@ -334,12 +381,12 @@ PHASES = {
     "grid": Study.grid,
     "short": lambda study: study.runs(MAIN, SHORT, range(3)),
     "middle": lambda study: study.runs(MAIN, MIDDLE, range(3)),
-    "nuclei": lambda study: study.runs(MAIN, MIDDLE, range(1), detect="nuclei"),
-    "demo": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=DEMO, detect="demo"),
+    "long": lambda study: study.runs(LOCAL, LONG, range(1)),
+    "nuclei": lambda study: study.runs(LOCAL, LONG, range(1), detect="nuclei"),
     "table4": lambda study: study.runs(TABLE4, MIDDLE, range(1)),
     "table5": lambda study: study.runs(TABLE5, MIDDLE, range(1)),
+    "demo": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=DEMO, detect="demo"),
     "resnet50": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=THIN50),
-    "long": lambda study: study.runs(LOCAL, LONG, range(1)),
 }
 
 DATA = {"nuclei": ["imagenette", "nuclei"], "demo": ["demo"]}  # what phases need; the others imagenette
@@ -351,19 +398,11 @@ def main(args):
         signal.signal(number, study.stop)
     phases = args.phase or list(PHASES)
     study.begin(dict.fromkeys(name for phase in phases for name in DATA.get(phase, ["imagenette"])))
-    for phase in phases:
-        try:
-            while runs := [run for run in PHASES[phase](study) if run.name not in study.failed]:
-                print(f"phase {phase}: {len(runs)} runs", flush=True)
-                study.all(runs)
-                if phase != "grid":  # which asks for more, depending on what came out
-                    break
-        except ValueError:  # of a learning rate that could not be chosen, which is a consequence
-            if not study.failed:
-                raise
-            break
+    study.work(lambda: [run for phase in phases for run in PHASES[phase](study)])
     if study.failed:
         raise RuntimeError(f"{len(study.failed)} runs failed: {', '.join(study.failed)}")
+    if "grid" not in phases and study.grid():
+        raise ValueError("there are learning rates that are not chosen yet: run --phase grid first")
 
 
 if __name__ == "__main__":
@@ -373,6 +412,7 @@ if __name__ == "__main__":
     parser.add_argument("--imagenette", help="folder with train/ and val/, in each a sub-folder for each class")
     parser.add_argument("--nuclei", help="folder of the data for detection")
     parser.add_argument("--output", default="output/study", help="folder of the runs (default: %(default)s)")
+    parser.add_argument("--record", help="a study.json of before: the runs in it are not run again")
     parser.add_argument("--phase", nargs="+", choices=list(PHASES), help="which parts (default: all, in this order)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default: %(default)s)")
     arguments = parser.parse_args()

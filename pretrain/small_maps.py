@@ -1,0 +1,66 @@
+"""Convolutions on maps of a few pixels, as the last stages have on small crops.
+
+On the CPU oneDNN computes a weight's gradient as suits large maps: of 2 x 2 pixels it takes seven times as long as the
+forward pass. There one matrix product is faster.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+PIXELS = 9  # of the output: up to here the product is faster, in float32 and bfloat16 (benchmarks/small_maps.py)
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """An nn.Conv2d, with a faster weight gradient where its output has few pixels."""
+
+    def forward(self, x):
+        """
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            Tensor: (B, C', H', W'), that of nn.Conv2d.
+        """
+        stride, padding, k = self.stride[0], self.padding[0], self.kernel_size[0]
+        height, width = ((side + 2 * padding - k) // stride + 1 for side in x.shape[2:])
+        if height * width > PIXELS or x.device.type != "cpu":
+            return super().forward(x)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        x, weight = x.to(dtype), self.weight.to(dtype)
+        y = F.conv2d(x, weight.detach(), None, stride, padding)
+        # a zero that has the weight's gradient: where only the input's is asked for, autograd leaves this one out
+        return y.add_(_Zero.apply(weight, x.detach(), y.shape, stride, padding))
+
+
+class _Zero(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight, x, shape, stride, padding):
+        ctx.save_for_backward(weight, x)
+        ctx.geometry = stride, padding
+        return x.new_zeros(()).expand(shape)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        weight, x = ctx.saved_tensors
+        return _weight_gradient(x, weight, gradient, *ctx.geometry), None, None, None, None
+
+
+def _weight_gradient(x, weight, gradient, stride, padding):
+    """d loss / d weight, (C', C, k, k): the sum over the output's pixels of gradient times patch."""
+    out, channels, k, _ = weight.shape
+    height, width = ((n - 1) * stride + 1 for n in gradient.shape[2:])
+    x = F.pad(x.permute(0, 2, 3, 1), [0, 0, padding, padding, padding, padding])  # channels last: rows are copied whole
+    shifts = [x[:, i : i + height : stride, j : j + width : stride] for i in range(k) for j in range(k)]
+    patches = torch.cat(shifts, dim=3).flatten(0, 2)  # (B H' W', k k C)
+    product = gradient.permute(0, 2, 3, 1).flatten(0, 2).T @ patches
+    return product.view(out, k, k, channels).permute(0, 3, 1, 2)
+
+
+def use_small_map_convs(module):
+    """Replace the class of the plain convs in a module; names, weights and results stay."""
+    for conv in module.modules():
+        plain = type(conv) is nn.Conv2d and conv.bias is None and (conv.groups, conv.padding_mode) == (1, "zeros")
+        same = all(v[0] == v[1] for v in (conv.kernel_size, conv.stride, conv.padding)) if plain else False
+        if same and conv.dilation == (1, 1):
+            conv.__class__ = SmallMapConv2d
