@@ -60,7 +60,10 @@ def _weight_gradient(x, weight, gradient, stride, padding):
 def use_small_map_convs(module):
     """Replace the class of the plain convs in a module; names, weights and results stay."""
     for conv in module.modules():
-        plain = type(conv) is nn.Conv2d and conv.bias is None and (conv.groups, conv.padding_mode) == (1, "zeros")
-        same = all(v[0] == v[1] for v in (conv.kernel_size, conv.stride, conv.padding)) if plain else False
-        if same and conv.dilation == (1, 1):
+        if type(conv) is not nn.Conv2d:
+            continue
+        # of the words that a padding may be, none begins with a letter twice
+        square = all(pair[0] == pair[1] for pair in (conv.kernel_size, conv.stride, conv.padding))
+        plain = conv.bias is None and conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+        if square and plain:
             conv.__class__ = SmallMapConv2d

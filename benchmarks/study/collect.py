@@ -23,8 +23,8 @@ def collect(folder):
     Returns:
         list: a dict for each run with ``scale``, ``row``, ``rate``, ``epochs``, ``seed``, ``decoder``,
         ``linear`` and ``knn`` (stage -> top-1, %), ``held_out`` (stage -> top-1 on held-out training images, %),
-        ``detection`` (data -> box and mask AP, %), ``cpu_seconds`` (by tool) and ``finished`` (date). What is not done
-        is absent. A run whose loss exploded has nothing but ``held_out``, 0 at res5.
+        ``detection`` (data -> box and mask AP, %), ``cpu_seconds`` (by tool), ``finished`` (date) and ``machine``. What
+        is not done is absent. A run whose loss exploded has nothing but ``held_out``, 0 at res5.
 
     Raises:
         FileNotFoundError: if there is no finished run.
@@ -33,7 +33,8 @@ def collect(folder):
     runs = [_run(run) for run in folders if (run / "diverged").exists() or [*run.glob("*/results.json")]]
     if not runs:
         raise FileNotFoundError(f"{folder}: no finished run of the study")
-    return runs
+    machine = json.loads((Path(folder) / "study.json").read_text())["machine"]
+    return [{**run, "machine": machine} for run in runs]
 
 
 def _run(folder):

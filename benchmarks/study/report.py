@@ -2,7 +2,8 @@
 """Tables and figures of the study: from its run folders into docs/study.{json,png}, docs/results.md and README.md.
 
 What stands between <!-- study: NAME --> and <!-- end --> in the two Markdown files is replaced; nothing in it is typed.
-With --data docs/study.json the run folders are not needed: the same figures again.
+With --record docs/study.json the runs in it count as well, unless the folder has them; the record alone, without a
+folder, makes the same figures again.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from common import one_line_errors
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 from rows import MAIN, ROWS, TABLE4, TABLE5
-from run import THIN50, write
+from run import THIN50, read_record, run_of, write
 from study_tables import (
     STAGES,
     Results,
@@ -91,12 +92,15 @@ def filled_in(text, results):
     return re.sub(r"\{(\w+ \w+ \d+ [\w+]+)\}", figure, text).strip()
 
 
-def environment(data):
-    """Machine, versions and dates in words."""
-    env = data["environment"]
-    dates = sorted({run["finished"] for run in data["runs"]})
-    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return f"{env['cores']} cores of an {env['processor']}, torch {env['torch']}, {span}; {len(data['runs'])} runs"
+def environment(runs):
+    """Machines, versions and dates in words."""
+    by_machine = {}
+    for run in runs:
+        by_machine.setdefault(run["machine"], []).append(run["finished"])
+    return "; ".join(
+        f"{machine}: {len(dates)} runs, {' to '.join(sorted({min(dates), max(dates)}))}"
+        for machine, dates in sorted(by_machine.items(), key=lambda item: min(item[1]))
+    )
 
 
 def inserted(path, sections):
@@ -115,17 +119,19 @@ def inserted(path, sections):
 
 
 def main(args):
-    if args.data:
-        data = json.loads(Path(args.data).read_text())
-        if not isinstance(data, dict) or not data.get("runs"):
-            raise ValueError(f"{args.data} is no study.json with runs")
-    else:
-        runs = collect(args.folder)
-        data = {**json.loads((Path(args.folder) / "study.json").read_text()), "runs": runs}
+    data = read_record(args.record) if args.record else {"data": {}, "runs": []}
+    if args.folder:
+        runs = {run_of(run): run for run in data["runs"]} | {run_of(run): run for run in collect(args.folder)}
+        images = json.loads((Path(args.folder) / "study.json").read_text())["data"]
+        if other := [name for name in images if data["data"].get(name, images[name]) != images[name]]:
+            raise ValueError(f"{args.record} has runs on other images of {', '.join(other)} than {args.folder}")
+        data = {"data": {**data["data"], **images}, "runs": [runs[key] for key in sorted(runs)]}
+    elif not args.record:
+        raise ValueError("nothing to report on: give the folder of run.py, or --record docs/study.json, or both")
     results, root = Results(data["runs"]), Path(args.root)
     sections = {
         "findings": filled_in((Path(args.findings) if args.findings else FINDINGS).read_text(), results),
-        "main": f"{main_table(results)}\n\n({environment(data)}.)",
+        "main": f"{main_table(results)}\n\n({environment(data['runs'])}.)",
         "stages": stage_tables(results),
         "rates": grid_table(results),
         "table4": ablation_table(results, TABLE4),
@@ -147,9 +153,8 @@ def main(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("folder", nargs="?", help="what run.py has as --output")
-    source.add_argument("--data", help="a study.json of before")
+    parser.add_argument("folder", nargs="?", help="what run.py has as --output")
+    parser.add_argument("--record", help="a study.json of before")
     parser.add_argument("--findings", help="text with places for figures (default: findings.md beside this file)")
     parser.add_argument("--root", default=ROOT, help="the checkout whose files are written (default: this one)")
     arguments = parser.parse_args()

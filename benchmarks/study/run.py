@@ -8,7 +8,6 @@ it has not been fitted to. What is finished is not run again, and what was inter
 """
 
 import argparse
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -18,9 +17,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +29,7 @@ import yaml
 from common import one_line_errors
 from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, wanted_rates
 from rows import MAIN, ROWS, TABLE4, TABLE5, TUNED
+from runner import Runner, write
 
 from pretrain.config import get_cfg
 
@@ -43,14 +40,6 @@ EXAMPLE = """example:
 The nuclei have to be in COCO format, annotations/instances_{train,val}.json beside train/ and val/."""
 EXPLODED = "start anew with a lower SOLVER.BASE_LR"  # what tools/pretrain.py says of a loss that has exploded
 THIN18, THIN50, DEMO = "imagenette96_resnet18", "imagenette96_resnet50", "demo_resnet18"
-# one thread a process, and glibc keeps freed memory: two such processes train faster than one of two threads
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(10**11),
-    "MALLOC_MMAP_THRESHOLD_": str(10**11),
-    "PYTHONPATH": str(ROOT),
-}
 
 
 class Run(NamedTuple):
@@ -68,14 +57,12 @@ class Run(NamedTuple):
         return f"{self.scale}/{self.row}/{self.epochs:g}ep_lr{self.rate:g}_seed{self.seed}"
 
 
-class Study:
+class Study(Runner):
     """The runs under one folder."""
 
     def __init__(self, args):
-        self.args, self.folder = args, Path(args.output).resolve()
-        self.failed, self.children, self.stopped = [], set(), False
-        self.lock = threading.Lock()  # of what begins and what is stopped
-        self.seen, self.busy, self.turn = set(), set(), threading.Condition()  # runs begun, folders in use
+        super().__init__(args.output, args.jobs)
+        self.args = args
         self.record = read_record(args.record) if args.record else {"data": {}, "runs": []}
         self.recorded = {run_of(run): run for run in self.record["runs"]}
 
@@ -103,7 +90,7 @@ class Study:
                 raise ValueError(f"{self.folder} has runs on other images of {name}: choose another --output")
             if self.record["data"].get(name, digest) != digest:
                 raise ValueError(f"{self.args.record} has runs on other images of {name}: leave --record out")
-        write(path, json.dumps({"environment": this_machine(), "data": {**before["data"], **now}}, indent=1))
+        write(path, json.dumps({"machine": this_machine(), "data": {**before["data"], **now}}, indent=1))
 
     def data(self, name):
         """Folder of a data set; the demo's scenes are made if there are none.
@@ -195,90 +182,6 @@ class Study:
         resume = ["--resume"] if (out / "last_checkpoint").exists() else []
         self.call(run, "train_net", "--config-file", config, *resume, *keys)
 
-    def call(self, run, tool, *arguments):
-        """Run a tool to its end; its output goes to the run's log.txt, its cost to cost.jsonl.
-
-        Raises:
-            RuntimeError: if it fails, or the study is to stop.
-        """
-        folder, begun = self.folder / run.name, {"what": tool, "start": time.time()}
-        command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)]
-        with open(folder / "log.txt", "a") as log, self.lock:
-            if self.stopped:
-                raise RuntimeError("stopped")
-            note(folder / "cost.jsonl", begun)  # what is killed with this process leaves this line only
-            # a session of its own, or Ctrl-C would reach it before stop() does
-            child = subprocess.Popen(
-                command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
-            )
-            self.children.add(child.pid)
-        _, status, usage = os.wait4(child.pid, 0)
-        with self.lock:
-            self.children.discard(child.pid)
-        code = child.returncode = os.waitstatus_to_exitcode(status)
-        seconds = {"seconds": time.time() - begun["start"], "cpu_seconds": usage.ru_utime + usage.ru_stime}
-        note(folder / "cost.jsonl", {**begun, **seconds, "exit_code": code})
-        if code or self.stopped:  # a tool that was stopped by SIGTERM may have ended well, its work half done
-            raise RuntimeError(f"{run.name}: {tool}.py ended with exit code {code}, see {folder / 'log.txt'}")
-
-    def work(self, wanted):
-        """Do runs, some at a time, the first ones first; a failure is reported and the others go on.
-
-        Args:
-            wanted: function that returns a list of runs. It is asked again after each of them, since learning rates,
-                and with them runs, follow from what came out.
-
-        Raises:
-            KeyboardInterrupt: if the study was stopped.
-        """
-        with ThreadPoolExecutor(self.args.jobs) as pool:
-            for worker in [pool.submit(self._worker, wanted) for _ in range(self.args.jobs)]:
-                worker.result()
-        if self.stopped:
-            raise KeyboardInterrupt
-
-    def _worker(self, wanted):
-        while run := self._next(wanted):
-            self._attempt(run)
-            with self.turn:
-                self.busy.discard(run.name)
-                self.turn.notify_all()
-
-    def _next(self, wanted):
-        """The first run that nobody has begun and whose folder nobody is in; None once there will be none."""
-        with self.turn:
-            while not self.stopped:
-                for run in wanted():
-                    if run not in self.seen and run.name not in self.busy:
-                        self.seen.add(run)
-                        self.busy.add(run.name)
-                        return run
-                if not self.busy:
-                    return None
-                self.turn.wait(1)
-
-    def _attempt(self, run):
-        start = time.time()
-        try:
-            if not self.stopped:
-                self.do(run)
-                print(f"{time.strftime('%H:%M:%S')}  {run.name}  {time.time() - start:.0f} s", flush=True)
-        except Exception as error:  # whatever it is, the other runs go on
-            if not self.stopped:
-                self.failed.append(run.name)
-                print(f"FAILED {run.name}: {error or type(error).__name__}", flush=True)
-
-    def stop(self, *_):
-        """Let the runs make a checkpoint and end."""
-        threading.Thread(target=self._stop).start()  # the lock may be held by what the signal has interrupted
-
-    def _stop(self):
-        with self.lock:
-            self.stopped = True
-            for pid in self.children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-
     def grid(self):
         """The runs that the choice of learning rates still needs; none once it is made."""
         wanted = [(row, *one) for row in TUNED for one in wanted_rates(self.tried(row, SHORT), self.tried(row, MIDDLE))]
@@ -287,14 +190,16 @@ class Study:
     def tried(self, row, epochs):
         """Learning rate -> accuracy of res5 on held-out training images, of the row's finished runs with seed 0."""
         found = {}
-        for rate in RATES:
-            folder = self.folder / Run(THIN18, row, rate, epochs, 0).name
+        for run in (Run(THIN18, row, rate, epochs, 0) for rate in RATES):
+            folder = self.folder / run.name
+            if run.name in self.busy:
+                continue
             if (folder / "diverged").exists():
-                found[rate] = 0.0
+                found[run.rate] = 0.0
             elif (path := folder / "linear_probe" / "results.json").exists():
-                found[rate] = json.loads(path.read_text())["linear"]["res5"]["held_out_top1"] or 0.0
-            elif before := self.recorded.get(Run(THIN18, row, rate, epochs, 0)):
-                found[rate] = before["held_out"]["res5"]
+                found[run.rate] = json.loads(path.read_text())["linear"]["res5"]["held_out_top1"] or 0.0
+            elif before := self.recorded.get(run):
+                found[run.rate] = before["held_out"]["res5"]
         return found
 
     def rate(self, row, epochs):
@@ -347,18 +252,6 @@ def run_of(record):
     return Run(*(record[key] for key in ("scale", "row", "rate", "epochs", "seed")))
 
 
-def write(path, content):
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_text(content)
-    os.replace(temporary, path)
-
-
-def note(path, content):
-    """Add a line of JSON to a file."""
-    with open(path, "a") as f:
-        f.write(json.dumps(content) + "\n")
-
-
 def names_of(folder):
     """SHA-256 of the names of all files in a folder, which tells data sets from each other."""
     names = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
@@ -366,14 +259,11 @@ def names_of(folder):
 
 
 def this_machine():
-    """The machine and what runs on it, for the report."""
+    """The machine and what runs on it, in words."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = re.search(r"model name\s*: (.+)", info)
-    return {
-        "processor": name[1] if name else platform.processor(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__.partition("+")[0],
-    }
+    name = re.sub(r"\(R\)|\(TM\)", "", name[1]) if name else platform.processor()
+    return f"{os.cpu_count()} cores of an {name}, torch {torch.__version__.partition('+')[0]}"
 
 
 LOCAL = tuple(row for row in MAIN if "barlow" not in row)  # the rows of the paper's own comparison
@@ -381,10 +271,10 @@ PHASES = {
     "grid": Study.grid,
     "short": lambda study: study.runs(MAIN, SHORT, range(3)),
     "middle": lambda study: study.runs(MAIN, MIDDLE, range(3)),
+    "nuclei": lambda study: study.runs(LOCAL, MIDDLE, [1], detect="nuclei"),  # a seed by which nothing was chosen
     "long": lambda study: study.runs(LOCAL, LONG, range(1)),
-    "nuclei": lambda study: study.runs(LOCAL, LONG, range(1), detect="nuclei"),
-    "table4": lambda study: study.runs(TABLE4, MIDDLE, range(1)),
-    "table5": lambda study: study.runs(TABLE5, MIDDLE, range(1)),
+    "table4": lambda study: study.runs(TABLE4, SHORT, range(1)) + study.runs(TABLE4, MIDDLE, range(1)),
+    "table5": lambda study: study.runs(TABLE5, SHORT, range(1)) + study.runs(TABLE5, MIDDLE, range(1)),
     "demo": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=DEMO, detect="demo"),
     "resnet50": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=THIN50),
 }
@@ -398,10 +288,15 @@ def main(args):
         signal.signal(number, study.stop)
     phases = args.phase or list(PHASES)
     study.begin(dict.fromkeys(name for phase in phases for name in DATA.get(phase, ["imagenette"])))
-    study.work(lambda: [run for phase in phases for run in PHASES[phase](study)])
+    rows, budgets = args.rows or list(ROWS), {0, *(args.epochs or (SHORT, MIDDLE, LONG))}
+
+    def asked_for(runs):
+        return [run for run in runs if run.row in rows and run.epochs in budgets]
+
+    study.work(lambda: asked_for(run for phase in phases for run in PHASES[phase](study)))
     if study.failed:
         raise RuntimeError(f"{len(study.failed)} runs failed: {', '.join(study.failed)}")
-    if "grid" not in phases and study.grid():
+    if "grid" not in phases and asked_for(study.grid()):
         raise ValueError("there are learning rates that are not chosen yet: run --phase grid first")
 
 
@@ -414,6 +309,8 @@ if __name__ == "__main__":
     parser.add_argument("--output", default="output/study", help="folder of the runs (default: %(default)s)")
     parser.add_argument("--record", help="a study.json of before: the runs in it are not run again")
     parser.add_argument("--phase", nargs="+", choices=list(PHASES), help="which parts (default: all, in this order)")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--epochs", nargs="+", type=int, choices=(SHORT, MIDDLE, LONG), help="only these budgets")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default: %(default)s)")
     arguments = parser.parse_args()
     with one_line_errors():

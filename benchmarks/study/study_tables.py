@@ -77,7 +77,7 @@ def main_table(results, scale=THIN18):
             cells = [results.figure(row, e, "linear", "res5" + suffix, scale) for e in budgets]
             cells.append(_best_stage(results, row, last, scale, suffix))
             cells.append(results.figure(row, last, "knn", "res5" + suffix, scale))
-            cells.append(_minutes(results.of(row, last, scale)))
+            cells.append(_minutes(results, results.of(row, last, scale)))
             lines.append([_name(row, suffix), runs[0]["decoder"], *cells])
     header = ["method", "decoder", *(f"{e} epochs" for e in budgets)]
     header += [f"{what}, {last} epochs" for what in ("best stage", "kNN", "CPU minutes")]
@@ -88,8 +88,10 @@ def _name(row, suffix):
     return ROWS[row].method + (", after its 1x1 conv" if suffix else "")
 
 
-def _minutes(runs):
-    seconds = Figure([run["cpu_seconds"].get("pretrain") for run in runs])
+def _minutes(results, runs):
+    """CPU minutes of pretraining, on the machine of the newest run."""
+    machine = max(results.runs, key=lambda run: run["finished"])["machine"]
+    seconds = Figure([run["cpu_seconds"].get("pretrain") for run in runs if run["machine"] == machine])
     return f"{seconds.mean / 60:.1f}" if seconds.values else "–"
 
 
@@ -139,30 +141,41 @@ def grid_table(results):
 
 
 def ablation_table(results, rows):
-    """Rows of the paper's Table 4 or 5 at this scale beside the paper's figures, on the seeds that all of them have."""
-    found = {row: results.of(row, MIDDLE) for row in rows}
-    found = {row: runs for row, runs in found.items() if any("linear" in run for run in runs)}
-    seeds = set.intersection(
-        *({run["seed"] for run in runs if "linear" in run} for runs in found.values()), set(range(9))
-    )
+    """Rows of the paper's Table 4 or 5 at this scale beside the paper's figures, as far as they were run.
+
+    A column for each budget, on the seeds that all its rows have, so that no row is compared on other seeds.
+    """
+    columns, first = [], {}
+    for epochs in (SHORT, MIDDLE):
+        found = {row: [run for run in results.of(row, epochs) if "linear" in run] for row in rows}
+        found = {row: runs for row, runs in found.items() if runs}
+        if found:
+            seeds = set.intersection(*({run["seed"] for run in runs} for runs in found.values()))
+            columns.append((epochs, seeds))
+            first |= {row: runs[0] for row, runs in found.items() if row not in first}
     lines = []
-    for row, runs in found.items():
+    for row in (row for row in rows if row in first):
         tuned = ROWS[row].rate_of or row
-        donor = "itself" if tuned == row else f"{ROWS[tuned].method}, {results.of(tuned, MIDDLE)[0]['decoder']}"
-        res5 = results.figure(row, MIDDLE, "linear", "res5", seeds=seeds)
-        cells = [f"{runs[0]['rate']:g}", donor, res5, _best_stage(results, row, MIDDLE, seeds=seeds), rows[row]]
-        lines.append([ROWS[row].method, runs[0]["decoder"], len(seeds), *cells])
-    header = ["method", "decoder", "seeds", "lr", "lr tuned for", "res5", "best stage", "paper: ImageNet, ResNet-50"]
-    return table(header, lines, "llrrlrrr")
+        donor = "itself" if tuned == row else f"{ROWS[tuned].method}, {first[tuned]['decoder']}"
+        cells = [results.figure(row, epochs, "linear", "res5", seeds=seeds) for epochs, seeds in columns]
+        cells += [_best_stage(results, row, epochs, seeds=seeds) for epochs, seeds in columns]
+        lines.append([ROWS[row].method, first[row]["decoder"], donor, *cells, rows[row]])
+    header = ["method", "decoder", "lr tuned for"]
+    header += [
+        f"{what}, {e} epochs, {len(s)} seed{'s'[: len(s) > 1]}" for what in ("res5", "best stage") for e, s in columns
+    ]
+    return table([*header, "paper: ImageNet, ResNet-50"], lines, "lll" + "r" * (2 * len(columns) + 1))
 
 
 def detection_table(results):
     """AP of Mask R-CNN on the frozen encoders."""
     lines = []
     for data, scale, images in (("nuclei", THIN18, "imagenette96"), ("demo", DEMO, "demo scenes")):
-        for row in MAIN:
-            runs = [run for run in results.of(row, MIDDLE, scale) if data in run.get("detection", {})]
-            if runs:
+        for row, epochs in ((row, epochs) for epochs in BUDGETS for row in MAIN):
+            runs = [run for run in results.of(row, epochs, scale) if data in run.get("detection", {})]
+            if runs and (runs[0]["epochs"] == epochs or epochs == LONG):  # the random encoder has no budget of its own
                 cells = [Figure([run["detection"][data][f"{task}_ap"] for run in runs]) for task in ("box", "mask")]
-                lines.append([data, images, ROWS[row].method, runs[0]["decoder"], len(runs), *cells])
-    return table(["data", "pretrained on", "method", "decoder", "seeds", "box AP", "mask AP"], lines, "llllrrr")
+                trained = f"{runs[0]['epochs']:g}"
+                lines.append([data, images, ROWS[row].method, runs[0]["decoder"], trained, len(runs), *cells])
+    header = ["data", "pretrained on", "method", "decoder", "epochs", "seeds", "box AP", "mask AP"]
+    return table(header, lines, "llllrrrr")

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ sys.path.append(str(FOLDER))
 import collect
 import rows
 import run as study_run
+import runner
 import study_tables
 from rates import LONG, MIDDLE, RATES, SHORT
 from rows import MAIN, ROWS, TABLE4, TABLE5
@@ -44,8 +44,15 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def study_of(tmp_path, data=None):
-    return Study(argparse.Namespace(imagenette=data, nuclei=None, output=tmp_path / "study", jobs=2))
+def study_of(tmp_path, data=None, record=None):
+    args = argparse.Namespace(imagenette=data, nuclei=None, output=tmp_path / "study", jobs=2, record=record)
+    return Study(args)
+
+
+def do(study, runs):
+    """Runs, all of them as if for the first time."""
+    study.seen.clear()
+    study.work(lambda: runs)
 
 
 def fake_call(self, run, tool, *arguments, accuracy=lambda run, stage: 50.0):
@@ -131,42 +138,40 @@ def test_tables_hold_every_row_of_the_paper():
 
 
 def tune(study):
-    while runs := study.grid():
-        study.all(runs)
+    study.work(study.grid)
 
 
 def test_learning_rate_is_the_best_between_two_worse_ones(faked):
-    with pytest.raises(ValueError, match="run --phase grid first"):
-        faked.rate("loco", SHORT)
-    faked.all(faked.grid())
-    with pytest.raises(ValueError, match="run --phase grid first"):
-        faked.rate("loco", SHORT)  # the best so far has no worse one below
+    assert faked.rate("loco", SHORT) is None
+    do(faked, faked.grid())
+    assert faked.rate("loco", SHORT) is None  # the best so far has no worse one below
+    assert faked.runs(["loco", "random"], SHORT, [0]) == [Run(THIN18, "random", RATES[2], 0, 0)]
     while runs := [run for run in faked.grid() if run.epochs == SHORT]:
-        faked.all(runs)
+        do(faked, runs)
     assert faked.rate("loco", SHORT) == faked.rate("upper_gradient", SHORT) == RATES[1]
     tried = {row: sorted(faked.tried(row, SHORT)) for row in ("loco", "gim", "simclr", "barlow")}
     assert tried == {"loco": [*RATES[:4]], "gim": [*RATES[2:]], "simclr": [*RATES[2:]], "barlow": [*RATES[1:4]]}
     assert faked.rate("gim", SHORT) == RATES[4] and faked.rate("simclr", SHORT) == RATES[-1]  # the end of the grid
-    with pytest.raises(ValueError, match="run --phase grid first"):
-        faked.rate("loco", MIDDLE)
+    assert faked.rate("loco", MIDDLE) is None
     tune(faked)
-    assert sorted(faked.tried("loco", MIDDLE)) == [*RATES[:2]]  # the two best of the short budget; the first of equals
+    # the two best of the short budget (the first of equals), and what lies next to the best of these
+    assert sorted(faked.tried("loco", MIDDLE)) == [*RATES[:3]]
+    assert sorted(faked.tried("simclr", MIDDLE)) == [*RATES[-2:]]
     results = study_tables.Results(collect.collect(faked.folder))
     for row in ROWS:
         for epochs in (SHORT, MIDDLE, LONG):
             assert row == "random" or results.rates[row, epochs] == faked.rate(row, epochs)
     set_held_out(faked, "loco", RATES[2], SHORT, 99.0)  # by held-out images, never by the test set
-    set_held_out(faked, "loco", RATES[1], SHORT, 98.0)
     assert faked.rate("loco", SHORT) == RATES[2]
-    assert [(run.rate, run.epochs) for run in faked.grid()] == [(RATES[2], MIDDLE)]
+    set_held_out(faked, "loco", RATES[2], MIDDLE, 98.0)  # the best has no worse one above any more
+    assert faked.rate("loco", MIDDLE) is None
+    assert [(run.rate, run.epochs) for run in faked.grid()] == [(RATES[3], MIDDLE)]
     tune(faked)
-    set_held_out(faked, "loco", RATES[2], MIDDLE, 1.0)  # what is best for a few steps need not be for many
-    assert (faked.rate("loco", SHORT), faked.rate("loco", MIDDLE), faked.rate("loco", LONG)) == (
-        RATES[2],
-        *[RATES[1]] * 2,
-    )
+    assert (faked.rate("loco", MIDDLE), faked.rate("loco", LONG)) == (RATES[2], RATES[2])
+    set_held_out(faked, "loco", RATES[0], MIDDLE, 99.0)  # what is best for a few steps need not be for many
+    assert [faked.rate("loco", epochs) for epochs in (SHORT, MIDDLE, LONG)] == [RATES[2], RATES[0], RATES[0]]
     results = study_tables.Results(collect.collect(faked.folder))
-    assert [results.rates["loco", epochs] for epochs in (SHORT, MIDDLE, LONG)] == [RATES[2], RATES[1], RATES[1]]
+    assert [results.rates["loco", epochs] for epochs in (SHORT, MIDDLE, LONG)] == [RATES[2], RATES[0], RATES[0]]
 
 
 def set_held_out(study, row, rate, epochs, accuracy):
@@ -195,20 +200,20 @@ def test_a_loss_that_explodes_is_an_outcome_and_other_failures_are_not(faked, mo
     assert not faked.failed and faked.tried("gim", SHORT)[RATES[4]] == 0 and faked.rate("gim", SHORT) == RATES[3]
     results = study_tables.Results(collect.collect(faked.folder))
     assert results.rates["gim", MIDDLE] == faked.rate("gim", MIDDLE) and results.tried("gim", SHORT)[RATES[4]] == 0
-    faked.all([Run(THIN18, "gim", RATES[5], SHORT, 0)])
+    do(faked, [Run(THIN18, "gim", RATES[5], SHORT, 0)])
     assert faked.failed == [f"{THIN18}/gim/5ep_lr0.054_seed0"]
 
 
 def test_finished_runs_are_not_run_again_and_broken_ones_are_reported(faked, monkeypatch, capsys):
     runs = faked.grid()[:2]
-    faked.all(runs)
+    do(faked, runs)
     costs = [(faked.folder / run.name / "cost.jsonl").read_text() for run in runs]
     assert all(cost.count("\n") == 3 for cost in costs)  # pretraining, linear probe, kNN
-    faked.all(runs)
+    do(faked, runs)
     assert costs == [(faked.folder / run.name / "cost.jsonl").read_text() for run in runs]
     (faked.folder / runs[0].name / "knn" / "results.json").unlink()
     shutil.rmtree(faked.folder / runs[0].name / "knn")
-    faked.all(runs)
+    do(faked, runs)
     assert (faked.folder / runs[0].name / "cost.jsonl").read_text().count("\n") == 4
 
     def broken(self, run, tool, *arguments):
@@ -216,16 +221,72 @@ def test_finished_runs_are_not_run_again_and_broken_ones_are_reported(faked, mon
 
     monkeypatch.setattr(Study, "call", broken)
     more = faked.grid()[0]
-    faked.all([*runs, more])
+    do(faked, [*runs, more])
     assert faked.failed == [more.name] and "FAILED" in capsys.readouterr().out
+
+
+def test_a_run_begins_when_its_learning_rate_is_known_and_its_folder_free(faked, monkeypatch):
+    """One queue: the first phases first, but no worker waits for one that cannot begin."""
+    begun, now, most, works = [], [], [], Study.do
+
+    def slow(self, run):
+        begun.append(run)
+        now.append(run.name)
+        most.append(len(now))
+        assert len(set(now)) == len(now)
+        time.sleep(0.01)
+        works(self, run)
+        now.remove(run.name)
+
+    monkeypatch.setattr(Study, "do", slow)
+    long, random = (faked.runs, ["loco"], LONG, [0]), (faked.runs, ["random"], LONG, [0])
+    phases = [long, (faked.grid,), random]
+    faked.work(lambda: [run for function, *arguments in phases for run in function(*arguments)])
+    assert max(most) == 2 and len(begun) == len(set(begun))
+    (place,) = [i for i, run in enumerate(begun) if run.epochs == LONG]
+    (control,) = [i for i, run in enumerate(begun) if run.row == "random"]
+    assert control > place  # the grid had something to do until then
+    last = max(i for i, run in enumerate(begun) if run.row == "loco" and run.epochs == MIDDLE)
+    assert last < place <= last + 3 < control
+
+
+def test_what_a_record_has_is_not_run_again(faked, tmp_path, data):
+    tune(faked)
+    images = json.loads((faked.folder / "study.json").read_text())["data"]
+    record = {"data": images, "runs": collect.collect(faked.folder)}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    rate = faked.rate("loco", MIDDLE)
+    faked.hold.close()
+    shutil.rmtree(faked.folder)
+    again = study_of(tmp_path, data, tmp_path / "record.json")
+    again.begin(["imagenette"])
+    assert again.grid() == [] and again.rate("loco", MIDDLE) == rate is not None
+    known, new = again.runs(["loco"], MIDDLE, range(2))
+    do(again, [known, new])
+    assert [path.name for path in again.folder.glob("*/*/*")] == [new.name.split("/")[-1]]
+    assert again.recorded[known]["machine"] == record["runs"][0]["machine"] != ""
+    # a detector needs the encoder itself
+    calls = []
+    again.call = lambda run, tool, *arguments: (calls.append(tool), fake_call(again, run, tool, *arguments))
+    with pytest.raises(ValueError, match="needs --nuclei"):
+        again.do(known._replace(detect="nuclei"))
+    assert calls == ["pretrain", "linear_probe", "knn"]
+    (data / "val" / "class0" / "more.png").write_bytes(b"")
+    again.hold.close()
+    with pytest.raises(ValueError, match="has runs on other images of imagenette"):
+        again = study_of(tmp_path / "elsewhere", data, tmp_path / "record.json")
+        again.begin(["imagenette"])
+    (tmp_path / "record.json").write_text('{"runs": []}')
+    with pytest.raises(ValueError, match=r"no study\.json with runs"):
+        study_of(tmp_path, data, tmp_path / "record.json")
 
 
 def test_another_recipe_in_the_folder_is_refused(faked, capsys):
     run = faked.grid()[0]
-    faked.all([run])
+    do(faked, [run])
     path = faked.folder / run.name / "pretrain" / "config.yaml"
     path.write_text(path.read_text().replace("TEMPERATURE: 0.2", "TEMPERATURE: 0.5"))
-    faked.all([run])
+    do(faked, [run])
     assert faked.failed == [run.name] and "another recipe" in capsys.readouterr().out
 
 
@@ -238,7 +299,7 @@ def test_stop_lets_the_tools_make_a_checkpoint(tmp_path, data, monkeypatch):
         "print('session', os.getsid(0), flush=True)\n"
         "time.sleep(60)\n"
     )
-    monkeypatch.setattr(study_run, "ROOT", tmp_path)
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
     study, run, raised = study_of(tmp_path, data), Run(THIN18, "loco", 0.002, SHORT, 0), []
     folder = study.folder / run.name
     folder.mkdir(parents=True)
@@ -263,14 +324,14 @@ def test_stop_lets_the_tools_make_a_checkpoint(tmp_path, data, monkeypatch):
     begun, ended = map(json.loads, (folder / "cost.jsonl").read_text().splitlines())
     assert begun.items() <= ended.items() and ended["exit_code"] == 0 and 0 < ended["cpu_seconds"] < ended["seconds"]
     with pytest.raises(KeyboardInterrupt):
-        study.all([Run(THIN18, "gim", 0.002, SHORT, 0)])
+        do(study, [Run(THIN18, "gim", 0.002, SHORT, 0)])
     assert not (study.folder / THIN18 / "gim").exists()
 
 
 def test_a_part_that_was_killed_has_no_known_cost(faked):
     run = faked.grid()[0]
-    faked.all([run])
-    study_run.note(faked.folder / run.name / "cost.jsonl", {"what": "pretrain", "start": 1.7e9})
+    do(faked, [run])
+    runner.note(faked.folder / run.name / "cost.jsonl", {"what": "pretrain", "start": 1.7e9})
     (found,) = collect.collect(faked.folder)
     assert found["cpu_seconds"] == {"pretrain": None, "linear_probe": 90, "knn": 90}
 
@@ -290,16 +351,16 @@ def test_one_study_a_folder_and_one_data_set(faked, tmp_path, data, monkeypatch)
 
 def test_damaged_config_is_one_line(faked, capsys):
     run = faked.grid()[0]
-    faked.all([run])
+    do(faked, [run])
     (faked.folder / run.name / "pretrain" / "config.yaml").write_text("")
-    faked.all([run])
+    do(faked, [run])
     assert faked.failed == [run.name] and "config.yaml is damaged" in capsys.readouterr().out
 
 
 def made_up(row, seed, held_out, test, **more):
     stages = {"linear": dict(zip(STAGES, test, strict=True)), "held_out": dict(zip(STAGES, held_out, strict=True))}
     run = {"scale": THIN18, "row": row, "rate": RATES[2], "epochs": SHORT, "seed": seed, "decoder": "MLP", **stages}
-    return {**run, "knn": stages["linear"], "cpu_seconds": {}, "finished": "2026-11-22", **more}
+    return {**run, "knn": stages["linear"], "cpu_seconds": {}, "finished": "2026-11-22", "machine": "a", **more}
 
 
 def test_best_stage_is_chosen_on_held_out_images_and_exploded_runs_do_not_count():
@@ -343,7 +404,7 @@ def report(*arguments, findings=None):
 def test_report_prints_what_the_runs_hold(faked, tmp_path):
     tune(faked)
     for phase in ("short", "middle", "table5"):
-        faked.all(study_run.PHASES[phase](faked))
+        do(faked, study_run.PHASES[phase](faked))
     root = tmp_path / "root"
     root.mkdir()
     write_documents(root)
@@ -357,16 +418,16 @@ def test_report_prints_what_the_runs_hold(faked, tmp_path):
     assert line.rstrip(" |").endswith(" 1.5")  # CPU minutes
     assert "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0." in text
     (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
-    assert re.search(
-        r"\| +1 \| +0\.0006 \| LoCo, 1 conv block \+ 2-layer MLP \| +40\.0 \| +res2 40\.0 \| +65\.3 \|$", line
-    )
+    cells = [cell.strip() for cell in line.split("|")[3:-1]]
+    assert cells == ["LoCo, 1 conv block + 2-layer MLP", "38.5", "40.0", "res2 38.5", "res2 40.0", "65.3"]
+    assert "res5, 5 epochs, 1 seed" in text and "res5, 20 epochs, 1 seed " in text
     line = [x for x in text.splitlines() if x.startswith("| LoCo ") and "| itself" in x][-1]
-    assert "| 62.0 |" in line  # of seed 0, the only one of all rows
+    assert " 62.0 |" in line  # of seed 0, the only one of all rows
     picture = cv2.imread(str(root / "docs" / "study.png"))
     assert picture.shape[1] > 600 and picture.std() > 10
     # the same again without the runs
     before = {path: (root / path).read_text() for path in ("README.md", "docs/results.md", "docs/study.json")}
-    done = report("--data", root / "docs" / "study.json", "--root", root, findings=root / "findings.md")
+    done = report("--record", root / "docs" / "study.json", "--root", root, findings=root / "findings.md")
     assert done.returncode == 0, done.stderr
     assert before == {path: (root / path).read_text() for path in before}
     (root / "findings.md").write_text("{linear loco 80 res5}")
@@ -374,15 +435,42 @@ def test_report_prints_what_the_runs_hold(faked, tmp_path):
     assert done.returncode == 2 and "{linear loco 80 res5} is not among the results" in done.stderr
 
 
+def test_report_adds_a_record_to_the_folder(faked, tmp_path):
+    """Runs of the folder count, those of the record that the folder lacks, and each names its machine."""
+    tune(faked)
+    runs = collect.collect(faked.folder)
+    here = next(run for run in runs if run["row"] == "loco")
+    other = [{**run, "seed": 1, "machine": "a large one", "finished": "2020-01-01"} for run in runs]
+    images = json.loads((faked.folder / "study.json").read_text())["data"]
+    older = {**here, "linear": dict.fromkeys(STAGES, 1.0), "machine": "a large one"}
+    write_documents(tmp_path)
+    (tmp_path / "findings.md").write_text("none\n")
+    (tmp_path / "record.json").write_text(json.dumps({"data": images, "runs": [*other, older]}))
+    done = report(
+        faked.folder, "--record", tmp_path / "record.json", "--root", tmp_path, findings=tmp_path / "findings.md"
+    )
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "docs" / "study.json").read_text())
+    assert len(data["runs"]) == 2 * len(runs) and here in data["runs"]
+    assert f"a large one: {len(runs)} runs, 2020-01-01; {here['machine']}: {len(runs)} runs, 2027-" in done.stdout
+    (line,) = [x for x in done.stdout.splitlines() if x.startswith("| LoCo")]
+    assert line.rstrip(" |").endswith(" 1.5")  # CPU minutes of the newest machine
+    (tmp_path / "record.json").write_text(json.dumps({"data": {"imagenette": "0"}, "runs": other}))
+    done = report(faked.folder, "--record", tmp_path / "record.json", "--root", tmp_path)
+    assert done.returncode == 2 and "has runs on other images of imagenette" in done.stderr
+    done = report("--root", tmp_path)
+    assert done.returncode == 2 and "nothing to report on" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_report_of_an_unfinished_study(faked, tmp_path):
-    faked.all(faked.grid()[:1])
+    do(faked, faked.grid()[:1])
     write_documents(tmp_path)
     (tmp_path / "findings.md").write_text("none\n")
     done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 7
     (tmp_path / "docs" / "study.json").write_text("{}")
-    done = report("--data", tmp_path / "docs" / "study.json", "--root", tmp_path)
+    done = report("--record", tmp_path / "docs" / "study.json", "--root", tmp_path)
     assert done.returncode == 2 and "no study.json with runs" in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -403,7 +491,7 @@ def test_the_documents_are_what_the_report_makes(tmp_path):
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/results.md"):
         shutil.copy(ROOT / name, tmp_path / name)
-    done = report("--data", ROOT / "docs" / "study.json", "--root", tmp_path)
+    done = report("--record", ROOT / "docs" / "study.json", "--root", tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("README.md", "docs/results.md", "docs/study.json"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
@@ -422,7 +510,7 @@ def test_one_real_run(tmp_path, data, monkeypatch):
 
     monkeypatch.setattr(Study, "recipe", tiny)
     run = Run(THIN18, "blockwise_barlow", 0.002, SHORT, 0)
-    study.all([run])
+    do(study, [run])
     log = study.folder / run.name / "log.txt"
     assert not study.failed, log.read_text()[-2000:]
     (found,) = collect.collect(study.folder)

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Weight gradients of 3x3 convs on small maps: torch's (oneDNN) against one matrix product (pretrain/small_maps.py).
+
+The layers are those of ResNet-18 and of a thin one at the ends of their stages. Each figure is a median of rounds that
+alternate, on one thread.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+
+from pretrain.small_maps import _weight_gradient
+
+LAYERS = [(channels, side) for channels in (128, 256, 512) for side in (2, 3, 4, 6)]
+
+
+def of_torch(x, weight, gradient):
+    # the second of the three gradients: input, weight, bias
+    arguments = ([0], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False])
+    return torch.ops.aten.convolution_backward(gradient, x, weight, *arguments)[1]
+
+
+def of_one_product(x, weight, gradient):
+    return _weight_gradient(x, weight, gradient, 1, 1)
+
+
+def main(args):
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    print(f"{args.images} maps, one thread, torch {torch.__version__}; median of {args.rounds} rounds\n")
+    print("| channels | pixels | dtype | forward, ms | torch, ms | one product, ms | faster |")
+    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    for dtype in (torch.float32, torch.bfloat16):
+        for channels, side in LAYERS:
+            x = torch.randn(args.images, channels, side, side).to(dtype, memory_format=torch.channels_last)
+            weight = torch.randn(channels, channels, 3, 3).div(50).to(dtype)
+            gradient = torch.randn_like(x)
+            ways = {
+                "forward": lambda x, weight, _: F.conv2d(x, weight, padding=1),
+                "torch": of_torch,
+                "one product": of_one_product,
+            }
+            times = {name: [] for name in ways}
+            for _ in range(args.rounds + 1):
+                for name, function in ways.items():
+                    start = time.perf_counter()
+                    function(x, weight, gradient)
+                    times[name].append(1000 * (time.perf_counter() - start))
+            found = {name: statistics.median(values[1:]) for name, values in times.items()}
+            cells = " | ".join(f"{value:.1f}" for value in found.values())
+            ratio = found["torch"] / found["one product"]
+            print(f"| {channels} | {side} x {side} | {str(dtype)[6:]} | {cells} | {ratio:.2f}x |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512, help="maps in a batch (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    main(parser.parse_args())

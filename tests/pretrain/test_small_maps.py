@@ -1,0 +1,103 @@
+"""Convs on maps of few pixels against torch's own."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pretrain import small_maps
+from pretrain.config import get_cfg
+from pretrain.learner import build_learner
+from pretrain.small_maps import SmallMapConv2d, use_small_map_convs
+
+
+def gradients(conv, x):
+    x = x.detach().requires_grad_()
+    y = conv(x)
+    seed = torch.sin(torch.arange(y.numel())).view(y.shape).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, [x, conv.weight], seed)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kernel=st.integers(1, 7),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 3),
+    channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    sides=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    batch=st.integers(1, 4),
+    last=st.booleans(),
+)
+def test_output_and_gradients_are_torchs(kernel, stride, padding, channels, sides, batch, last):
+    if min(sides) + 2 * padding < kernel:
+        return
+    conv = nn.Conv2d(*channels, kernel, stride, padding, bias=False).double()
+    x = torch.randn(batch, channels[0], *sides, dtype=torch.double)
+    x = x.to(memory_format=torch.channels_last) if last else x
+    ours = copy.deepcopy(conv)
+    use_small_map_convs(ours)
+    assert type(ours) is SmallMapConv2d
+    for expected, found in zip(gradients(conv, x), gradients(ours, x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_in_bfloat16_under_autocast():
+    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    ours, x = copy.deepcopy(conv), torch.randn(16, 64, 2, 2)
+    use_small_map_convs(ours)
+    exact = gradients(conv, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        low, found = gradients(conv, x), gradients(ours, x)
+    for true, theirs, mine in zip(exact, low, found, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert (mine - true).norm() < 1.2 * (theirs - true).norm() + 1e-6  # no less exact than torch's
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Calls of the weight's gradient."""
+    calls, real = [], small_maps._weight_gradient
+    monkeypatch.setattr(small_maps, "_weight_gradient", lambda *args: (calls.append(args), real(*args))[1])
+    return calls
+
+
+def test_only_where_it_is_faster_and_asked_for(counted):
+    conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    use_small_map_convs(conv)
+    conv(torch.randn(2, 3, 4, 4)).sum().backward()
+    assert not counted and conv.weight.grad is not None  # 16 pixels: torch's
+    x = torch.randn(2, 3, 3, 3, requires_grad=True)
+    y = conv(x).sum()
+    torch.autograd.grad(y, x, retain_graph=True)  # what the schedule asks of a shared stage first
+    assert not counted
+    torch.autograd.grad(y, conv.weight)
+    assert len(counted) == 1
+    with torch.no_grad():
+        assert not conv(x).requires_grad
+
+
+def test_other_convs_stay_as_they_are():
+    others = [
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 3, groups=2, bias=False),
+        nn.Conv2d(4, 4, 3, dilation=2, bias=False),
+        nn.Conv2d(4, 4, (1, 3), bias=False),
+        nn.Conv2d(4, 4, 3, padding="same", bias=False),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", bias=False),
+    ]
+    net = nn.Sequential(*others)
+    use_small_map_convs(net)
+    assert all(type(conv) is nn.Conv2d for conv in net)
+
+
+def test_the_learner_uses_them_on_the_cpu_uncompiled():
+    for compiled in (False, True):
+        cfg = get_cfg()
+        cfg.MODEL.ENCODER, cfg.MODEL.COMPILE = "resnet18x0.25", compiled
+        learner = build_learner(cfg)
+        found = {type(module) for module in learner.modules() if isinstance(module, nn.Conv2d)}
+        assert found == {nn.Conv2d if compiled else SmallMapConv2d}
+    assert list(learner.encoder.state_dict()) == list(build_learner(cfg).encoder.state_dict())
