@@ -1,6 +1,6 @@
 """Convolutions on maps of a few pixels, as the last stages have on small crops.
 
-On the CPU oneDNN computes a weight's gradient as suits large maps: of 2 x 2 pixels it takes seven times as long as the
+On the CPU oneDNN computes a weight's gradient as suits large maps: in bfloat16 it takes several times as long as the
 forward pass. There one matrix product is faster.
 """
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-PIXELS = 9  # of the output: up to here the product is faster, in float32 and bfloat16 (benchmarks/small_maps.py)
+BFLOAT16_PIXELS, PIXELS = 9, 4  # of the output: up to here the product is faster (benchmarks/small_maps.py)
 
 
 class SmallMapConv2d(nn.Conv2d):
@@ -24,9 +24,10 @@ class SmallMapConv2d(nn.Conv2d):
         """
         stride, padding, k = self.stride[0], self.padding[0], self.kernel_size[0]
         height, width = ((side + 2 * padding - k) // stride + 1 for side in x.shape[2:])
-        if height * width > PIXELS or x.device.type != "cpu":
-            return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        limit = BFLOAT16_PIXELS if dtype == torch.bfloat16 else PIXELS
+        if height * width > limit or x.device.type != "cpu":
+            return super().forward(x)
         x, weight = x.to(dtype), self.weight.to(dtype)
         y = F.conv2d(x, weight.detach(), None, stride, padding)
         # a zero that has the weight's gradient: where only the input's is asked for, autograd leaves this one out
