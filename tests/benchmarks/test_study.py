@@ -250,6 +250,25 @@ def test_a_run_begins_when_its_learning_rate_is_known_and_its_folder_free(faked,
     assert last < place <= last + 3 < control
 
 
+def test_parts_are_chosen_by_phase_row_and_budget(faked, data, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    faked.hold.close()
+
+    def run(**parts):
+        parts = dict.fromkeys(("nuclei", "record", "phase", "rows", "epochs")) | parts
+        study_run.main(argparse.Namespace(imagenette=data, output=faked.folder, jobs=2, **parts))
+        return {path.parent.name + "/" + path.name for path in faked.folder.glob(f"{THIN18}/*/*")}
+
+    with pytest.raises(ValueError, match="run --phase grid first"):
+        run(phase=["short"], rows=["loco"])
+    assert run(phase=["short"], rows=["random"]) == {f"random/0ep_lr0.002_seed{seed}" for seed in range(3)}
+    done = run(phase=["grid"], rows=["gim"], epochs=[SHORT])
+    assert {name.split("_")[0] for name in done} == {"random/0ep", "gim/5ep"}
+    before, done = done, run(phase=["grid", "middle"], rows=["gim"])
+    assert {name.split("_")[0] for name in done - before} == {"gim/20ep"}
+    assert {name.split("_")[-1] for name in done - before} == {"seed0", "seed1", "seed2"}
+
+
 def test_what_a_record_has_is_not_run_again(faked, tmp_path, data):
     tune(faked)
     images = json.loads((faked.folder / "study.json").read_text())["data"]
