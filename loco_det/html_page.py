@@ -53,7 +53,7 @@ def _cell_class(column):
         return "name"
     if "published" in column or ":" in column:
         return "number"
-    return "ap" if column.endswith("AP") else "number" if is_number(column) else ""
+    return "ap" if column.endswith("AP") or column == "top-1" else "number" if is_number(column) else ""
 
 
 def _breakable(text):

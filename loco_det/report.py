@@ -13,12 +13,17 @@ from PIL import Image
 
 from loco_det.curves import ap_curves, detection_curves, joint_curves, pr_curves, pretraining_curves
 from loco_det.html_page import html_page, html_table, image
+from loco_det.readouts import readout_rows
 from loco_det.run_folder import write_whole
 from loco_det.runs import class_rows, detection_rows, pretraining_rows, seeds_rows
 from loco_det.tables import markdown
 
 PICTURES = 24  # of detections and views on a page; each run gets the same share, and one at least
 PICTURE_BYTES = 3_000_000  # of all pictures on a page, as base64; curves and text come on top
+FIGURES = {  # that a run has drawn -> alternative text
+    "analysis.png": "Analysis of {}: precision and recall, AP by size and class, confusions.",
+    "probe.png": "Linear readout of {}: loss and test accuracy of each stage, accuracy by learning rate.",
+}
 PICTURE_WIDTHS = (1600, 1100, 700, 450)  # pixels; the first with which the pictures stay within PICTURE_BYTES
 
 
@@ -35,10 +40,10 @@ def _compress(path, width):
     return buffer.getvalue(), "jpeg"
 
 
-def _analysis_figure(run):
-    """analysis.png in few colours, which is a third of its size; None if there is none."""
+def _figure(path):
+    """A figure such as analysis.png in few colours, which is a third of its size; None if there is none."""
     try:
-        with Image.open(run.folder / "analysis.png") as picture:
+        with Image.open(path) as picture:
             buffer = io.BytesIO()
             picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
             return buffer.getvalue()
@@ -80,9 +85,9 @@ def _run_section(run, pictures):
         last = run.series("total_loss")[1][-1]
         alt = f"Losses of {run.name} by iteration; the total loss ends at {last:.3g} at iteration {run.iterations}."
         part += image(draw(run), "png", alt)
-    if figure := _analysis_figure(run):
-        alt = f"Analysis of {run.name}: precision and recall, AP by size and class, confusions."
-        part += image(figure, "png", alt)
+    for name, alt in FIGURES.items():
+        if figure := _figure(run.folder / name):
+            part += image(figure, "png", alt.format(run.name))
     for path in run.pictures:
         what = "Ground truth on the left, prediction on the right" if run.kind == "detection" else "Augmented views"
         if path in pictures:
@@ -112,6 +117,11 @@ AP_CAPTION = (
 SEEDS_CAPTION = (
     "AP in percent: mean ± standard deviation (of a sample, n − 1) over the seeds. “–”: some seeds have no such AP. "
     "Differences between runs are taken seed by seed."
+)
+READOUT_CAPTION = (
+    "Accuracies in percent. Learning rates are for 256 images; each stage has its own: chosen on the test images, it "
+    "flatters the figure. kNN has a row for each k and temperature. “–”: not known, or does not apply; top-5 needs "
+    "more than 5 classes."
 )
 
 
@@ -155,17 +165,20 @@ def render(runs):
     """The page as a string of HTML; the arguments are as in :func:`write_report`."""
     pretraining = [run for run in runs if run.kind == "pretraining"]
     detection = [run for run in runs if run.kind == "detection"]
+    readouts = [run for run in runs if run.kind == "readout"]
     title = _title(runs)
     body = f'<h1>{escape(title)}</h1>\n<p class="dim">{escape(_written())}</p>\n'
     if detection:
         body += _detection_section(runs)
+    if readouts:
+        body += "<h2>Readouts</h2>\n" + html_table(readout_rows(runs), READOUT_CAPTION)
     if pretraining:
         caption = "Losses at the first and the last line of each metrics.json."
         body += "<h2>Pretraining</h2>\n" + html_table(pretraining_rows(runs), caption)
     pictures = _embed_pictures(runs)
     body += "<h2>Runs</h2>\n"
     body += '<p class="dim">Losses are medians over 20 iterations, as Detectron2 logs them.</p>\n'
-    body += "".join(_run_section(run, pictures) for run in pretraining + detection)
+    body += "".join(_run_section(run, pictures) for run in pretraining + readouts + detection)
     return html_page(title, body)
 
 
@@ -178,6 +191,8 @@ def render_markdown(runs):
         parts += ["### Over seeds", markdown(rows), SEEDS_CAPTION]
     for dataset in dict.fromkeys(run.analysis["dataset"] for run in runs if run.analysis.get("dataset")):
         parts += [f"### AP by class, {dataset}", markdown(class_rows(runs, dataset))]
+    if rows := readout_rows(runs):
+        parts += ["## Readouts", markdown(rows), READOUT_CAPTION]
     if rows := pretraining_rows(runs):
         parts += ["## Pretraining", markdown(rows)]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""What a folder of tools/pretrain.py or tools/train_net.py holds."""
+"""What a run folder of tools/pretrain.py, train_net.py, linear_probe.py or knn.py holds."""
 
 import json
 import os
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+
+READOUTS = {"linear", "knn"}  # where results.json of a readout has its figures
 
 
 @dataclass
@@ -15,10 +17,10 @@ class Run:
     Attributes:
         folder: the folder.
         name: short name in tables and legends.
-        kind: "pretraining" or "detection".
+        kind: "pretraining", "detection" or "readout" (linear probe or kNN).
         config: config.yaml as a dict, empty if there is none; ``config_text`` is the file as it is.
         metrics: list of dicts, ascending by "iteration" (counted from 0), as Detectron2's JSONWriter names things.
-        results: results.json of a detection run, empty before its evaluation.
+        results: results.json of a detection run or a readout, empty before its evaluation.
         command: text of command.txt, perhaps empty.
         pictures: paths of views.png and pictures/*.png.
         analysis: analysis.json of a detection run, empty if there is none.
@@ -60,6 +62,8 @@ class Run:
         if self.problem:
             return self.problem
         planned, done = self.key("SOLVER.MAX_ITER"), self.iterations
+        if self.kind == "readout":
+            return "done" if self.results else "not finished"
         if self.kind == "detection":
             if self.results:
                 return "done"
@@ -89,7 +93,10 @@ class Run:
 
     @property
     def evaluations(self):
-        """Dataset -> task ("bbox", "segm") -> metrics of a detection run; without metrics before its evaluation."""
+        """Dataset -> task ("bbox", "segm") -> metrics of a detection run; without metrics before its evaluation. Empty
+        for a readout, whose figures are no AP."""
+        if self.kind == "readout":
+            return {}
         results = self.results.get("results", {})
         if any("bbox" in value or "segm" in value for value in results.values()):  # several test sets
             return results
@@ -109,25 +116,15 @@ def read_run(folder):
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("metrics.json", "results.json")):
         raise FileNotFoundError(f"{folder} is not a run: it has neither metrics.json nor results.json")
-    results = {}
-    if (folder / "results.json").is_file():
-        try:
-            results = json.loads((folder / "results.json").read_text())
-            results["results"].get("bbox")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder / 'results.json'} is damaged ({error!r}): evaluate that run again") from error
-    text = _text(folder / "config.yaml")
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError:
-        config = None
-    config = config if isinstance(config, dict) else {}
+    results = _read_results(folder / "results.json")
+    config, text = _config(folder)
     metrics = _read_metrics(folder / "metrics.json")
     detection = results or "loss_mask" in {k for m in metrics for k in m} or "META_ARCHITECTURE" in text
+    readout = READOUTS & results.keys() if results else _is_readout(config)
     return Run(
         folder=folder,
         name=folder.resolve().name,
-        kind="detection" if detection else "pretraining",
+        kind="readout" if readout else "detection" if detection else "pretraining",
         config=config,
         config_text=text,
         metrics=metrics,
@@ -139,8 +136,9 @@ def read_run(folder):
 
 
 def lost_run(folder, problem):
-    """A Run that stands for a folder of which nothing can be read."""
-    return Run(Path(folder), Path(folder).name, "detection", {}, "", [], {}, "", [], problem=problem)
+    """A Run that stands for a folder of which nothing can be read; its kind is a guess by its config, if it has one."""
+    kind = "readout" if _is_readout(_config(Path(folder))[0]) else "detection"
+    return Run(Path(folder), Path(folder).name, kind, {}, "", [], {}, "", [], problem=problem)
 
 
 def write_whole(path, content):
@@ -162,6 +160,36 @@ def write_whole(path, content):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _read_results(path):
+    """results.json, empty if there is none; ValueError if it has no figures where a run of ours has them."""
+    if not path.is_file():
+        return {}
+    try:
+        results = json.loads(path.read_text())
+        figures = results[next(iter(READOUTS & results.keys()), "results")]
+        figures.get("bbox")
+        for part in READOUTS & results.keys():
+            for stage in figures.values():
+                [row.get("top1") for row in ([stage] if part == "linear" else stage.values())]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): evaluate that run again") from error
+    return results
+
+
+def _config(folder):
+    """config.yaml as a dict, empty if it is damaged or missing, and as text."""
+    text = _text(folder / "config.yaml")
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError:
+        config = None
+    return config if isinstance(config, dict) else {}, text
+
+
+def _is_readout(config):
+    return "FEATURES" in config  # a key of no other tool
 
 
 def _analysis(path):

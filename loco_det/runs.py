@@ -162,9 +162,9 @@ def class_rows(runs, dataset):
 
 
 def table_text(runs):
-    """The AP table of the detection runs as Markdown (the page also has APs / m / l)."""
+    """The AP table of the detection runs as Markdown (the page also has APs / m / l); empty if there is none."""
     rows = [{k: v for k, v in row.items() if " / " not in k} for row in detection_rows(runs)]
-    return markdown(rows) if rows else "no detection runs"
+    return markdown(rows) if rows else ""
 
 
 def seeds_text(runs):

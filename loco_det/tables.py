@@ -9,7 +9,8 @@ APS = {
     for name, task in (("box", "bbox"), ("mask", "segm"))
     for metric in ("AP", "AP50", "AP75")
 }
-RIGHT = ("iterations", "time", "memory", "objects")  # and whatever has to do with AP
+# And whatever has to do with AP
+RIGHT = ("iterations", "time", "memory", "objects", "top-1", "top-5", "learning rate", "k", "temperature")
 
 
 class Cell(str):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write one self-contained HTML page about runs of tools/pretrain.py and tools/train_net.py."""
+"""Write one self-contained HTML page about runs: pretraining, linear probe and kNN, detection."""
 
 import argparse
 import os
@@ -9,11 +9,13 @@ from pathlib import Path
 # So that it works in a checkout that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from loco_det.readouts import readouts_text
 from loco_det.report import write_report
 from loco_det.runs import find_runs, seeds_text, table_text
 
-EXAMPLE = """example:
+EXAMPLE = """examples:
   python tools/report.py output/demo
+  python tools/report.py output/loco_linear output/loco_knn
   python tools/report.py output/loco output/coco_loco_frozen output/coco_loco_finetune --output loco.html --markdown
 
 A run that is missing, damaged, or not finished is shown as such.
@@ -32,10 +34,8 @@ if __name__ == "__main__":
         runs = find_runs(args.runs)
         page = Path(args.output or Path(next(run for run in args.runs if Path(run).is_dir()), "report.html"))
         path = write_report(runs, page, page.with_suffix(".md") if args.markdown else None)
-        print(table_text(runs))
-        seeds = seeds_text(runs)
-        if seeds:
-            print(f"\n{seeds}\n")
+        tables = [text for text in (table_text(runs), seeds_text(runs), readouts_text(runs)) if text]
+        print("\n\n".join(tables) or "no detection runs and no readouts", end="\n\n" if len(tables) > 1 else "\n")
         print(f"report: {path.resolve()}")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

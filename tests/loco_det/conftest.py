@@ -72,3 +72,28 @@ def detection(tmp_path, pretraining, training_line, write_lines):
     (done / "results.json").write_text(json.dumps(results))
     Image.new("RGB", (400, 200), "blue").save(done / "pictures" / "000_a<b.png")
     return done, interrupted
+
+
+@pytest.fixture
+def readouts(tmp_path, write_lines):
+    """A linear readout and kNN of the same checkpoint, and a linear readout that was interrupted."""
+    weights = {"path": "output/loco/model_final.pth", "sha256": "0" * 64, "arch": "resnet18"}
+    config = {"DATASETS": {"TRAIN": "nette/train", "TEST": "nette/val"}, "FEATURES": {"CACHED": True}}
+    diverged = {"top1": None, "top5": None, "lr": None}
+    linear = {"res4": {"top1": 50.5, "top5": 90.0, "lr": 0.03}, "res5": diverged}
+    knn = {"res5": {"k20_t0.07": {"top1": 40.0, "top5": 80.0}, "k200_t0.1": {"top1": None, "top5": None}}}
+    found = {
+        "linear": {"protocol": {"chosen_on": "held-out"}, "weights": weights, "linear": linear, "seconds": 3.0},
+        "knn": {"protocol": {"leave_one_out": True}, "weights": weights, "knn": knn},
+        "begun": None,
+    }
+    folders = [tmp_path / "readouts" / name for name in found]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        config["DATASETS"]["TEST"] = "" if folder.name == "knn" else "nette/val"
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        if found[folder.name]:
+            (folder / "results.json").write_text(json.dumps(found[folder.name]))
+    write_lines(folders[2] / "metrics.json", [{"iteration": 19, "lr": 0.1, "loss_res5": 1.0, "data_time": 0}])
+    Image.new("RGB", (1170, 900), "red").save(folders[0] / "probe.png")
+    return folders

@@ -181,6 +181,24 @@ def test_numbers_sort_by_value(tmp_path, detection):
     assert all(np.isfinite(float(value)) for value in values)
 
 
+def test_readouts(tmp_path, readouts):
+    page = Page(write_report(find_runs(readouts), tmp_path / "report.html", tmp_path / "report.md"))
+    texts = (
+        "Readouts",
+        "50.50",
+        "learning rate",
+        "all diverged",
+        "loco/model_final.pth",
+        "nette/train (leave-one-out)",
+    )
+    assert all(text in page.text for text in texts) and "damaged" not in page.text and "Detection" not in page.text
+    assert [picture.size for picture in page.images().values()] == [(1170, 900)]
+    assert (
+        "| 50.50 |" in (tmp_path / "report.md").read_text()
+        and "## Detection" not in (tmp_path / "report.md").read_text()
+    )
+
+
 def test_no_runs(tmp_path):
     with pytest.raises(ValueError, match="no runs"):
         write_report([], tmp_path / "report.html")

@@ -38,6 +38,20 @@ def test_seeds_from_a_checkout_that_is_not_installed(tmp_path):
     assert "11.0 ± 1.4" in done.stdout and "+6.0 ± 1.4" in done.stdout and (tmp_path / "report.html").is_file()
 
 
+def test_readouts_have_a_table_of_their_own(run_tool, tmp_path):
+    for name, figures in (
+        ("linear", {"res5": {"top1": 50.5, "lr": 0.1}}),
+        ("knn", {"res5": {"k20_t0.1": {"top1": 40}}}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps({name: figures}))
+    done = run_tool("report.py", tmp_path / "linear", tmp_path / "knn", "--markdown")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "50.50" in done.stdout and "40.00" in done.stdout and "detection" not in done.stdout
+    assert "50.50" in (tmp_path / "linear/report.html").read_text()
+    assert "50.50" in (tmp_path / "linear/report.md").read_text()
+
+
 def test_one_line_for_a_missing_folder_no_runs_and_a_damaged_run(run_tool, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
@@ -51,4 +65,4 @@ def test_one_line_for_a_missing_folder_no_runs_and_a_damaged_run(run_tool, tmp_p
 
 def test_help_has_an_example(run_tool):
     shown = run_tool("report.py", "--help")
-    assert shown.returncode == 0 and "example:" in shown.stdout
+    assert shown.returncode == 0 and "examples:" in shown.stdout
