@@ -3,9 +3,11 @@
 import ast
 import builtins
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import sys
@@ -30,19 +32,65 @@ def merge_config(cfg, args):
     """Merge ``args.config_file`` and the KEY VALUE pairs of ``args.opts`` into ``cfg``.
 
     Raises:
-        ValueError: on an unknown key, a value of the wrong type or a file that is no YAML; one line.
+        ValueError: on an unknown key, a value of the wrong type, a file that is no YAML, or what is no KEY VALUE pair;
+            one line.
         OSError: if the file cannot be read.
     """
     logging.getLogger("fvcore.common.config").setLevel(logging.CRITICAL)  # yacs logs what it raises
     logging.getLogger("yacs.config").setLevel(logging.CRITICAL)
-    try:
-        if args.config_file:
+    if args.config_file:
+        with _explained(cfg, args.config_file):
             cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(_as_defaults(cfg, args.opts))
-    except (KeyError, AssertionError, AttributeError, TypeError, yaml.YAMLError) as error:
-        where = f" (in {args.config_file} or the KEY VALUE pairs)"
-        raise ValueError(" ".join(str(error.args[0] if error.args else error).split()) + where) from error
+    with _explained(cfg, "the KEY VALUE pairs"):
+        cfg.merge_from_list(_as_defaults(cfg, _pairs(args.opts)))
     return cfg
+
+
+@contextlib.contextmanager
+def _explained(cfg, where):
+    """Turn what YAML and yacs raise into a ValueError of one line that says what to write."""
+    try:
+        yield
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)  # its name is that of the file, which may be a _BASE_
+        where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ValueError(f'{where}: {problem}; write "KEY: VALUE" lines, lists as [A, B], no tabs') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: no text, and so no YAML") from error
+    except ValueError as error:
+        raise ValueError(_of_wrong_type(cfg, " ".join(str(error).split()))) from error
+    except (KeyError, AssertionError, AttributeError, TypeError) as error:
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        raise ValueError(f"{message} (in {where})") from error
+
+
+MISMATCH = re.compile(r"Type mismatch \(.*\) with values \(.* vs\. (.*)\) for config key: (\S+)")  # yacs's words
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def _of_wrong_type(cfg, message):
+    """What yacs says of a value of the wrong type in words of one who writes it; other messages as they are."""
+    match = MISMATCH.fullmatch(message)
+    if not match:
+        return message
+    value, key = match.groups()
+    default = functools.reduce(lambda node, part: node[part], key.split("."), cfg)
+    if isinstance(default, list | tuple):
+        return f"{key} is {value}, but must be a list: write [{value.strip('()[] ')}] (on the command line in quotes)"
+    return f"{key} is {value}, but must be {KINDS.get(type(default), 'a group of keys')}"
+
+
+def _pairs(opts):
+    """KEY VALUE pairs as they are; ValueError if they are none."""
+    for i, text in enumerate(map(str, opts)):
+        if text.startswith("--") or i % 2 == 0 and text.startswith("-"):
+            raise ValueError(f"{text} comes after KEY VALUE pairs: write it before the first of them")
+        if i % 2 == 0 and "=" in text:
+            raise ValueError(f"{text}: write KEY VALUE with a space between them, {text.replace('=', ' ', 1)}")
+    if len(opts) % 2:
+        raise ValueError(f"{' '.join(map(str, opts))}: no pairs KEY VALUE; one of them has no value, or one too many")
+    return opts
 
 
 def _as_defaults(cfg, opts):

@@ -67,10 +67,74 @@ def test_lists_as_in_yaml(common, key, text, expected):
     assert common.merge_config(readout_cfg(), Arguments(key, text))[node][name] == expected
 
 
-@pytest.mark.parametrize("text", ["res4", "[res4", "{res4: 1}"])
-def test_what_is_no_list(common, text):
-    with pytest.raises(ValueError, match="MODEL.STAGES"):
-        common.merge_config(readout_cfg(), Arguments("MODEL.STAGES", text))
+def refusal(common, cfg, *opts, config_file=""):
+    """The line that the user gets."""
+    with pytest.raises(ValueError) as error:
+        common.merge_config(cfg, Arguments(*opts, config_file=config_file))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "write"),
+    [
+        ("MODEL.STAGES", "res4", "[res4]"),
+        ("MODEL.STAGES", "res4,res5", "[res4,res5]"),
+        ("MODEL.STAGES", "[res4", "[res4]"),  # no YAML either
+        ("MODEL.STAGES", "(res4, res5)", "[res4, res5]"),
+        ("MODEL.STAGES", "", "[]"),
+        ("MODEL.STAGES", "{res4: 1}", "[{res4: 1}]"),
+        ("SOLVER.BASE_LR", "0.1", "[0.1]"),
+        ("KNN.K", "200", "[200]"),
+    ],
+)
+def test_what_is_no_list(common, key, text, write):
+    line = refusal(common, readout_cfg(), key, text)
+    assert line == f"{key} is {text}, but must be a list: write {write} (on the command line in quotes)"
+
+
+def test_one_value_for_a_list_of_detectron2(common):
+    from detectron2.config import get_cfg as detectron2_cfg
+
+    line = refusal(common, detectron2_cfg(), "DATASETS.TRAIN", "demo_train")  # whose default is a tuple
+    assert "DATASETS.TRAIN is demo_train, but must be a list: write [demo_train]" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("SOLVER:\n  BASE_LR: 0.1", "SOLVER.BASE_LR is 0.1, but must be a list: write [0.1]"),
+        ("SOLVER:\n  EPOCHS: many", "SOLVER.EPOCHS is many, but must be a number"),
+        ("SOLVER:\n  NESTEROV: 1", "SOLVER.NESTEROV is 1, but must be True or False"),
+        ("SOLVER: 3", "SOLVER is 3, but must be a group of keys"),
+        ("SOLVER:\n  BASE_LR: [0.1", "wrong.yaml, line 2, column 16: expected ',' or ']'"),
+        ("MODEL: STAGES: []", 'wrong.yaml, line 1, column 14: mapping values are not allowed here; write "KEY: VALUE"'),
+        ("SOLVER:\n\tEPOCHS: 3", "wrong.yaml, line 2, column 1: found character '\\t' that cannot start any token"),
+        (b"\xff\xfe\x00", "wrong.yaml: no text"),
+    ],
+)
+def test_what_is_wrong_in_a_file(common, tmp_path, text, line):
+    (tmp_path / "wrong.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert line in refusal(common, readout_cfg(), config_file=tmp_path / "wrong.yaml")
+
+
+@pytest.mark.parametrize(
+    ("opts", "line"),
+    [
+        (("OUTPUT_DIR", "x", "--resume"), "--resume comes after KEY VALUE pairs: write it before the first of them"),
+        (("--resume", "--eval-only", "OUTPUT_DIR", "x"), "--resume comes after"),
+        (("OUTPUT_DIR", "x", "--config-file", "y.yaml"), "--config-file comes after"),
+        (("OUTPUT_DIR", "x", "-h"), "-h comes after"),
+        (("SEED", "1", "OUTPUT_DIR"), "SEED 1 OUTPUT_DIR: no pairs KEY VALUE"),
+        (("OUTPUT_DIR=x",), "OUTPUT_DIR=x: write KEY VALUE with a space between them, OUTPUT_DIR x"),
+    ],
+)
+def test_what_is_no_pair(common, opts, line):
+    assert line in refusal(common, readout_cfg(), *opts)
+
+
+def test_negative_numbers_are_no_flags(common):
+    assert common.merge_config(get_cfg(), Arguments("SEED", "-1")).SEED == -1
 
 
 @pytest.mark.parametrize("text", ["", "a: b: c", "NO: {SUCH: 1}", "- 1", "just words"])

@@ -204,7 +204,7 @@ def test_interrupted_online_runs_end_with_the_same_bits(data, tmp_path, processe
         (["DATASETS.TRAIN", "/nowhere"], "/nowhere: no such folder of labelled images"),
         (["DATASETS.TEST", ""], "DATASETS.TEST is empty"),
         (["SOLVER.IMS_PER_BATCH", "64"], "16 training images are fewer than SOLVER.IMS_PER_BATCH 64"),
-        (["SOLVER.BASE_LR", "30"], "SOLVER.BASE_LR"),
+        (["SOLVER.BASE_LR", "30"], "SOLVER.BASE_LR is 30, but must be a list: write [30]"),
         (["SOLVER.BASE_LRR", "[30.0]"], "SOLVER.BASE_LRR"),
         (["SOLVER.SCHEDULE", "steps"], "SOLVER.STEPS is [30.0, 60.0, 90.0], but must ascend"),
         (["--resume"], "nothing to resume"),
