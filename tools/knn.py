@@ -20,8 +20,8 @@ from loco_det.convert import add_encoder_config, load_encoder_of
 from pretrain.checkpoint import write_config
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder, cached_features
-from pretrain.readout.knn import knn_of_features
-from pretrain.readout.labelled import labelled_splits
+from pretrain.readout.knn import knn_of_features, warn_of_k
+from pretrain.readout.labelled import labelled_splits, warn_of_images
 from pretrain.readout.results import refuse_others, write_json
 
 EXAMPLE = """examples:
@@ -44,7 +44,7 @@ def main(args):
     check(cfg)
     refuse_others(cfg.OUTPUT_DIR, "knn")
     cfg.freeze()
-    splits = labelled_splits(cfg.DATASETS)
+    train, test = labelled_splits(cfg.DATASETS)
     readable = load_encoder_of(cfg)
     log_command(cfg.OUTPUT_DIR)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
@@ -56,7 +56,9 @@ def main(args):
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)  # of an earlier run: what is there is what this run has found
         write_config(cfg)
-    results = evaluate(cfg, readable, *splits)
+        warn_of_images(train, test, cfg.INPUT.CROP_SIZE)
+        warn_of_k(cfg.KNN.K, len(train.paths) - (test is None))
+    results = evaluate(cfg, readable, train, test)
     if comm.is_main_process():
         logger.info(table(results, cfg))
         protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}

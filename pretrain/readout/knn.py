@@ -55,6 +55,13 @@ def knn_predict(queries, bank, labels, num_classes, k, temperature, own=None):
     return torch.cat(ranked)
 
 
+def warn_of_k(ks, neighbours):
+    """Name each K of ``ks`` that is above the number of neighbours: :func:`knn_predict` then lets all of them vote."""
+    for k in ks:
+        if k > neighbours:
+            logger.warning(f"KNN.K {k} is above the number of training images that can vote, {neighbours}: all vote")
+
+
 def knn_of_features(bank, labels, queries, truth, num_classes, k, temperature, device="cpu"):
     """kNN accuracy of every stage.
 

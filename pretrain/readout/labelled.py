@@ -1,14 +1,20 @@
 """Labelled images: one folder a class, and the views of them that an evaluation looks at."""
 
+import logging
 import os
+import warnings
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ..data import UNREADABLE, list_images, read_image
+
+logger = logging.getLogger(__name__)
+LOOKED_AT = 200  # images whose size is read: opening each of ImageNet's would take minutes
 
 
 class Labelled(NamedTuple):
@@ -41,13 +47,17 @@ def list_labelled(folder, class_names=None):
     class_names = found if class_names is None else class_names
     unknown = [name for name in found if name not in class_names]
     if unknown:
-        shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        raise ValueError(f"{folder}: {len(unknown)} classes that the training folder does not have: {shown}")
+        raise ValueError(f"{folder}: {len(unknown)} classes that the training folder does not have: {_first(unknown)}")
     paths, labels = [], []
     for name in found:
         paths += list_images(os.path.join(folder, name))
         labels += [class_names.index(name)] * (len(paths) - len(labels))
     return Labelled(paths, labels, class_names)
+
+
+def _first(names):
+    """The first names, and whether there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def labelled_splits(cfg):
@@ -72,6 +82,39 @@ def labelled_splits(cfg):
     if len(train.class_names) < 2:
         raise ValueError(f"{cfg.TRAIN}: one class only, {train.class_names[0]}; there is nothing to tell apart")
     return train, list_labelled(cfg.TEST, train.class_names) if cfg.TEST else None
+
+
+def warn_of_images(train, test, crop_size):
+    """Name what the figures of a readout would not tell: classes that are never tested, images that are enlarged.
+
+    Args:
+        train, test: of :func:`labelled_splits`.
+        crop_size: INPUT.CROP_SIZE, in pixels; a sample of the images is compared with it.
+    """
+    tested = {*(test or train).labels}
+    untested = [name for c, name in enumerate(train.class_names) if c not in tested]
+    if untested:
+        classes = f"{len(untested)} of {len(train.class_names)} classes"
+        logger.warning(f"{classes} have training images but no test images: {_first(untested)}")
+    paths = train.paths + (test.paths if test else [])
+    sides = {path: _shorter_side(path) for path in paths[:: -(-len(paths) // LOOKED_AT)]}
+    small = [path for path, side in sides.items() if side and side < crop_size]
+    if small:
+        logger.warning(
+            f"{len(small)} of {len(sides)} images looked at are smaller than INPUT.CROP_SIZE {crop_size} and are "
+            f"enlarged, such as {small[0]} with {sides[small[0]]} pixels"
+        )
+
+
+def _shorter_side(path):
+    """In pixels, by the file's header alone; None if it is unreadable, which whoever decodes it reports."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in read_image
+            with Image.open(path) as image:
+                return min(image.size)
+    except UNREADABLE:
+        return None
 
 
 def hold_out(labelled, share, seed):

@@ -21,6 +21,7 @@ from .results import at_the_edge, linear_results, protocol, rate_name, table, wr
 from .streams import AugmentedStream, CachedStream
 
 logger = logging.getLogger(__name__)
+FEW = 100  # held-out images: with fewer, one of them is more than a point
 
 
 class LinearProbe(TrainerBase):
@@ -130,6 +131,11 @@ class LinearProbe(TrainerBase):
             f"{counts['classes']} classes; {self.max_iter} iterations of {batch} images, "
             f"{comm.get_world_size()} processes"
         )
+        if len(solver.BASE_LR) > 1 and 0 < counts["held_out"] < FEW:
+            logger.warning(
+                f"each learning rate is chosen on {counts['held_out']} held-out images, of which one is "
+                f"{100 / counts['held_out']:.1f} points: a larger DATASETS.HELD_OUT chooses with less chance"
+            )
 
     def run_step(self):
         """One iteration. Nothing in it draws random numbers: the stream's are functions of the position."""

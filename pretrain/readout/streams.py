@@ -16,7 +16,7 @@ from ..config import get_cfg as pretraining_cfg
 from ..data import UNREADABLE, StreamSampler, read_image
 from ..distributed import outlive_sigterm
 from .features import cached_features, pooled_features
-from .labelled import hold_out, labelled_splits, subset
+from .labelled import hold_out, labelled_splits, subset, warn_of_images
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class _Stream:
             raise ValueError("DATASETS.TEST is empty: a linear readout needs test images")
         self.cfg, self.encoder = cfg, encoder
         self.train, self.test = labelled_splits(cfg.DATASETS)
+        if comm.is_main_process():
+            warn_of_images(self.train, self.test, cfg.INPUT.CROP_SIZE)
         self.rows, self.held_out = hold_out(self.train, cfg.DATASETS.HELD_OUT, cfg.SEED)
         batch, world_size = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
         if batch % world_size:

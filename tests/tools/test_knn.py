@@ -144,6 +144,15 @@ def test_figures_are_lightlys(pretrained, knn, images):
         )
 
 
+def test_more_neighbours_than_there_are(pretrained, knn, images, tmp_path):
+    weights, _ = pretrained(str(images / "test"))
+    for test, most in ((images / "test", 42), ("", 41)):
+        knn(weights, "KNN.K", [most, most + 1], "INPUT.CROP_SIZE", 48, test=test, out=tmp_path / f"{most}")
+        log = (tmp_path / f"{most}/log.txt").read_text()
+        assert f"KNN.K {most + 1} is above the number of training images that can vote, {most}" in log
+        assert f"KNN.K {most} is" not in log and "smaller than INPUT.CROP_SIZE 48" in log
+
+
 def test_features_that_are_not_finite_are_null(pretrained, knn, images, tmp_path):
     content = torch.load(pretrained(str(images / "test"))[0], weights_only=True)
     content["model"]["encoder.layer4.1.bn2.running_var"].fill_(-1)  # its root is NaN

@@ -1,11 +1,22 @@
 """Labelled folders, and the view of an image that evaluations look at."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pretrain.readout.labelled import Labelled, central_crop, hold_out, labelled_splits, list_labelled, subset
+from pretrain.readout import labelled
+from pretrain.readout.labelled import (
+    Labelled,
+    central_crop,
+    hold_out,
+    labelled_splits,
+    list_labelled,
+    subset,
+    warn_of_images,
+)
 
 
 @pytest.mark.parametrize(("height", "width"), [(400, 300), (301, 500), (100, 100), (20, 33)])
@@ -82,3 +93,18 @@ def test_held_out_images_of_a_folder(folders):
     rest, held_out = (subset(labelled, part) for part in hold_out(labelled, 0.25, seed=0))
     assert sorted(held_out.labels) == [0, 1, 2, 3, 4, 5] and len(rest.paths) == 18
     assert not {*rest.paths} & {*held_out.paths} and rest.class_names == labelled.class_names
+
+
+def test_classes_without_test_images_and_small_images_are_named(write_images, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(labelled, "LOOKED_AT", 9)
+    train, test = write_images(tmp_path / "train", 6, 2), write_images(tmp_path / "test", 6, 1)
+    shutil.rmtree(test / "class2")
+    (train / "class0/0.png").write_bytes(b"no image")
+    parts = list_labelled(train), list_labelled(test, list_labelled(train).class_names)
+    warn_of_images(*parts, 41)  # they are 40 x 50
+    one, two = caplog.messages
+    assert one == "1 of 6 classes have training images but no test images: class2"
+    assert "8 of 9 images looked at are smaller than INPUT.CROP_SIZE 41 and are enlarged" in two and "40 pixels" in two
+    caplog.clear()
+    warn_of_images(*parts[:1], None, 40)  # each is classified by the others
+    assert not caplog.messages

@@ -198,6 +198,14 @@ def test_a_diverged_classifier_does_not_stop_the_others(folders, pooled, probe_c
     assert not (tmp_path / "none/results.json").exists()
 
 
+def test_few_held_out_images_that_choose_are_named(folders, pooled, probe_config, tmp_path, caplog):
+    for rates, said in (([10.0, 1.0], 1), ([1.0], 0)):
+        caplog.clear()
+        keys = {"DATASETS.HELD_OUT": 0.25, "SOLVER.IMS_PER_BATCH": 6, "SOLVER.BASE_LR": rates}
+        run(probe_config(folders, tmp_path, **keys), pooled)
+        assert sum("is chosen on 6 held-out images, of which one is 16.7 points" in m for m in caplog.messages) == said
+
+
 def test_a_stage_whose_classifiers_all_diverge(folders, pooled, probe_config, tmp_path):
     pooled.encoder.res3[0].weight.data.fill_(math.nan)
     found = run(probe_config(folders, tmp_path), pooled)[1]
