@@ -158,6 +158,10 @@ def write_whole(path, content):
         with open(temporary, "wb") as f:
             f.write(content) if isinstance(content, bytes) else content(f)
         os.replace(temporary, path)
+    except OSError as error:
+        if not error.errno:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names none
     finally:
         temporary.unlink(missing_ok=True)
 

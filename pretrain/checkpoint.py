@@ -168,16 +168,31 @@ def write_whole(path, write, temporary=None):
     """
     temporary = temporary or f"{path}.tmp{os.getpid()}"
     try:
-        with open(temporary, "wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except RuntimeError as error:  # torch's word for a full disk
-        raise OSError(f"cannot write {path}: {error}") from error
+        with named_errors(path):
+            with open(temporary, "wb") as f:
+                write(f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def named_errors(path):
+    """Say of which file an error is: neither a full disk nor torch does, and a temporary file is not the one.
+
+    Raises:
+        OSError: of the kind that it was.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # of torch's RuntimeError: what it met
+        if isinstance(cause, OSError) and cause.errno:
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def write_config(cfg):

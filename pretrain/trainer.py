@@ -15,7 +15,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
 from .augment import DeviceAugment, SimCLRView, save_views
-from .checkpoint import AtomicCheckpointer
+from .checkpoint import AtomicCheckpointer, named_errors
 from .curves import LossPlot
 from .data import UNREADABLE, build_loader, list_images, read_image
 from .distributed import GradientReducer, StopOnSigterm, Terminated, broadcast_state, worst_of_processes
@@ -97,7 +97,7 @@ class Trainer(TrainerBase):
             period = round(self.cfg.KNN.PERIOD * (len(self.images) // solver.IMS_PER_BATCH))
             chosen.append(hooks.EvalHook(period, lambda: self._knn(splits)))
         if comm.is_main_process():
-            metrics = JSONWriter(os.path.join(out, "metrics.json"))
+            metrics = MetricsWriter(os.path.join(out, "metrics.json"))
             writers = [TerminalWriter(self.max_iter), metrics, TensorboardXWriter(out)]
             chosen.append(hooks.PeriodicWriter(writers, solver.LOG_PERIOD))
             chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
@@ -219,6 +219,18 @@ class WeightsLRScheduler(hooks.LRScheduler):
     def before_train(self):
         super().before_train()
         self._best_param_group_id = 0
+
+
+class MetricsWriter(JSONWriter):
+    """Detectron2's; an error of writing names the file."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.path = path
+
+    def write(self):
+        with named_errors(self.path):
+            super().write()
 
 
 class TerminalWriter(EventWriter):

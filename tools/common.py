@@ -3,6 +3,7 @@
 import ast
 import builtins
 import contextlib
+import errno
 import functools
 import logging
 import multiprocessing
@@ -25,6 +26,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension"):  # each child that is ended; no CUDA compiler
     logging.getLogger(name).setLevel(logging.ERROR)
+FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # the disk, a quota, a limit
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
 
@@ -184,7 +186,8 @@ def quiet_trainer():
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Turn errors into one line on stderr and an exit code: 2 for bad input, 1 for a failure, 130 for Ctrl-C.
+    """Turn errors into one line on stderr and an exit code: 2 for bad input, 1 for a failure (such as a full disk),
+    130 for Ctrl-C.
 
     With LOCO_DET_TRACEBACK set in the environment the traceback is shown instead.
     """
@@ -194,11 +197,11 @@ def one_line_errors():
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (OSError, ValueError) as error:
-        _exit(str(error), 2, error)
+        _exit(str(error), 1 if FULL.match(str(error)) else 2, error)
     except ProcessRaisedException as error:  # a child's error arrives as the text of its traceback
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
         kind = getattr(builtins, kind, RuntimeError)  # torch's own are RuntimeErrors
-        _exit(message, 2 if issubclass(kind, (OSError, ValueError)) else 1, error)
+        _exit(message, 2 if issubclass(kind, (OSError, ValueError)) and not FULL.match(message) else 1, error)
     except (RuntimeError, FloatingPointError, AssertionError, ProcessExitedException) as error:
         _exit(str(error) or repr(error), 1, error)
 

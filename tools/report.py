@@ -2,6 +2,7 @@
 """Write one self-contained HTML page about runs: pretraining, linear probe and kNN, detection."""
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ EXAMPLE = """examples:
 
 A run that is missing, damaged, or not finished is shown as such.
 
-exit code: 0 written, 2 there is no run at all that could be read"""
+exit code: 0 written, 1 the disk is full, 2 there is no run at all that could be read, or no such place for the page"""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
@@ -39,4 +40,4 @@ if __name__ == "__main__":
         print(f"report: {path.resolve()}")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if getattr(error, "errno", None) == errno.ENOSPC else 2)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import tempfile
 
 import torch
 from detectron2.utils import comm
@@ -160,19 +161,31 @@ def cached_features(encoder, image_lists, cfg, weights):
     if set(names) <= set(known):
         logger.info(f"features of {sum(map(len, image_lists))} images are read from {path}")
     else:
+        if comm.is_main_process():
+            _refuse_unwritable(path)
         for name, paths in zip(names, image_lists, strict=True):
             if name not in known:
                 stored[name] = pooled_features(encoder, paths, cfg)
         if comm.is_main_process():
             stored = {name: stored[name] for name in names}
             logger.info(f"features of {sum(map(len, image_lists))} images are written to {path}")
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             content = {"format": FORMAT, "key": key, "images": stored}
             write_whole(path, lambda f: torch.save(content, f))  # who has the older file mapped keeps it
         comm.synchronize()
     images = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["images"]
     features = [images[name] for name in names]
     return [({s: values[s] for s in encoder.stages or values}, readable) for values, readable in features]
+
+
+def _refuse_unwritable(path):
+    """Make the folder of a file, and raise the OSError that writing it would end with: now, not after the work."""
+    folder = os.path.dirname(path) or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror}): name another FEATURES.CACHE") from error
 
 
 def digest_of(paths, times=True):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 from html.parser import HTMLParser
 
 import numpy as np
@@ -116,6 +117,19 @@ def test_failed_write_keeps_the_old_page(tmp_path, pretraining, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_report(find_runs(pretraining), path)
     assert path.read_text() == "old" and sorted(tmp_path.iterdir()) == before
+
+
+def test_a_full_disk_is_told_with_the_pages_name(tmp_path, pretraining, monkeypatch):
+    path = tmp_path / "report.html"
+    monkeypatch.setattr(report, "render", lambda runs: "x" * 100)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # bytes a file may have
+        with pytest.raises(OSError, match="report.html"):
+            write_report(find_runs(pretraining), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.glob("*report*"))
 
 
 def test_table_over_seeds_only_if_there_are_several(tmp_path):

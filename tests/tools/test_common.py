@@ -1,5 +1,6 @@
 """Exit codes of the command lines: 2 for bad input, 1 for a failure, 130 for Ctrl-C, and one line for each."""
 
+import errno
 import sys
 
 import pytest
@@ -28,6 +29,16 @@ def child(line):
         (ValueError("two\nlines"), 2, "error: two lines"),
         (FileNotFoundError("/nowhere: no such file"), 2, "error: /nowhere: no such file"),
         (FloatingPointError("NaN"), 1, "error: NaN"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x.json"),
+            1,
+            "error: [Errno 28] No space left on device: 'x.j",
+        ),
+        (
+            child("OSError: [Errno 28] No space left on device: 'x'"),
+            1,
+            "error: [Errno 28] No space left on device: 'x'",
+        ),
         (RuntimeError("broken"), 1, "error: broken"),
         (AssertionError(), 1, "error: AssertionError()"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import resource
 import shutil
 
 import numpy as np
@@ -178,3 +180,25 @@ def test_lists_may_have_other_stages(cache):
     cache.pooled.stages = ["res2", "res3"]
     found, passes, _ = cache()
     assert passes == 1 and [list(features) for features, _ in found] == [["res2", "res3"]] * 2
+
+
+@pytest.mark.parametrize("place", ["a file/features.pth", "/proc/features.pth"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(cache, tmp_path, place):
+    (tmp_path / "a file").touch()
+    cache.cfg.FEATURES.CACHE = os.path.join(tmp_path, place)
+    with pytest.raises(OSError, match=r"features.pth cannot be written \(.*\): name another FEATURES.CACHE$"):
+        cache()
+    assert not cache.pooled.encoder.shown
+
+
+def test_a_full_disk_is_told_with_the_files_name(cache, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (10, 1500):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # bytes a file may have
+            with pytest.raises(OSError) as error:
+                cache()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert re.fullmatch(rf"\[Errno \d+\] .*: '{tmp_path}/out/features.pth'", str(error.value))
+        assert not list((tmp_path / "out").iterdir())
