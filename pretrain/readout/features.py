@@ -10,11 +10,11 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ..checkpoint import write_whole
 from ..distributed import outlive_sigterm
 from .labelled import CentralCrops, collate_readable
+from .progress import with_progress
 
 logger = logging.getLogger(__name__)
 FORMAT = "loco-det features"
@@ -100,9 +100,9 @@ def pooled_features(encoder, paths, cfg):
         generator=torch.Generator(),  # else the workers' seed is drawn from the run's own generator
     )
     features, readable = {}, []
-    silent = None if comm.is_main_process() else True  # None: if there is no terminal
+    batches = with_progress(loader, len(paths), "pooled features", silent=not comm.is_main_process())
     with _evaluating(encoder):
-        for indices, views in tqdm(loader, "pooled features", unit="batch", leave=False, disable=silent):
+        for indices, views in batches:
             batch = {}
             if indices:
                 pooled = encoder(views.to(cfg.MODEL.DEVICE, non_blocking=True))

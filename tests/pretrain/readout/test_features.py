@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.readout import features as module
+from pretrain.readout import progress
 from pretrain.readout.features import PooledEncoder, cached_features, pooled_features
 from pretrain.readout.labelled import central_crop, list_labelled
 
@@ -202,3 +204,17 @@ def test_a_full_disk_is_told_with_the_files_name(cache, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert re.fullmatch(rf"\[Errno \d+\] .*: '{tmp_path}/out/features.pth'", str(error.value))
         assert not list((tmp_path / "out").iterdir())
+
+
+def test_progress_without_a_terminal_is_in_the_log(config, folders, encoder, caplog, monkeypatch, capsys):
+    cfg, paths = config(), list_labelled(folders[0]).paths
+    pooled = PooledEncoder(encoder, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    monkeypatch.setattr(module, "BATCH_SIZE", 4)
+    with caplog.at_level(logging.INFO, "pretrain.readout.progress"):
+        pooled_features(pooled, paths, cfg)
+        assert not caplog.messages  # it takes less than a few seconds
+        monkeypatch.setattr(progress, "FIRST", 0)
+        pooled_features(pooled, paths, cfg)
+    assert re.fullmatch(r"pooled features: 4 of 24 images, eta: 0:00:\d\d", caplog.messages[0])
+    assert len(caplog.messages) <= 3  # at the first batch, and at twice, four times as much time
+    assert capsys.readouterr().err == ""
