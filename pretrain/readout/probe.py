@@ -9,12 +9,13 @@ import time
 import torch
 from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import TensorboardXWriter, get_event_storage
 
 from ..distributed import GradientReducer, StopOnSigterm, Terminated, worst_of_processes
-from ..trainer import TerminalWriter, WeightsLRScheduler
+from ..trainer import MetricsWriter, TerminalWriter, WeightsLRScheduler
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
+from .evaluation import Evaluation
 from .features import digest_of
 from .linear import LinearClassifiers, build_optimizer, build_scheduler
 from .results import at_the_edge, linear_results, protocol, rate_name, table, write_json
@@ -83,17 +84,16 @@ class LinearProbe(TrainerBase):
         self.register_hooks(self._build_hooks(round(solver.EVAL_PERIOD * epoch_iters)))
 
     def _build_hooks(self, eval_period):
-        solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
+        solver, out, writers = self.cfg.SOLVER, self.cfg.OUTPUT_DIR, []
         chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
         chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
         if comm.is_main_process():
             os.makedirs(out, exist_ok=True)
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
-        chosen.append(hooks.EvalHook(max(1, eval_period), self._test))
+            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
+        chosen.append(Evaluation(max(1, eval_period), self._test, writers))
         if comm.is_main_process():
-            metrics = JSONWriter(os.path.join(out, "metrics.json"))
-            writers = [TerminalWriter(self.max_iter), metrics, TensorboardXWriter(out)]
-            chosen.append(hooks.PeriodicWriter(writers, solver.LOG_PERIOD))
+            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
             chosen.append(hooks.PeriodicWriter([ProbePlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
 

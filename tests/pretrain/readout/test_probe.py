@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pretrain.checkpoint import _items
+from pretrain.curves import read_metrics, series
 from pretrain.readout import checkpoint, probe, results
 from pretrain.readout.config import get_cfg
 from pretrain.readout.curves import draw_probe
@@ -250,13 +251,22 @@ def test_metrics_and_picture(folders, pooled, probe_config, tmp_path):
     assert rows[0]["train/res2-lr10"] == pytest.approx(math.log(6), rel=0.1)
     assert rows[0]["loss_res2"] == min(rows[0]["train/res2-lr10"], rows[0]["train/res2-lr1"])
     tested = [row for row in rows if "test/res3-lr1-top1" in row]
-    assert len(tested) == 4 and "held_out/res3-lr10-top5" in tested[0]
+    assert [row["iteration"] for row in tested] == [2, 5, 8, 11] and "held_out/res3-lr10-top5" in tested[0]
     assert tested[-1]["test/res3-lr1-top1"] == pytest.approx(found["linear"]["res3"]["sweep"]["1"]["top1"])
     assert list(tmp_path.glob("events.out.tfevents*"))
     assert matplotlib.image.imread(tmp_path / "probe.png").shape[0] > 900  # three panels
     single = run(probe_config(folders, tmp_path / "one", **{**keys, "SOLVER.BASE_LR": [1.0]}), pooled)
     assert single[1]["protocol"]["chosen_on"] is None
     assert 600 < matplotlib.image.imread(tmp_path / "one/probe.png").shape[0] < 900  # two
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_every_evaluation_is_kept_the_last_one_at_the_last_step(folders, pooled, probe_config, tmp_path, cached):
+    keys = {"FEATURES.CACHED": cached, "SOLVER.EVAL_PERIOD": 1.5, "SOLVER.LOG_PERIOD": 100, "SOLVER.BASE_LR": [1.0]}
+    found = run(probe_config(folders, tmp_path, **keys), pooled)[1]
+    curve = series(read_metrics(tmp_path / "metrics.json"), r"test/(res3-lr1-top1)")["res3-lr1-top1"]
+    assert curve[0].tolist() == [4, 8, 12]  # of 12 iterations
+    assert curve[1][-1] == pytest.approx(found["linear"]["res3"]["top1"])
 
 
 def test_nothing_to_draw(tmp_path):
