@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import warnings
@@ -127,6 +128,24 @@ def log_command(output_dir):
         os.makedirs(output_dir, exist_ok=True)
         with open(os.path.join(output_dir, "command.txt"), "a") as f:
             f.write(shlex.join(["python", *sys.argv]) + "\n")
+
+
+@contextlib.contextmanager
+def run_folder(output_dir):
+    """Make a run's folder with a ``command.txt``; and remove it again where the run is refused at once.
+
+    That is on an OSError or ValueError before there is more in the folder than what every run begins with, and only if
+    the folder was not there before.
+    """
+    new = not os.path.isdir(output_dir)
+    log_command(output_dir)
+    try:
+        yield
+    except (OSError, ValueError):
+        at_once = {"command.txt", "config.yaml", "log.txt"}
+        if new and comm.is_main_process() and at_once.issuperset(os.listdir(output_dir)):
+            shutil.rmtree(output_dir)
+        raise
 
 
 def argument_parser(epilog):

@@ -12,7 +12,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import argument_parser, launch, log_command, merge_config, one_line_errors
+from common import argument_parser, launch, merge_config, one_line_errors, run_folder
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -46,24 +46,24 @@ def main(args):
     cfg.freeze()
     train, test = labelled_splits(cfg.DATASETS)
     readable = load_encoder_of(cfg)
-    log_command(cfg.OUTPUT_DIR)
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
-    for note in (readable.summary(), *readable.source.notes):
-        logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
-    torch.set_flush_denormal(True)  # as in pretraining
-    path = os.path.join(cfg.OUTPUT_DIR, "results.json")
-    if comm.is_main_process():
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)  # of an earlier run: what is there is what this run has found
-        write_config(cfg)
-        warn_of_images(train, test, cfg.INPUT.CROP_SIZE)
-        warn_of_k(cfg.KNN.K, len(train.paths) - (test is None))
-    results = evaluate(cfg, readable, train, test)
-    if comm.is_main_process():
-        logger.info(table(results, cfg))
-        protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
-        results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
-        write_json(results, path)
+    with run_folder(cfg.OUTPUT_DIR):
+        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
+        for note in (readable.summary(), *readable.source.notes):
+            logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
+        torch.set_flush_denormal(True)  # as in pretraining
+        path = os.path.join(cfg.OUTPUT_DIR, "results.json")
+        if comm.is_main_process():
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)  # of an earlier run: what is there is what this run has found
+            write_config(cfg)
+            warn_of_images(train, test, cfg.INPUT.CROP_SIZE)
+            warn_of_k(cfg.KNN.K, len(train.paths) - (test is None))
+        results = evaluate(cfg, readable, train, test)
+        if comm.is_main_process():
+            logger.info(table(results, cfg))
+            protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
+            results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
+            write_json(results, path)
 
 
 def evaluate(cfg, readable, train, test):

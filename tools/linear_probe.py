@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from common import argument_parser, launch, log_command, merge_config, one_line_errors, quiet_trainer
+from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, run_folder
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -40,19 +40,19 @@ def main(args):
     refuse_others(cfg.OUTPUT_DIR, "linear")
     cfg.freeze()
     readable = load_encoder_of(cfg)
-    log_command(cfg.OUTPUT_DIR)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
-    for note in (readable.summary(), *readable.source.notes):
-        logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
-    torch.set_flush_denormal(True)  # as in pretraining
-    (mean, std), stages = readable.conventions[1:3], cfg.MODEL.STAGES or readable.encoder.feature_names
-    encoder = PooledEncoder(readable.encoder, mean, std, stages, cfg.SOLVER.AMP.ENABLED)
-    encoder.to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)
-    probe = LinearProbe(cfg, encoder, readable.description(), args.resume)
-    if comm.is_main_process():
-        write_config(cfg)
-    probe.train()
+    with run_folder(cfg.OUTPUT_DIR):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
+        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
+        for note in (readable.summary(), *readable.source.notes):
+            logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
+        torch.set_flush_denormal(True)  # as in pretraining
+        (mean, std), stages = readable.conventions[1:3], cfg.MODEL.STAGES or readable.encoder.feature_names
+        encoder = PooledEncoder(readable.encoder, mean, std, stages, cfg.SOLVER.AMP.ENABLED)
+        encoder.to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)
+        probe = LinearProbe(cfg, encoder, readable.description(), args.resume)
+        if comm.is_main_process():
+            write_config(cfg)
+        probe.train()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import argument_parser, launch, log_command, merge_config, one_line_errors, quiet_trainer
+from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, run_folder
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -31,16 +31,16 @@ def main(args):
     cfg = merge_config(get_cfg(), args)
     check(cfg)
     cfg.freeze()
-    log_command(cfg.OUTPUT_DIR)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
-    torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
-    seed_all_rng(cfg.SEED)
-    trainer = Trainer(cfg, resume=args.resume)
-    if comm.is_main_process():
-        write_config(cfg)
-    logger.info("Environment info:\n" + collect_env_info().partition("PyTorch built with")[0])  # for the model card
-    trainer.train()
+    with run_folder(cfg.OUTPUT_DIR):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
+        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
+        torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
+        seed_all_rng(cfg.SEED)
+        trainer = Trainer(cfg, resume=args.resume)
+        if comm.is_main_process():
+            write_config(cfg)
+        logger.info("Environment info:\n" + collect_env_info().partition("PyTorch built with")[0])  # for the model card
+        trainer.train()
 
 
 if __name__ == "__main__":

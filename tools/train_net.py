@@ -8,7 +8,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import argument_parser, launch, log_command, merge_config, one_line_errors, quiet_trainer
+from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, run_folder
 from detectron2.config import get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -40,17 +40,17 @@ def main(args):
         cfg.SEED = previous_seed(cfg.OUTPUT_DIR) if resumed else comm.shared_random_seed()
     cfg = Trainer.auto_scale_workers(cfg, comm.get_world_size())  # here, so that config.yaml says what is run
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loco_det")
-    quiet_trainer()
-    log_command(cfg.OUTPUT_DIR)
-    torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
-    if args.eval_only:
-        evaluate(cfg, args.resume)
-    else:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        trainer.train()
+    with run_folder(cfg.OUTPUT_DIR):
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loco_det")
+        quiet_trainer()
+        torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
+        if args.eval_only:
+            evaluate(cfg, args.resume)
+        else:
+            trainer = Trainer(cfg)
+            trainer.resume_or_load(resume=args.resume)
+            trainer.train()
 
 
 if __name__ == "__main__":

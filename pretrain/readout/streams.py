@@ -25,8 +25,8 @@ class _Stream:
     """The images of a readout.
 
     Attributes:
-        counts: number of images: "train", "held_out" and "test"; and of "classes". Those of :class:`AugmentedStream`
-            leave unreadable test and held-out images out from the first test on.
+        counts: number of images: "train", "held_out" and "test"; and of "classes". Unreadable ones are left out; by
+            :class:`AugmentedStream` from each test on, of those to train on the ones that have been met until then.
     """
 
     def __init__(self, cfg, encoder):
@@ -113,9 +113,14 @@ class CachedStream(_Stream):
 class AugmentedStream(_Stream):
     """Features of random resized crops and flips; for tests of central crops, computed each time."""
 
+    def __init__(self, cfg, encoder):
+        """Arguments and errors as of :class:`_Stream`."""
+        super().__init__(cfg, encoder)
+        self.unreadable = set()  # images to train on that this process has met
+
     def batches(self, start):
         """As :meth:`CachedStream.batches`; OSError if a hundred images in a row are unreadable."""
-        workers, device, named = self.cfg.DATALOADER.NUM_WORKERS, self.cfg.MODEL.DEVICE, set()
+        workers, device = self.cfg.DATALOADER.NUM_WORKERS, self.cfg.MODEL.DEVICE
         loader = DataLoader(
             RandomCrops(subset(self.train, self.rows), self.cfg),
             batch_size=self.local,
@@ -127,15 +132,17 @@ class AugmentedStream(_Stream):
             prefetch_factor=2 if workers else None,
         )
         for views, labels, unreadable in loader:
-            for path in set(unreadable) - named:
+            for path in set(unreadable) - self.unreadable:
                 logger.warning(f"unreadable image left out: {path}")
-            named.update(unreadable)
+            self.unreadable.update(unreadable)
             with torch.no_grad():
                 features = self.encoder(views.to(device, non_blocking=True))
             yield features, labels.to(device, non_blocking=True)
 
     def test_features(self):
         """As :meth:`CachedStream.test_features`; OSError if not one image is readable."""
+        unreadable = set().union(*comm.all_gather(sorted(self.unreadable)))
+        self.counts["train"] = len(self.rows) - len(unreadable)
         images = {"test": self.test}
         if len(self.held_out):
             images["held_out"] = subset(self.train, self.held_out)

@@ -160,6 +160,30 @@ def test_wrong_files(common, tmp_path, text):
             common.merge_config(cfg, Arguments(config_file=tmp_path / "wrong.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("error", "before", "more", "stays"),
+    [
+        (ValueError, False, [], False),
+        (OSError, False, ["config.yaml"], False),
+        (ValueError, False, ["metrics.json"], True),  # it has begun
+        (RuntimeError, False, [], True),  # a failure, of which the log tells
+        (ValueError, True, [], True),
+    ],
+)
+def test_folders_of_runs_that_are_refused(common, tmp_path, error, before, more, stays):
+    folder = tmp_path / "run"
+    if before:
+        folder.mkdir()
+    with pytest.raises(error), common.run_folder(folder):
+        for name in ("log.txt", *more):
+            (folder / name).touch()
+        raise error("no")
+    assert folder.exists() == stays and tmp_path.exists()
+    with common.run_folder(folder):
+        pass
+    assert (folder / "command.txt").exists()
+
+
 def test_command_is_kept(common, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tools/x.py", "KEY", "two words"])
     common.log_command(tmp_path / "run")

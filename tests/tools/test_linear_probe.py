@@ -216,6 +216,8 @@ def test_bad_input_gets_one_line(call_tool, data, tmp_path, capsys, more, messag
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "out/results.json").exists()
+    if "--resume" not in more:  # which is refused when the features are there
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_of_the_weights_is_not_written_to(call_tool, data, capsys):

@@ -122,3 +122,7 @@ def test_unreadable_images_are_not_counted_as_tested(write_images, pooled, probe
     sets = found.test_features()
     assert found.counts == {"train": 4, "held_out": 3, "test": 5, "classes": 2}
     assert {name: len(labels) for name, (_, labels) in sets.items()} == {"test": 5, "held_out": 3}
+    Path(found.train.paths[found.rows[1]]).write_bytes(b"")
+    next(found.batches(0))  # of all images to train on: the unreadable one is met
+    found.test_features()
+    assert found.counts == {"train": 3, "held_out": 3, "test": 5, "classes": 2}
