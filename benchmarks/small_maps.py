@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
-from pretrain.small_maps import _weight_gradient
+from pretrain.small_maps import weight_gradient
 
 LAYERS = [(channels, side) for channels in (128, 256, 512) for side in (2, 3, 4, 6)]
 
@@ -28,7 +28,7 @@ def of_torch(x, weight, gradient):
 
 
 def of_one_product(x, weight, gradient):
-    return _weight_gradient(x, weight, gradient, 1, 1)
+    return weight_gradient(x, weight, gradient, 1, 1)
 
 
 def main(args):

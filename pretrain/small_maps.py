@@ -7,6 +7,7 @@ forward pass. There one matrix product is faster.
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 BFLOAT16_PIXELS, PIXELS = 9, 4  # of the output: up to here the product is faster (benchmarks/small_maps.py)
 
@@ -20,13 +21,15 @@ class SmallMapConv2d(nn.Conv2d):
             x: (B, C, H, W).
 
         Returns:
-            Tensor: (B, C', H', W'), that of nn.Conv2d.
+            Tensor: (B, C', H', W'), that of nn.Conv2d, as are its first derivatives; there are no second ones.
         """
+        autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        if x.dim() != 4 or x.device.type != "cpu" or (dtype != self.weight.dtype and not autocast):
+            return super().forward(x)
         stride, padding, k = self.stride[0], self.padding[0], self.kernel_size[0]
         height, width = ((side + 2 * padding - k) // stride + 1 for side in x.shape[2:])
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        limit = BFLOAT16_PIXELS if dtype == torch.bfloat16 else PIXELS
-        if height * width > limit or x.device.type != "cpu":
+        if height * width > (BFLOAT16_PIXELS if dtype == torch.bfloat16 else PIXELS):
             return super().forward(x)
         x, weight = x.to(dtype), self.weight.to(dtype)
         y = F.conv2d(x, weight.detach(), None, stride, padding)
@@ -42,12 +45,13 @@ class _Zero(torch.autograd.Function):
         return x.new_zeros(()).expand(shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         weight, x = ctx.saved_tensors
-        return _weight_gradient(x, weight, gradient, *ctx.geometry), None, None, None, None
+        return weight_gradient(x, weight, gradient, *ctx.geometry), None, None, None, None
 
 
-def _weight_gradient(x, weight, gradient, stride, padding):
+def weight_gradient(x, weight, gradient, stride, padding):
     """d loss / d weight, (C', C, k, k): the sum over the output's pixels of gradient times patch."""
     out, channels, k, _ = weight.shape
     height, width = ((n - 1) * stride + 1 for n in gradient.shape[2:])

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 import warnings
@@ -132,19 +131,23 @@ def log_command(output_dir):
 
 @contextlib.contextmanager
 def run_folder(output_dir):
-    """Make a run's folder with a ``command.txt``; and remove it again where the run is refused at once.
+    """Make a run's folder with a ``command.txt``; and remove it again where the run is refused: what is inside this
+    context is to be done before the work begins.
 
-    That is on an OSError or ValueError before there is more in the folder than what every run begins with, and only if
-    the folder was not there before.
+    A folder stays that was there before, that holds more than what every run begins with, or, of several processes,
+    that another one has made.
     """
     new = not os.path.isdir(output_dir)
     log_command(output_dir)
     try:
         yield
     except (OSError, ValueError):
-        at_once = {"command.txt", "config.yaml", "log.txt"}
-        if new and comm.is_main_process() and at_once.issuperset(os.listdir(output_dir)):
-            shutil.rmtree(output_dir)
+        names = os.listdir(output_dir) if new and comm.is_main_process() else [""]
+        if all(name in ("command.txt", "config.yaml") or name.startswith("log.txt") for name in names):
+            for name in names:
+                os.remove(os.path.join(output_dir, name))
+            with contextlib.suppress(OSError):  # somebody else has begun there
+                os.rmdir(output_dir)
         raise
 
 

@@ -58,12 +58,12 @@ def main(args):
             write_config(cfg)
             warn_of_images(train, test, cfg.INPUT.CROP_SIZE)
             warn_of_k(cfg.KNN.K, len(train.paths) - (test is None))
-        results = evaluate(cfg, readable, train, test)
-        if comm.is_main_process():
-            logger.info(table(results, cfg))
-            protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
-            results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
-            write_json(results, path)
+    results = evaluate(cfg, readable, train, test)
+    if comm.is_main_process():
+        logger.info(table(results, cfg))
+        protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
+        results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
+        write_json(results, path)
 
 
 def evaluate(cfg, readable, train, test):

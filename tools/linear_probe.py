@@ -52,7 +52,7 @@ def main(args):
         probe = LinearProbe(cfg, encoder, readable.description(), args.resume)
         if comm.is_main_process():
             write_config(cfg)
-        probe.train()
+    probe.train()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(args):
         if comm.is_main_process():
             write_config(cfg)
         logger.info("Environment info:\n" + collect_env_info().partition("PyTorch built with")[0])  # for the model card
-        trainer.train()
+    trainer.train()
 
 
 if __name__ == "__main__":

@@ -40,4 +40,4 @@ if __name__ == "__main__":
         print(f"report: {path.resolve()}")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1 if getattr(error, "errno", None) == errno.ENOSPC else 2)
+        sys.exit(1 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 2)

@@ -45,12 +45,13 @@ def main(args):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loco_det")
         quiet_trainer()
         torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
-        if args.eval_only:
-            evaluate(cfg, args.resume)
-        else:
+        if not args.eval_only:
             trainer = Trainer(cfg)
             trainer.resume_or_load(resume=args.resume)
-            trainer.train()
+    if args.eval_only:
+        evaluate(cfg, args.resume)
+    else:
+        trainer.train()
 
 
 if __name__ == "__main__":

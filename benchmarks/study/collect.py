@@ -33,8 +33,7 @@ def collect(folder):
     runs = [_run(run) for run in folders if (run / "diverged").exists() or [*run.glob("*/results.json")]]
     if not runs:
         raise FileNotFoundError(f"{folder}: no finished run of the study")
-    machine = json.loads((Path(folder) / "study.json").read_text())["machine"]
-    return [{**run, "machine": machine} for run in runs]
+    return runs
 
 
 def _run(folder):
@@ -71,7 +70,10 @@ def _results(folder):
 
 
 def _cost(path):
-    """What the parts of a run took, and when it ended. A part that has no end was killed: its cost is not known."""
+    """What the parts of a run took, when the last one ended, and on which machine.
+
+    A part that has no end was killed: its cost is not known.
+    """
     parts = {}
     for line in path.read_text().splitlines():
         part = json.loads(line)
@@ -79,10 +81,12 @@ def _cost(path):
     cpu = {}
     for part in parts.values():
         cpu.setdefault(part["what"], []).append(part.get("cpu_seconds"))
-    ended = max(part["start"] + part.get("seconds", 0) for part in parts.values())
+    last = max(parts.values(), key=lambda part: part["start"])
+    ended = last["start"] + last.get("seconds", 0)
     return {
         "cpu_seconds": {what: None if None in values else round(sum(values)) for what, values in cpu.items()},
         "finished": datetime.fromtimestamp(ended, timezone.utc).strftime("%Y-%m-%d"),
+        "machine": last["machine"],
     }
 
 

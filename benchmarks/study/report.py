@@ -53,7 +53,9 @@ def draw(results, path):
         by_budget.set_xticks(range(len(budgets)), budgets)
         canvas.supylabel("linear probe, top-1 (%)", fontsize=10)
         handles, labels = by_budget.get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside lower center", ncols=min(3, len(budgets) + 1), frameon=False, fontsize=8)
+        canvas.legend(
+            handles, labels, loc="outside lower center", ncols=min(3, len(budgets) + 1), frameon=False, fontsize=8
+        )
         canvas.savefig(path, dpi=110)
 
 

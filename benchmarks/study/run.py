@@ -11,9 +11,6 @@ import argparse
 import fcntl
 import hashlib
 import json
-import os
-import platform
-import re
 import signal
 import subprocess
 import sys
@@ -24,7 +21,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-import torch
 import yaml
 from common import one_line_errors
 from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, wanted_rates
@@ -62,7 +58,7 @@ class Study(Runner):
 
     def __init__(self, args):
         super().__init__(args.output, args.jobs)
-        self.args = args
+        self.args, self.without_rate = args, set()  # (row, budget) that could not be run so far
         self.record = read_record(args.record) if args.record else {"data": {}, "runs": []}
         self.recorded = {run_of(run): run for run in self.record["runs"]}
 
@@ -90,7 +86,7 @@ class Study(Runner):
                 raise ValueError(f"{self.folder} has runs on other images of {name}: choose another --output")
             if self.record["data"].get(name, digest) != digest:
                 raise ValueError(f"{self.args.record} has runs on other images of {name}: leave --record out")
-        write(path, json.dumps({"machine": this_machine(), "data": {**before["data"], **now}}, indent=1))
+        write(path, json.dumps({"data": {**before["data"], **now}}, indent=1))
 
     def data(self, name):
         """Folder of a data set; the demo's scenes are made if there are none.
@@ -214,6 +210,7 @@ class Study(Runner):
         rates = {row: self.rate(row, epochs) for row in rows}
         budgets = {row: epochs if ROWS[row].recipe != "resnet50_random" else 0 for row in rows}
         known = [row for row in rows if rates[row] is not None]
+        self.without_rate |= {(row, epochs) for row in rows if row not in known}
         return [Run(scale, row, rates[row], budgets[row], seed, detect) for seed in seeds for row in known]
 
 
@@ -242,7 +239,7 @@ def read_record(path):
         ValueError: if it is something else.
     """
     data = json.loads(Path(path).read_text())
-    if not isinstance(data, dict) or not data.get("runs"):
+    if not isinstance(data, dict) or not data.get("runs") or "data" not in data:
         raise ValueError(f"{path} is no study.json with runs")
     return data
 
@@ -256,14 +253,6 @@ def names_of(folder):
     """SHA-256 of the names of all files in a folder, which tells data sets from each other."""
     names = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def this_machine():
-    """The machine and what runs on it, in words."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*: (.+)", info)
-    name = re.sub(r"\(R\)|\(TM\)", "", name[1]) if name else platform.processor()
-    return f"{os.cpu_count()} cores of an {name}, torch {torch.__version__.partition('+')[0]}"
 
 
 LOCAL = tuple(row for row in MAIN if "barlow" not in row)  # the rows of the paper's own comparison
@@ -288,16 +277,27 @@ def main(args):
         signal.signal(number, study.stop)
     phases = args.phase or list(PHASES)
     study.begin(dict.fromkeys(name for phase in phases for name in DATA.get(phase, ["imagenette"])))
-    rows, budgets = args.rows or list(ROWS), {0, *(args.epochs or (SHORT, MIDDLE, LONG))}
+    rows, budgets = args.rows or list(ROWS), args.epochs or (SHORT, MIDDLE, LONG)
+    tuned = {ROWS[row].rate_of or row for row in rows}
 
-    def asked_for(runs):
-        return [run for run in runs if run.row in rows and run.epochs in budgets]
+    def wanted():
+        study.without_rate.clear()
+        runs = []
+        for phase in phases:
+            for run in PHASES[phase](study):
+                if phase == "grid":  # what the choice of the rows' rates needs, for these budgets and the shorter ones
+                    asked_for = run.row in tuned and run.epochs <= max(budgets)
+                else:
+                    asked_for = run.row in rows and run.epochs in (0, *budgets)
+                runs += [run] * asked_for
+        return runs
 
-    study.work(lambda: asked_for(run for phase in phases for run in PHASES[phase](study)))
+    study.work(wanted)
     if study.failed:
         raise RuntimeError(f"{len(study.failed)} runs failed: {', '.join(study.failed)}")
-    if "grid" not in phases and asked_for(study.grid()):
-        raise ValueError("there are learning rates that are not chosen yet: run --phase grid first")
+    wanted()
+    if lacking := sorted({row for row, epochs in study.without_rate if row in rows and epochs in budgets}):
+        raise ValueError(f"the learning rates of {', '.join(lacking)} are not chosen yet: run --phase grid first")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Runs side by side: one queue, a process for each tool, and what happens when one fails or all are stopped."""
 
 import contextlib
+import functools
 import json
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +13,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 # one thread a process, and glibc keeps freed memory: two such processes train faster than one of two threads
@@ -79,7 +84,7 @@ class Runner:
                         return run
                 if not self.busy:
                     return None
-                self.turn.wait(1)
+                self.turn.wait()
 
     def _attempt(self, run):
         start = time.time()
@@ -102,6 +107,8 @@ class Runner:
             for pid in self.children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
+        with self.turn:
+            self.turn.notify_all()
 
     def call(self, run, tool, *arguments):
         """Run a tool to its end; its output goes to the run's log.txt, its cost to cost.jsonl.
@@ -109,7 +116,8 @@ class Runner:
         Raises:
             RuntimeError: if it fails, or the study is to stop.
         """
-        folder, begun = self.folder / run.name, {"what": tool, "start": time.time()}
+        folder = self.folder / run.name
+        begun = {"what": tool, "start": time.time(), "machine": this_machine()}
         command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)]
         with open(folder / "log.txt", "a") as log, self.lock:
             if self.stopped:
@@ -140,3 +148,12 @@ def note(path, content):
     """Add a line of JSON to a file."""
     with open(path, "a") as f:
         f.write(json.dumps(content) + "\n")
+
+
+@functools.cache
+def this_machine():
+    """The machine and what runs on it, in words."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"model name\s*: (.+)", info)
+    name = re.sub(r"\(R\)|\(TM\)", "", name[1]) if name else platform.processor()
+    return f"{os.cpu_count()} cores of an {name}, torch {torch.__version__.partition('+')[0]}"

@@ -1,5 +1,7 @@
 """The study's runs -> Markdown tables."""
 
+import statistics
+
 from collect import Figure
 from rates import LONG, MIDDLE, RATES, SHORT, chosen_rate
 from rows import MAIN, ROWS, TUNED
@@ -41,6 +43,11 @@ class Results:
         runs = [run for run in self.of(row, epochs, scale) if seeds is None or run["seed"] in seeds]
         return Figure([run[kind].get(stage) for run in runs if kind in run])
 
+    def machine(self, epochs, scale=THIN18):
+        """The machine of most of the main rows' runs whose cost is known: costs of two are no comparison."""
+        runs = [run for row in MAIN for run in self.of(row, epochs, scale) if run["cpu_seconds"].get("pretrain")]
+        return statistics.mode(run["machine"] for run in runs) if runs else None
+
 
 def table(header, rows, align):
     """Markdown, cells padded so that the source can be read as well."""
@@ -68,6 +75,7 @@ def main_table(results, scale=THIN18):
     rows = [row for row in MAIN if any(results.of(row, e, scale) for e in budgets)]
     whole = [e for e in budgets if all(results.figure(row, e, "linear", "res5", scale).values for row in rows)]
     last = (whole or budgets)[-1]
+    timed = results.machine(last, scale)
     lines = []
     for row in rows:
         runs = [run for e in budgets for run in results.of(row, e, scale)]
@@ -77,7 +85,7 @@ def main_table(results, scale=THIN18):
             cells = [results.figure(row, e, "linear", "res5" + suffix, scale) for e in budgets]
             cells.append(_best_stage(results, row, last, scale, suffix))
             cells.append(results.figure(row, last, "knn", "res5" + suffix, scale))
-            cells.append(_minutes(results, results.of(row, last, scale)))
+            cells.append(_minutes(results.of(row, last, scale), timed))
             lines.append([_name(row, suffix), runs[0]["decoder"], *cells])
     header = ["method", "decoder", *(f"{e} epochs" for e in budgets)]
     header += [f"{what}, {last} epochs" for what in ("best stage", "kNN", "CPU minutes")]
@@ -88,9 +96,8 @@ def _name(row, suffix):
     return ROWS[row].method + (", after its 1x1 conv" if suffix else "")
 
 
-def _minutes(results, runs):
-    """CPU minutes of pretraining, on the machine of the newest run."""
-    machine = max(results.runs, key=lambda run: run["finished"])["machine"]
+def _minutes(runs, machine):
+    """CPU minutes of pretraining, of the runs on one machine."""
     seconds = Figure([run["cpu_seconds"].get("pretrain") for run in runs if run["machine"] == machine])
     return f"{seconds.mean / 60:.1f}" if seconds.values else "–"
 

@@ -185,7 +185,7 @@ def _refuse_unwritable(path):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror}): name another FEATURES.CACHE") from error
+        raise OSError(error.errno, f"{error.strerror}; name another FEATURES.CACHE", path) from error
 
 
 def digest_of(paths, times=True):

@@ -98,11 +98,12 @@ def warn_of_images(train, test, crop_size):
         logger.warning(f"{classes} have training images but no test images: {_first(untested)}")
     paths = train.paths + (test.paths if test else [])
     sides = {path: _shorter_side(path) for path in paths[:: -(-len(paths) // LOOKED_AT)]}
-    small = [path for path, side in sides.items() if side and side < crop_size]
+    scaled = scaled_side(crop_size)
+    small = [path for path, side in sides.items() if side and side < scaled]
     if small:
         logger.warning(
-            f"{len(small)} of {len(sides)} images looked at are smaller than INPUT.CROP_SIZE {crop_size} and are "
-            f"enlarged, such as {small[0]} with {sides[small[0]]} pixels"
+            f"{len(small)} of {len(sides)} images looked at are smaller than the {scaled} pixels of INPUT.CROP_SIZE "
+            f"{crop_size} and are enlarged, such as {small[0]} with {sides[small[0]]}"
         )
 
 
@@ -145,6 +146,11 @@ def subset(labelled, indices):
     return Labelled([labelled.paths[i] for i in indices], [labelled.labels[i] for i in indices], labelled.class_names)
 
 
+def scaled_side(size):
+    """To how many pixels an image's shorter side is scaled, of which the central ``size`` are seen."""
+    return round(size * 256 / 224)
+
+
 def central_crop(image, size):
     """The usual view for evaluation: short side to size * 256 / 224, then the central square, antialiased.
 
@@ -156,7 +162,7 @@ def central_crop(image, size):
         ndarray: (size, size, 3) uint8.
     """
     height, width = image.shape[:2]
-    short, scaled = min(height, width), round(size * 256 / 224)
+    short, scaled = min(height, width), scaled_side(size)
     y, x = (height - short) // 2, (width - short) // 2  # what is beyond this square is never seen: do not resize it
     image = image[y : y + short, x : x + short]
     how = cv2.INTER_AREA if short > scaled else cv2.INTER_LINEAR

@@ -26,7 +26,8 @@ class _Stream:
 
     Attributes:
         counts: number of images: "train", "held_out" and "test"; and of "classes". Unreadable ones are left out; by
-            :class:`AugmentedStream` from each test on, of those to train on the ones that have been met until then.
+            :class:`AugmentedStream` from each test on, of those to train on the ones met by then since the start or
+            resume.
     """
 
     def __init__(self, cfg, encoder):

@@ -62,8 +62,8 @@ def test_in_bfloat16_under_autocast():
 @pytest.fixture
 def counted(monkeypatch):
     """Calls of the weight's gradient."""
-    calls, real = [], small_maps._weight_gradient
-    monkeypatch.setattr(small_maps, "_weight_gradient", lambda *args: (calls.append(args), real(*args))[1])
+    calls, real = [], small_maps.weight_gradient
+    monkeypatch.setattr(small_maps, "weight_gradient", lambda *args: (calls.append(args), real(*args))[1])
     return calls
 
 
@@ -86,6 +86,24 @@ def test_only_where_it_is_faster_and_asked_for(counted):
     assert len(counted) == 1
     with torch.no_grad():
         assert not conv(x).requires_grad
+
+
+def test_at_the_edges_it_is_torchs():
+    conv = nn.Conv2d(2, 2, 3, padding=1, bias=False)
+    use_small_map_convs(conv)
+    assert conv(torch.randn(2, 2, 2)).shape == (2, 2, 2)  # an image alone
+    with pytest.raises(RuntimeError, match="same type|expected scalar type|Input type"):
+        conv(torch.randn(1, 2, 2, 2).double())
+    double = copy.deepcopy(conv).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (
+            double(torch.randn(1, 2, 2, 2).double()).dtype
+            == nn.Conv2d(2, 2, 1).double()(torch.randn(1, 2, 2, 2).double()).dtype
+        )
+    x = torch.randn(1, 2, 2, 2, requires_grad=True)
+    gradient = torch.autograd.grad(conv(x).square().sum(), conv.weight, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):  # and no wrong second derivative
+        gradient.sum().backward()
 
 
 def test_other_convs_stay_as_they_are():

@@ -165,7 +165,8 @@ def test_wrong_files(common, tmp_path, text):
     [
         (ValueError, False, [], False),
         (OSError, False, ["config.yaml"], False),
-        (ValueError, False, ["metrics.json"], True),  # it has begun
+        (ValueError, False, ["log.txt.rank1"], False),  # of another process
+        (ValueError, False, ["metrics.json"], True),  # what is no run's beginning
         (RuntimeError, False, [], True),  # a failure, of which the log tells
         (ValueError, True, [], True),
     ],
