@@ -176,13 +176,12 @@ def ablation_table(results, rows):
 
 def detection_table(results):
     """AP of Mask R-CNN on the frozen encoders."""
-    lines = []
+    lines, order = [], [("random", 0), *((row, epochs) for epochs in BUDGETS for row in MAIN if row != "random")]
     for data, scale, images in (("nuclei", THIN18, "imagenette96"), ("demo", DEMO, "demo scenes")):
-        for row, epochs in ((row, epochs) for epochs in BUDGETS for row in MAIN):
+        for row, epochs in order:
             runs = [run for run in results.of(row, epochs, scale) if data in run.get("detection", {})]
-            if runs and (runs[0]["epochs"] == epochs or epochs == LONG):  # the random encoder has no budget of its own
+            if runs:
                 cells = [Figure([run["detection"][data][f"{task}_ap"] for run in runs]) for task in ("box", "mask")]
-                trained = f"{runs[0]['epochs']:g}"
-                lines.append([data, images, ROWS[row].method, runs[0]["decoder"], trained, len(runs), *cells])
+                lines.append([data, images, ROWS[row].method, runs[0]["decoder"], epochs, len(runs), *cells])
     header = ["data", "pretrained on", "method", "decoder", "epochs", "seeds", "box AP", "mask AP"]
     return table(header, lines, "llllrrrr")
