@@ -14,6 +14,7 @@ from weights import SMALL, random_weights
 from loco_det.convert import load_encoder
 from pretrain.checkpoint import AtomicCheckpointer
 from pretrain.config import get_cfg
+from pretrain.decoders import GlobalAvgPool
 from pretrain.encoders import build_encoder
 from pretrain.learner import build_learner
 
@@ -156,7 +157,7 @@ BLOCKWISE = ("MODEL.UNITS", [["res2"], ["res3"], ["res4"], ["res5"]], "MODEL.DEC
 def expansion(learner, name):
     """Conv, BN, ReLU of a decoder, which pools what they give."""
     *layers, pool = list(learner.decoders[name])[:4]
-    assert isinstance(pool, nn.AdaptiveAvgPool2d)
+    assert isinstance(pool, GlobalAvgPool)
     return nn.Sequential(*layers)
 
 
