@@ -1,6 +1,7 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import importlib.util
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +22,14 @@ torch.set_flush_denormal(True)
 def _cache(tmp_path_factory):
     """Caches of data sets go to a folder of the tests, not to the user's home; command lines inherit it."""
     os.environ["FVCORE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _loggers():
+    """Log handlers of tools called in this process would go on to write to a stream that the test has closed."""
+    yield
+    for name in ("detectron2", "fvcore", "loco_det", "pretrain"):
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ def test_more_neighbours_than_there_are(pretrained, knn, images, tmp_path):
         knn(weights, "KNN.K", [most, most + 1], "INPUT.CROP_SIZE", 48, test=test, out=tmp_path / f"{most}")
         log = (tmp_path / f"{most}/log.txt").read_text()
         assert f"KNN.K {most + 1} is above the number of training images that can vote, {most}" in log
-        assert f"KNN.K {most} is" not in log and "smaller than INPUT.CROP_SIZE 48" in log
+        assert f"KNN.K {most} is" not in log and "smaller than the 55 pixels of INPUT.CROP_SIZE 48" in log
 
 
 def test_features_that_are_not_finite_are_null(pretrained, knn, images, tmp_path):

@@ -1,7 +1,6 @@
 """tools/linear_probe.py as a user runs it: files, interruptions, several processes, bad input."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -37,14 +36,6 @@ def data(tmp_path_factory):
                 pixels = (colour + rng.integers(-50, 50, (40, 40, 3))).astype(np.uint8)
                 Image.fromarray(pixels).save(root / split / f"class{c}/{i}.png")
     return root
-
-
-@pytest.fixture(autouse=True)
-def _loggers():
-    """Handlers of runs in this process would go on to write to a stream that the test has closed."""
-    yield
-    for name in ("fvcore", "pretrain"):
-        logging.getLogger(name).handlers.clear()
 
 
 def arguments(data, out, *more):
