@@ -172,6 +172,22 @@ def test_a_run_begins_when_its_learning_rate_is_known_and_its_folder_free(faked,
     assert last < place <= last + 3
 
 
+def test_runs_of_one_folder_take_turns(faked, monkeypatch):
+    now = []
+
+    def slow(self, run):
+        now.append(run.name)
+        assert now.count(run.name) == 1
+        time.sleep(0.1)
+        now.remove(run.name)
+
+    monkeypatch.setattr(Study, "do", slow)
+    run = faked.grid()[0]
+    detection = run._replace(detect="nuclei")
+    do(faked, [run, detection, run])
+    assert not faked.failed and faked.seen == {run, detection} and not faked.busy
+
+
 def test_parts_are_chosen_by_phase_row_and_budget(faked, data, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     faked.hold.close()
