@@ -238,7 +238,10 @@ def read_record(path):
     Raises:
         ValueError: if it is something else.
     """
-    data = json.loads(Path(path).read_text())
+    try:
+        data = json.loads(Path(path).read_text())
+    except ValueError:  # no JSON, or no text
+        data = None
     if not isinstance(data, dict) or not data.get("runs") or "data" not in data:
         raise ValueError(f"{path} is no study.json with runs")
     return data

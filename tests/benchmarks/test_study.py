@@ -242,8 +242,8 @@ def test_what_a_record_has_is_not_run_again(faked, tmp_path, data):
     with pytest.raises(ValueError, match="has runs on other images of imagenette"):
         again = study_of(tmp_path / "elsewhere", data, tmp_path / "record.json")
         again.begin(["imagenette"])
-    for content in ({"data": images, "runs": []}, {"runs": record["runs"]}, []):
-        (tmp_path / "record.json").write_text(json.dumps(content))
+    for content in ({"data": images, "runs": []}, {"runs": record["runs"]}, [], None):
+        (tmp_path / "record.json").write_text(json.dumps(content) if content is not None else '{"runs": [')
         with pytest.raises(ValueError, match=r"no study\.json with runs"):
             study_of(tmp_path, data, tmp_path / "record.json")
 
