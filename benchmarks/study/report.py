@@ -30,6 +30,7 @@ from study_tables import (
     detection_table,
     grid_table,
     main_table,
+    settings_table,
     stage_tables,
 )
 
@@ -138,6 +139,7 @@ def main(args):
         "rates": grid_table(results),
         "table4": ablation_table(results, TABLE4),
         "table5": ablation_table(results, TABLE5),
+        "settings": settings_table(results),
         "resnet50": stage_tables(results, THIN50),
         "detection": detection_table(results),
     }

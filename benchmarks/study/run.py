@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import yaml
 from common import one_line_errors
 from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, wanted_rates
-from rows import MAIN, ROWS, TABLE4, TABLE5, TUNED
+from rows import MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5, TUNED
 from runner import Runner, write
 
 from pretrain.config import get_cfg
@@ -267,6 +267,12 @@ PHASES = {
     "long": lambda study: study.runs(LOCAL, LONG, range(1)),
     "table4": lambda study: study.runs(TABLE4, SHORT, range(1)) + study.runs(TABLE4, MIDDLE, range(1)),
     "table5": lambda study: study.runs(TABLE5, SHORT, range(1)) + study.runs(TABLE5, MIDDLE, range(1)),
+    "settings": lambda study: [
+        run
+        for epochs in (SHORT, MIDDLE)
+        for scale in SETTINGS
+        for run in study.runs(SETTINGS_ROWS, epochs, range(1), scale=scale)
+    ],
     "demo": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=DEMO, detect="demo"),
     "resnet50": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=THIN50),
 }

@@ -4,7 +4,7 @@ import statistics
 
 from collect import Figure
 from rates import LONG, MIDDLE, RATES, SHORT, chosen_rate
-from rows import MAIN, ROWS, TUNED
+from rows import MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TUNED
 from run import DEMO, THIN18
 
 EXPANSION = "+expansion"  # blockwise Barlow Twins' 1x1 conv, which its own probe reads
@@ -172,6 +172,27 @@ def ablation_table(results, rows):
         f"{what}, {e} epochs, {len(s)} seed{'s'[: len(s) > 1]}" for what in ("res5", "best stage") for e, s in columns
     ]
     return table([*header, "paper: ImageNet, ResNet-50"], lines, "lll" + "r" * (2 * len(columns) + 1))
+
+
+def settings_table(results):
+    """res5's linear probe and kNN where one setting is another, on the seed that all settings are run with."""
+    lines = []
+    for epochs in (SHORT, MIDDLE):
+        found = {scale: _readings(results, epochs, scale) for scale in SETTINGS}
+        if any(set(cells) != {"–"} for scale, cells in found.items() if scale != THIN18):
+            lines += [[epochs, SETTINGS[s], *cells] for s, cells in found.items() if set(cells) != {"–"}]
+    decoders = {run["row"]: run["decoder"] for run in results.runs}
+    header = ["epochs", "setting", *(f"{ROWS[row].method}, {decoders.get(row)}" for row in SETTINGS_ROWS)]
+    return table(header, lines, "rl" + "r" * len(SETTINGS_ROWS))
+
+
+def _readings(results, epochs, scale):
+    """Linear probe and kNN of res5 of each of the settings' rows."""
+    both = [
+        [results.figure(row, epochs, kind, "res5", scale, seeds={0}) for kind in ("linear", "knn")]
+        for row in SETTINGS_ROWS
+    ]
+    return [f"{linear} / {knn}" if linear.values else "–" for linear, knn in both]
 
 
 def detection_table(results):

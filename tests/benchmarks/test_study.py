@@ -17,7 +17,7 @@ import runner
 import study_tables
 from made_up_study import ROOT, STAGES, do, fake_call, study_of, tune
 from rates import LONG, MIDDLE, RATES, SHORT
-from rows import ROWS, TABLE4, TABLE5
+from rows import ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5
 from run import THIN18, Run, Study
 
 
@@ -48,6 +48,30 @@ def test_rows_differ_in_method_and_decoder_only(tmp_path, data):
         assert cfg.SOLVER.EPOCHS == MIDDLE and cfg.SOLVER.WARMUP_EPOCHS == MIDDLE / 10
         if cfg.LOSS.NAME == "info_nce":
             assert cfg.LOSS == first.LOSS
+
+
+def test_settings_differ_in_one_thing(tmp_path, data):
+    """And the crop's blur, whose width is in pixels."""
+    study = study_of(tmp_path, data)
+    assert next(iter(SETTINGS)) == THIN18
+    for row in SETTINGS_ROWS:
+        first, *others = (flat(study.recipe(Run(scale, row, 0.002, SHORT, 0))) for scale in SETTINGS)
+        changed = [{key: value for key, value in other.items() if first[key] != value} for other in others]
+        assert [{"OUTPUT_DIR", *keys} for keys in (
+            {"LOSS.TEMPERATURE"}, {"SOLVER.IMS_PER_BATCH"}, {"INPUT.CROP_SIZE", "INPUT.BLUR_SIGMA"},
+        )] == [set(keys) for keys in changed]  # fmt: skip
+        assert changed[2]["INPUT.BLUR_SIGMA"][1] == 2 * first["INPUT.BLUR_SIGMA"][1]
+        for other, said in zip(changed, list(SETTINGS.values())[1:], strict=True):
+            key = next(key for key in other if key not in ("OUTPUT_DIR", "INPUT.BLUR_SIGMA"))
+            assert str(other[key]) in said and str(first[key]) in said
+
+
+def flat(config, prefix=""):
+    """Dotted key -> value."""
+    found = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def test_tables_hold_every_row_of_the_paper():

@@ -9,7 +9,7 @@ import run as study_run
 import runner
 import study_tables
 from made_up_study import ROOT, STAGES, do, fake_call, made_up, report, tune, write_documents
-from rates import MIDDLE, RATES
+from rates import MIDDLE, RATES, SHORT
 from rows import MAIN
 from run import Study
 
@@ -45,6 +45,23 @@ def test_best_stage_is_chosen_on_held_out_images_and_exploded_runs_do_not_count(
     results = study_tables.Results([*runs, {**exploded, "held_out": {"res5": 0.0}}])
     assert "res2 2.0 ± 1.4" in study_tables.main_table(results)
     assert "| 2 of 3 |" in study_tables.stage_tables(results) and "52.0 ± 2.8" in study_tables.stage_tables(results)
+
+
+def test_settings_stand_below_the_scale_that_they_change(faked):
+    """On seed 0, which all of them have; nothing is shown until one of them was run."""
+    tune(faked)
+    do(faked, faked.runs(("gim", "loco"), SHORT, [1]))
+    assert study_tables.settings_table(study_tables.Results(collect.collect(faked.folder))) == "Not run yet."
+    do(faked, [run for run in study_run.PHASES["settings"](faked) if run.epochs == SHORT and "crop" not in run.scale])
+    header, _, *lines = study_tables.settings_table(study_tables.Results(collect.collect(faked.folder))).splitlines()
+    assert "| LoCo, 1 conv block + 2-layer MLP |" in header
+    assert [[cell.strip() for cell in line.split("|")[1:3]] for line in lines] == [
+        ["5", "as above"],
+        ["5", "temperature 0.1 instead of 0.2"],
+        ["5", "64 images a step instead of 256"],
+    ]
+    # 30 + 15 + 3 * 5 + 0.1 * epochs at res5; the made-up kNN has 10 less
+    assert all(line.endswith(" 60.5 / 50.5 |") for line in lines)
 
 
 def test_detection_takes_the_runs_of_the_chosen_learning_rate(faked):
@@ -124,7 +141,7 @@ def test_report_of_an_unfinished_study(faked, tmp_path):
     (tmp_path / "findings.md").write_text("none\n")
     done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 7
+    assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 8
     (tmp_path / "docs" / "study.json").write_text("{}")
     done = report("--record", tmp_path / "docs" / "study.json", "--root", tmp_path)
     assert done.returncode == 2 and "no study.json with runs" in done.stderr and done.stderr.count("\n") == 1
