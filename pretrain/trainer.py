@@ -21,6 +21,7 @@ from .data import UNREADABLE, build_loader, list_images, read_image
 from .distributed import GradientReducer, StopOnSigterm, Terminated, broadcast_state, worst_of_processes
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
+from .readout.evaluation import Evaluation
 from .readout.knn import knn_accuracies
 from .readout.labelled import labelled_splits
 
@@ -89,17 +90,17 @@ class Trainer(TrainerBase):
         solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
         chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
         chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
+        writers = []
         if comm.is_main_process():
             os.makedirs(out, exist_ok=True)
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
         if self.cfg.KNN.TRAIN:
             splits = labelled_splits(self.cfg.KNN)  # what is wrong with the folders is said before the first step
             period = round(self.cfg.KNN.PERIOD * (len(self.images) // solver.IMS_PER_BATCH))
-            chosen.append(hooks.EvalHook(period, lambda: self._knn(splits)))
+            chosen.append(Evaluation(max(1, period), lambda: self._knn(splits), writers))
         if comm.is_main_process():
-            metrics = MetricsWriter(os.path.join(out, "metrics.json"))
-            writers = [TerminalWriter(self.max_iter), metrics, TensorboardXWriter(out)]
-            chosen.append(hooks.PeriodicWriter(writers, solver.LOG_PERIOD))
+            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
             chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
 

@@ -1,4 +1,4 @@
-"""When a linear readout is tested."""
+"""When a readout is tested, while it or its encoder is trained."""
 
 from detectron2.engine import hooks
 

@@ -149,6 +149,7 @@ def test_knn_and_the_picture_of_losses(images, reference, tmp_path):
     rows = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     for stage in ("res2", "res3", "res4", "res5"):
         assert 0 <= rows[0][f"knn/{stage}-top1"] <= 100
+    assert [(row["iteration"], "knn/res5-top1" in row, "total_loss" in row) for row in rows] == [(0, 1, 1), (1, 1, 1)]
     assert min(Image.open(out / "losses.png").size) > 300
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Trainer(config(images, out, **{"KNN.TRAIN": "/nowhere"}))
