@@ -1,4 +1,4 @@
-"""The study's plan, its choices and its queue; runs that are made up, and one that is real, of a few tiny images."""
+"""The study's learning rates, parts and queue; runs that are made up, and one that is real, of a few tiny images."""
 
 import argparse
 import json
@@ -11,78 +11,13 @@ from pathlib import Path
 
 import collect
 import pytest
-import rows
 import run as study_run
 import runner
 import study_tables
 from made_up_study import ROOT, STAGES, do, fake_call, study_of, tune
 from rates import LONG, MIDDLE, RATES, SHORT
-from rows import ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5
+from rows import ROWS
 from run import THIN18, Run, Study
-
-
-def test_every_row_is_a_recipe_of_the_paper_and_names_its_decoder(tmp_path, data):
-    study, decoders = study_of(tmp_path, data), {}
-    for name in ROWS:
-        for scale in (THIN18, study_run.THIN50):
-            decoders[name] = rows.decoder(study.recipe(Run(scale, name, 0.002, SHORT, 1)))
-    assert decoders["random"] == "none"
-    assert decoders["simclr"] == decoders["gim"] == decoders["loco_none"] == "2-layer MLP"
-    assert decoders["simclr_conv"] == decoders["gim_conv"] == decoders["loco"] == "1 conv block + 2-layer MLP"
-    assert decoders["gim_full_network"] == "the rest of the network + 2-layer MLP"
-    assert decoders["gim_conv_no_downsampling"] == "1 conv block without downsampling + 2-layer MLP"
-    assert decoders["blockwise_barlow"] == "1x1 conv to 512 + 3-layer MLP"
-    assert decoders["loco_mlp"] == "1 conv block + 4-layer MLP"
-
-
-def test_rows_differ_in_method_and_decoder_only(tmp_path, data):
-    """Same images, augmentation, batch, steps, optimiser: what makes a comparison fair."""
-    study = study_of(tmp_path, data)
-    configs = {name: study.recipe(Run(THIN18, name, 0.002, MIDDLE, 0)) for name in ROWS if name != "random"}
-    first = configs["loco"]
-    for cfg in configs.values():
-        assert (cfg.INPUT, cfg.DATASETS, cfg.MODEL.ENCODER, cfg.MODEL.ZERO_INIT_RESIDUAL) == (
-            first.INPUT, first.DATASETS, first.MODEL.ENCODER, first.MODEL.ZERO_INIT_RESIDUAL,
-        )  # fmt: skip
-        assert cfg.SOLVER == first.SOLVER
-        assert cfg.SOLVER.EPOCHS == MIDDLE and cfg.SOLVER.WARMUP_EPOCHS == MIDDLE / 10
-        if cfg.LOSS.NAME == "info_nce":
-            assert cfg.LOSS == first.LOSS
-
-
-def test_settings_differ_in_one_thing(tmp_path, data):
-    """And the crop's blur, whose width is in pixels."""
-    study = study_of(tmp_path, data)
-    assert next(iter(SETTINGS)) == THIN18
-    for row in SETTINGS_ROWS:
-        first, *others = (flat(study.recipe(Run(scale, row, 0.002, SHORT, 0))) for scale in SETTINGS)
-        changed = [{key: value for key, value in other.items() if first[key] != value} for other in others]
-        assert [{"OUTPUT_DIR", *keys} for keys in (
-            {"LOSS.TEMPERATURE"}, {"SOLVER.IMS_PER_BATCH"}, {"INPUT.CROP_SIZE", "INPUT.BLUR_SIGMA"},
-        )] == [set(keys) for keys in changed]  # fmt: skip
-        assert changed[2]["INPUT.BLUR_SIGMA"][1] == 2 * first["INPUT.BLUR_SIGMA"][1]
-        for other, said in zip(changed, list(SETTINGS.values())[1:], strict=True):
-            key = next(key for key in other if key not in ("OUTPUT_DIR", "INPUT.BLUR_SIGMA"))
-            assert str(other[key]) in said and str(first[key]) in said
-
-
-def flat(config, prefix=""):
-    """Dotted key -> value."""
-    found = {}
-    for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
-
-
-def test_tables_hold_every_row_of_the_paper():
-    stems = {path.stem for path in (ROOT / "configs" / "pretrain").glob("table[45]_*.yaml")}
-    ours = {ROWS[row].recipe for row in (*TABLE4, *TABLE5)}
-    # of a ResNet-18 two blocks are the stage; the others are Table 4's rows under Table 5's names
-    assert stems - ours == {"table5_share_2_blocks", "table5_no_sharing", "table5_share_1_stage"}
-    for row, published in {**TABLE4, **TABLE5}.items():
-        if ROWS[row].recipe.startswith("table"):
-            text = (ROOT / "configs" / "pretrain" / f"{ROWS[row].recipe}.yaml").read_text()
-            assert f"{published} top-1" in text
 
 
 def test_learning_rate_is_the_best_between_two_worse_ones(faked):
