@@ -1,6 +1,7 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import importlib.util
+import json
 import logging
 import os
 import signal
@@ -33,15 +34,27 @@ def _loggers():
 
 
 @pytest.fixture(scope="session")
-def run_tool():
-    """Run ``tools/NAME`` as a user does: ``run_tool("pretrain.py", *arguments) -> CompletedProcess``."""
+def run_tool(tmp_path_factory):
+    """Run ``tools/NAME``, or the script at an absolute path, as a user does, in a process of its own:
+    ``run_tool("pretrain.py", *arguments) -> CompletedProcess``. The process is a fork of fork_server.py's."""
+    out, err = (tmp_path_factory.mktemp("run_tool") / name for name in ("stdout", "stderr"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    server = subprocess.Popen([sys.executable, ROOT / "tests" / "fork_server.py"], **pipes, env=environment, text=True)
 
     def run(name, *arguments, timeout=300, **environment):
-        command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
+        command = [str(ROOT / "tools" / name), *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        request = (command[0], command[1:], str(ROOT), environment, timeout, str(out), str(err))
+        print(json.dumps(request), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        if code == -signal.SIGALRM:
+            raise subprocess.TimeoutExpired(command, timeout, out.read_text(), err.read_text())
+        return subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
 
-    return run
+    yield run
+    server.stdin.close()
+    server.wait()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from made_up_study import STAGES, fake_call, study_of
+from made_up_study import FOLDER, STAGES, fake_call, study_of
 from rates import RATES
 from rows import MAIN
 from run import Study
@@ -26,6 +26,16 @@ def data(tmp_path):
                 image = rng.integers(100 * k, 100 * k + 100, (40, 40, 3), dtype=np.uint8)
                 cv2.imwrite(str(tmp_path / "data" / part / f"class{k}" / f"{i}.png"), image)
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def report(run_tool):
+    """``report(*arguments, findings=FILE) -> CompletedProcess`` of report.py."""
+
+    def run(*arguments, findings=None):
+        return run_tool(FOLDER / "report.py", *arguments, *(["--findings", findings] if findings else []))
+
+    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -72,9 +71,3 @@ def write_documents(root):
     (root / "README.md").write_text(
         "top\n<!-- study: main -->\n<!-- end -->\n<!-- study: findings -->\n<!-- end -->\nbottom\n"
     )
-
-
-def report(*arguments, findings=None):
-    command = [sys.executable, FOLDER / "report.py", *arguments]
-    command += ["--findings", findings] if findings else []
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)

@@ -8,7 +8,7 @@ import cv2
 import run as study_run
 import runner
 import study_tables
-from made_up_study import ROOT, STAGES, do, fake_call, made_up, report, tune, write_documents
+from made_up_study import ROOT, STAGES, do, fake_call, made_up, tune, write_documents
 from rates import MIDDLE, RATES, SHORT
 from rows import MAIN
 from run import Study
@@ -74,7 +74,7 @@ def test_detection_takes_the_runs_of_the_chosen_learning_rate(faked):
     assert f"|     1 |   {10 * place}.0 |     1.0 |" in study_tables.detection_table(study_tables.Results(runs))
 
 
-def test_report_prints_what_the_runs_hold(faked, tmp_path):
+def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     tune(faked)
     for phase in ("short", "middle", "table5"):
         do(faked, study_run.PHASES[phase](faked))
@@ -108,7 +108,7 @@ def test_report_prints_what_the_runs_hold(faked, tmp_path):
     assert done.returncode == 2 and "{linear loco 80 res5} is not among the results" in done.stderr
 
 
-def test_report_adds_a_record_to_the_folder(faked, tmp_path):
+def test_report_adds_a_record_to_the_folder(report, faked, tmp_path):
     """Runs of the folder count, those of the record that the folder lacks, and each names its machine."""
     tune(faked)
     runs = collect.collect(faked.folder)
@@ -135,7 +135,7 @@ def test_report_adds_a_record_to_the_folder(faked, tmp_path):
     assert done.returncode == 2 and "nothing to report on" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_report_of_an_unfinished_study(faked, tmp_path):
+def test_report_of_an_unfinished_study(report, faked, tmp_path):
     do(faked, faked.grid()[:1])
     write_documents(tmp_path)
     (tmp_path / "findings.md").write_text("none\n")
@@ -147,7 +147,7 @@ def test_report_of_an_unfinished_study(faked, tmp_path):
     assert done.returncode == 2 and "no study.json with runs" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_report_on_nothing_or_without_a_place_is_one_line(tmp_path, faked):
+def test_report_on_nothing_or_without_a_place_is_one_line(report, tmp_path, faked):
     done = report(tmp_path / "nowhere")
     assert done.returncode == 2 and "no finished run" in done.stderr and done.stderr.count("\n") == 1
     tune(faked)
@@ -159,7 +159,7 @@ def test_report_on_nothing_or_without_a_place_is_one_line(tmp_path, faked):
     assert done.returncode == 2 and "has no <!-- study" in done.stderr
 
 
-def test_the_documents_are_what_the_report_makes(tmp_path):
+def test_the_documents_are_what_the_report_makes(report, tmp_path):
     """README and docs/results.md say what docs/study.json holds: nobody has typed in the generated parts."""
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/results.md"):

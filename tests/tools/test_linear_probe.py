@@ -147,19 +147,21 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2
 
 
 @pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two processes of torchrun"])
-def test_interrupted_online_runs_end_with_the_same_bits(data, tmp_path, processes):
+def test_interrupted_online_runs_end_with_the_same_bits(run_tool, data, tmp_path, processes):
     signalled = tmp_path / "signalled.py"
     signalled.write_text(SIGNALLED)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def run(out, *command, workers=0):
-        launcher = TORCHRUN if processes == 2 else ()
         keys = ("MODEL.STAGES", "[]", "SOLVER.STEPS", "[1.5]", "SOLVER.BASE_LR", "[3.0, 30.0]", "SOLVER.MOMENTUM", 0.5,
                 "FEATURES.STANDARDIZE", True, "DATALOADER.NUM_WORKERS", workers)  # fmt: skip
-        command = [sys.executable, *launcher, *command, *ONLINE, *arguments(data, out, *keys)]
+        command = [*command, *ONLINE, *arguments(data, out, *keys)]
         if "--resume" in command:  # before the KEY VALUE pairs
             command.remove("--resume")
             command.insert(command.index("--config-file"), "--resume")
+        if processes == 1:
+            return run_tool(*command, OMP_NUM_THREADS="1")
+        command = [sys.executable, *TORCHRUN, *command]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run([*map(str, command)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 

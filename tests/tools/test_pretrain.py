@@ -98,8 +98,8 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2
 class Chain:
     """A run in one go; and the same run when it is killed and resumed, on one process also terminated between."""
 
-    def __init__(self, images, folder, processes):
-        self.images, self.processes = images, processes
+    def __init__(self, run_tool, images, folder, processes):
+        self.run_tool, self.images, self.processes = run_tool, images, processes
         self.whole, self.broken = folder / "whole", folder / "broken"
         tool, signalled, last = ROOT / "tools/pretrain.py", folder / "signalled.py", processes - 1
         signalled.write_text(SIGNALLED)
@@ -110,16 +110,17 @@ class Chain:
         self.resumed = self.run(self.broken, tool, "--resume")
 
     def run(self, out, *command, workers=0):
-        launcher = TORCHRUN if self.processes == 2 else ()
-        options = ("DATASETS.TRAIN", self.images, "OUTPUT_DIR", out, *LONG, "DATALOADER.NUM_WORKERS", workers)
-        command = [sys.executable, *map(str, (*launcher, *command, *options))]
+        command += ("DATASETS.TRAIN", self.images, "OUTPUT_DIR", out, *LONG, "DATALOADER.NUM_WORKERS", workers)
+        if self.processes == 1:
+            return self.run_tool(*command, OMP_NUM_THREADS="1")
+        command = [sys.executable, *map(str, (*TORCHRUN, *command))]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes of torchrun"])
-def chain(request, images, tmp_path_factory):
-    return Chain(images, tmp_path_factory.mktemp("chain"), request.param)
+def chain(request, run_tool, images, tmp_path_factory):
+    return Chain(run_tool, images, tmp_path_factory.mktemp("chain"), request.param)
 
 
 def same(a, b):

@@ -2,11 +2,9 @@
 
 import json
 import logging
-import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 
 import pytest
@@ -153,6 +151,7 @@ STEPS = ("SOLVER.MAX_ITER", 4, "SOLVER.STEPS", "(3,)", "TEST.EVAL_PERIOD", 2)
 SIGNALLED = """
 import os, runpy, signal, sys
 from loco_det.trainer import Trainer
+os.setsid()
 number, at, step = getattr(signal, sys.argv[1]), int(sys.argv[2]), Trainer.run_step
 def run_step(self):
     if self.iter == at and os.fork() == 0:  # workers may take it otherwise if it comes from their parent
@@ -168,15 +167,13 @@ runpy.run_path("tools/train_net.py", run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def signalled(request):
+def signalled(run_tool, tmp_path_factory):
     """Train, and send a signal to all processes of the run, loader's workers included, when an iteration begins."""
+    script = tmp_path_factory.mktemp("signalled") / "signalled.py"
+    script.write_text(SIGNALLED)
 
     def run(number, at, *options):
-        root, threads = request.config.rootpath, str(torch.get_num_threads())
-        command = [sys.executable, "-c", SIGNALLED, number, str(at), *map(str, options)]
-        env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": threads}
-        return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=120,
-                              start_new_session=True)  # fmt: skip
+        return run_tool(script, number, at, *options, OMP_NUM_THREADS=str(torch.get_num_threads()))
 
     return run
 
