@@ -79,20 +79,21 @@ def _curve(panel, results, row, points):
 
 
 def filled_in(text, results):
-    """Prose with its figures: {linear loco 20 res5} becomes mean and deviation of that row, budget and stage.
+    """Prose with its figures: {linear loco 20 res5} becomes mean and deviation of that row, budget and stage, and
+    {linear loco 20 res5 imagenette96_resnet50} those at that scale.
 
     Raises:
         ValueError: if there is no such figure.
     """
 
     def figure(match):
-        kind, row, epochs, stage = match[1].split()
-        found = results.figure(row, float(epochs), kind, stage)
+        kind, row, epochs, stage, *scale = match[1].split()
+        found = results.figure(row, float(epochs), kind, stage, *scale)
         if not found.values:
             raise ValueError(f"findings.md: {match[0]} is not among the results")
         return str(found)
 
-    return re.sub(r"\{(\w+ \w+ \d+ [\w+]+)\}", figure, text).strip()
+    return re.sub(r"\{(\w+ \w+ \d+ [\w+]+( \w+)?)\}", figure, text).strip()
 
 
 def environment(runs):

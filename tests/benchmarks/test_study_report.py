@@ -78,9 +78,13 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     tune(faked)
     for phase in ("short", "middle", "table5"):
         do(faked, study_run.PHASES[phase](faked))
+    batch = "imagenette96_resnet18_batch"
+    do(faked, faked.runs(["loco"], SHORT, [0], scale=batch))
     root = tmp_path / "root"
     root.mkdir()
     write_documents(root)
+    with open(root / "findings.md", "a") as f:
+        f.write(f"In smaller batches {{linear loco 5 res5 {batch}}}.\n")
     done = report(faked.folder, "--root", root, findings=root / "findings.md")
     assert done.returncode == 0, done.stderr
     text = (root / "docs" / "results.md").read_text()
@@ -89,7 +93,7 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     # seeds 0, 1, 2: 30 + 15 + 3 * 5 + seed + 0.1 * epochs at res5
     assert "61.5 ± 1.0" in line and "63.0 ± 1.0" in line and "53.0 ± 1.0" in line and "1 conv block" in line
     assert line.rstrip(" |").endswith(" 1.5")  # CPU minutes
-    assert "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0." in text
+    assert "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0.\nIn smaller batches 60.5." in text
     (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
     cells = [cell.strip() for cell in line.split("|")[3:-1]]
     assert cells == ["LoCo, 1 conv block + 2-layer MLP", "38.5", "40.0", "res2 38.5", "res2 40.0", "65.3"]
