@@ -1,6 +1,7 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -35,26 +36,31 @@ def _loggers():
 
 @pytest.fixture(scope="session")
 def run_tool(tmp_path_factory):
-    """Run ``tools/NAME``, or the script at an absolute path, as a user does, in a process of its own:
+    """Run ``tools/NAME``, or the script at an absolute path, in a process of its own, nearly as a user does:
     ``run_tool("pretrain.py", *arguments) -> CompletedProcess``. The process is a fork of fork_server.py's."""
-    out, err = (tmp_path_factory.mktemp("run_tool") / name for name in ("stdout", "stderr"))
+    folder, numbers = tmp_path_factory.mktemp("run_tool"), itertools.count()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     server = subprocess.Popen([sys.executable, ROOT / "tests" / "fork_server.py"], **pipes, env=environment, text=True)
 
     def run(name, *arguments, timeout=300, **environment):
-        command = [str(ROOT / "tools" / name), *map(str, arguments)]
+        command, number = [str(ROOT / "tools" / name), *map(str, arguments)], next(numbers)
+        out, err = folder / f"stdout{number}", folder / f"stderr{number}"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         request = (command[0], command[1:], str(ROOT), environment, timeout, str(out), str(err))
-        print(json.dumps(request), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
+        try:
+            print(json.dumps(request), file=server.stdin, flush=True)
+            code = int(server.stdout.readline())
+        except BaseException:  # Ctrl-C, or the server has ended
+            server.terminate()
+            raise
         if code == -signal.SIGALRM:
             raise subprocess.TimeoutExpired(command, timeout, out.read_text(), err.read_text())
         return subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
 
     yield run
-    server.stdin.close()
-    server.wait()
+    server.terminate()
+    server.wait(10)
 
 
 @pytest.fixture(scope="session")

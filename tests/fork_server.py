@@ -1,33 +1,37 @@
 """Runs command lines in forks of one process that has imported what takes longest, torch and what is built on it.
 
 Importing is most of the work of a short run of a tool. Nothing that depends on the environment is imported here, not
-this project and not Detectron2: each fork does that itself, with its own.
+this project and not Detectron2: each fork does that itself, with its own. Variables that Python, OpenMP or MKL read at
+their start have no effect, and all forks have one seed of hashes: what such things decide needs a process of its own.
 
 For every line of JSON on stdin, (script, arguments, folder, environment, seconds allowed, files for stdout and stderr),
-there is a line on stdout with the exit code; that of a signal is negative, as in subprocess.
+there is a line on stdout with the exit code; that of a signal is negative, as in subprocess. What a script leaves
+behind is waited for, and after some seconds killed.
 """
 
+import contextlib
 import json
 import os
 import random
 import runpy
 import signal
 import sys
-import warnings
+import time
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import matplotlib.figure  # noqa: F401
-    import numpy as np
-    import torch
-    import torch.utils.tensorboard  # noqa: F401
-    import torchvision  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import numpy as np
+import torch
+import torch.utils.tensorboard  # noqa: F401
+import torchvision  # noqa: F401
 
 
 def become(script, arguments, folder, environment, seconds, out, err):
-    """Make of this fork what ``python script arguments`` is."""
+    """Make of this fork what ``python script arguments`` is, with processes of its own in its group."""
+    os.setsid()
     for path, stream in ((os.devnull, 0), (out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), stream)
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), stream)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(seconds)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -36,13 +40,28 @@ def become(script, arguments, folder, environment, seconds, out, err):
     random.seed()
     np.random.seed()
     sys.argv, sys.path[0] = [script, *arguments], os.path.dirname(script)
-    signal.alarm(seconds)
     runpy.run_path(script, run_name="__main__")
 
 
+def await_group(group, seconds=10):
+    """Wait until the last process of a group has ended."""
+    end = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(group, 0)
+            time.sleep(0.01)
+
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
         become(*json.loads(line))
         break  # the interpreter ends as it does after any script
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        await_group(child)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+    print(code, flush=True)

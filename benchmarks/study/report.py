@@ -30,6 +30,7 @@ from study_tables import (
     detection_table,
     grid_table,
     main_table,
+    seeds_line,
     settings_table,
     stage_tables,
 )
@@ -70,7 +71,7 @@ def _curve(panel, results, row, points):
         panel.errorbar(
             [x + 0.04 * (place - len(MAIN) / 2) for x, _ in points],  # or the bars lie on each other
             [figure.mean for _, figure in points],
-            [figure.deviation if len(figure.values) > 1 else 0 for _, figure in points],
+            [figure.deviation for _, figure in points],  # of one seed not a number, and not drawn
             color=GREY if row == "random" else COLORS[place - 1],
             ls=":" if row == "random" else "-" if " conv block" in decoder else "--",
             lw=1.6, marker="o", ms=4, capsize=2,
@@ -135,7 +136,7 @@ def main(args):
     results, root = Results(data["runs"]), Path(args.root)
     sections = {
         "findings": filled_in((Path(args.findings) if args.findings else FINDINGS).read_text(), results),
-        "main": f"{main_table(results)}\n\n({environment(data['runs'])}.)",
+        "main": f"{main_table(results)}\n\n{seeds_line(results)} Runs: {environment(data['runs'])}.",
         "stages": stage_tables(results),
         "rates": grid_table(results),
         "table4": ablation_table(results, TABLE4),

@@ -1,5 +1,6 @@
 """The study's runs -> Markdown tables."""
 
+import math
 import statistics
 
 from collect import Figure
@@ -68,14 +69,14 @@ def budgets_with_runs(results, scale=THIN18):
 
 
 def main_table(results, scale=THIN18):
-    """Linear probe of res5 by method and budget; and more of the longest budget that all rows have."""
+    """Linear probe of res5 by method and budget, more of the longest budget that all rows have, cost of the longest."""
     budgets = budgets_with_runs(results, scale)
     if not budgets:
         return "Not run yet."
     rows = [row for row in MAIN if any(results.of(row, e, scale) for e in budgets)]
     whole = [e for e in budgets if all(results.figure(row, e, "linear", "res5", scale).values for row in rows)]
     last = (whole or budgets)[-1]
-    timed = results.machine(last, scale)
+    timed = results.machine(budgets[-1], scale)
     lines = []
     for row in rows:
         runs = [run for e in budgets for run in results.of(row, e, scale)]
@@ -85,11 +86,26 @@ def main_table(results, scale=THIN18):
             cells = [results.figure(row, e, "linear", "res5" + suffix, scale) for e in budgets]
             cells.append(_best_stage(results, row, last, scale, suffix))
             cells.append(results.figure(row, last, "knn", "res5" + suffix, scale))
-            cells.append(_minutes(results.of(row, last, scale), timed))
+            cells.append(_minutes(results.of(row, budgets[-1], scale), timed))
             lines.append([_name(row, suffix), runs[0]["decoder"], *cells])
     header = ["method", "decoder", *(f"{e} epochs" for e in budgets)]
-    header += [f"{what}, {last} epochs" for what in ("best stage", "kNN", "CPU minutes")]
+    header += [f"best stage, {last} epochs", f"kNN, {last} epochs", f"CPU minutes, {budgets[-1]} epochs"]
     return table(header, lines, "ll" + "r" * (len(budgets) + 3))
+
+
+def seeds_line(results):
+    """What "±" is over in the main table, and how much seeds differ: the deviation of res5, pooled over the rows that
+    learn."""
+    parts = []
+    for epochs in BUDGETS:
+        figures = [results.figure(row, epochs, "linear", "res5") for row in MAIN if row != "random"]
+        figures = [figure for figure in figures if len(figure.values) > 1]
+        if figures:
+            counts = " or ".join(sorted({str(len(figure.values)) for figure in figures}))
+            free = [len(figure.values) - 1 for figure in figures]
+            squares = sum(n * figure.deviation**2 for n, figure in zip(free, figures, strict=True))
+            parts.append(f"{counts} at {epochs} epochs ({math.sqrt(squares / sum(free)):.1f} pooled over rows)")
+    return f'"±" is over seeds: {", ".join(parts) or "none yet"}; a figure without it is of one.'
 
 
 def _name(row, suffix):

@@ -94,6 +94,7 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     assert "61.5 ± 1.0" in line and "63.0 ± 1.0" in line and "53.0 ± 1.0" in line and "1 conv block" in line
     assert line.rstrip(" |").endswith(" 1.5")  # CPU minutes
     assert "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0.\nIn smaller batches 60.5." in text
+    assert "over seeds: 3 at 5 epochs (1.0 pooled over rows), 3 at 20 epochs (1.0 pooled over rows);" in text
     (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
     cells = [cell.strip() for cell in line.split("|")[3:-1]]
     assert cells == ["LoCo, 1 conv block + 2-layer MLP", "38.5", "40.0", "res2 38.5", "res2 40.0", "65.3"]

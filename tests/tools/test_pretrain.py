@@ -107,13 +107,14 @@ class Chain:
         self.killed = self.run(self.broken, signalled, "KILL", 11, last)
         if processes == 1:  # for two, tests/pretrain/test_distributed.py
             self.terminated = self.run(self.broken, signalled, "TERM", 14, last, "--resume", workers=2)
-        self.resumed = self.run(self.broken, tool, "--resume")
+        self.resumed = self.run(self.broken, tool, "--resume", forked=False)  # another seed of hashes
 
-    def run(self, out, *command, workers=0):
+    def run(self, out, *command, workers=0, forked=True):
         command += ("DATASETS.TRAIN", self.images, "OUTPUT_DIR", out, *LONG, "DATALOADER.NUM_WORKERS", workers)
-        if self.processes == 1:
+        if self.processes == 1 and forked:
             return self.run_tool(*command, OMP_NUM_THREADS="1")
-        command = [sys.executable, *map(str, (*TORCHRUN, *command))]
+        launcher = TORCHRUN if self.processes == 2 else ()
+        command = [sys.executable, *map(str, (*launcher, *command))]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 

@@ -151,7 +151,6 @@ STEPS = ("SOLVER.MAX_ITER", 4, "SOLVER.STEPS", "(3,)", "TEST.EVAL_PERIOD", 2)
 SIGNALLED = """
 import os, runpy, signal, sys
 from loco_det.trainer import Trainer
-os.setsid()
 number, at, step = getattr(signal, sys.argv[1]), int(sys.argv[2]), Trainer.run_step
 def run_step(self):
     if self.iter == at and os.fork() == 0:  # workers may take it otherwise if it comes from their parent
