@@ -50,10 +50,12 @@ def run_tool(tmp_path_factory):
         request = (command[0], command[1:], str(ROOT), environment, timeout, str(out), str(err))
         try:
             print(json.dumps(request), file=server.stdin, flush=True)
-            code = int(server.stdout.readline())
-        except BaseException:  # Ctrl-C, or the server has ended
+            answer = server.stdout.readline()
+        except BaseException:  # Ctrl-C: the script is ended, too
             server.terminate()
             raise
+        assert answer, "fork_server.py has ended"
+        code = int(answer)
         if code == -signal.SIGALRM:
             raise subprocess.TimeoutExpired(command, timeout, out.read_text(), err.read_text())
         return subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())

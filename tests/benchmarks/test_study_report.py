@@ -108,9 +108,11 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     done = report("--record", root / "docs" / "study.json", "--root", root, findings=root / "findings.md")
     assert done.returncode == 0, done.stderr
     assert before == {path: (root / path).read_text() for path in before}
-    (root / "findings.md").write_text("{linear loco 80 res5}")
-    done = report(faked.folder, "--root", root, findings=root / "findings.md")
-    assert done.returncode == 2 and "{linear loco 80 res5} is not among the results" in done.stderr
+    for place in ("{linear loco 80 res5}", "{linear lco 20 res5}", "{linear loco 21 res5}", "{knn loco 5 res5 small}"):
+        (root / "findings.md").write_text(place)
+        done = report(faked.folder, "--root", root, findings=root / "findings.md")
+        assert done.returncode == 2 and f"{place} is not among the results" in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_report_adds_a_record_to_the_folder(report, faked, tmp_path):
