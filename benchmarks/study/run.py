@@ -264,7 +264,7 @@ PHASES = {
     "short": lambda study: study.runs(MAIN, SHORT, range(3)),
     "middle": lambda study: study.runs(MAIN, MIDDLE, range(3)),
     "nuclei": lambda study: study.runs(LOCAL, MIDDLE, [1], detect="nuclei"),  # a seed by which nothing was chosen
-    "long": lambda study: study.runs(LOCAL, LONG, range(1)),
+    "long": lambda study: study.runs(LOCAL, LONG, range(3)),
     "table4": lambda study: study.runs(TABLE4, SHORT, range(1)) + study.runs(TABLE4, MIDDLE, range(1)),
     "table5": lambda study: study.runs(TABLE5, SHORT, range(1)) + study.runs(TABLE5, MIDDLE, range(1)),
     "settings": lambda study: [
