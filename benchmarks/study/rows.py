@@ -68,6 +68,7 @@ SETTINGS = {
     "imagenette96_resnet18_temperature": "temperature 0.1 instead of 0.2",
     "imagenette96_resnet18_batch": "64 images a step instead of 256",
     "imagenette96_resnet18_crop": "crops of 96 px instead of 48",
+    "imagenette96_resnet18_width": "the whole width, resnet18 instead of resnet18x0.5",
 }
 SETTINGS_ROWS = ("simclr", "simclr_conv", "gim", "loco")
 

@@ -45,7 +45,7 @@ def test_settings_differ_in_one_thing(tmp_path, data):
         first, *others = (flat(study.recipe(Run(scale, row, 0.002, SHORT, 0))) for scale in SETTINGS)
         changed = [{key: value for key, value in other.items() if first[key] != value} for other in others]
         assert [{"OUTPUT_DIR", *keys} for keys in (
-            {"LOSS.TEMPERATURE"}, {"SOLVER.IMS_PER_BATCH"}, {"INPUT.CROP_SIZE", "INPUT.BLUR_SIGMA"},
+            {"LOSS.TEMPERATURE"}, {"SOLVER.IMS_PER_BATCH"}, {"INPUT.CROP_SIZE", "INPUT.BLUR_SIGMA"}, {"MODEL.ENCODER"},
         )] == [set(keys) for keys in changed]  # fmt: skip
         assert changed[2]["INPUT.BLUR_SIGMA"][1] == 2 * first["INPUT.BLUR_SIGMA"][1]
         for other, said in zip(changed, list(SETTINGS.values())[1:], strict=True):
