@@ -20,6 +20,7 @@ from collect import collect
 from common import one_line_errors
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
+from reach import reach_table
 from rows import MAIN, ROWS, TABLE4, TABLE5
 from run import THIN50, read_record, run_of, write
 from study_tables import (
@@ -144,6 +145,7 @@ def main(args):
         "table4": ablation_table(results, TABLE4),
         "table5": ablation_table(results, TABLE5),
         "settings": settings_table(results),
+        "reach": reach_table(),
         "resnet50": stage_tables(results, THIN50),
         "detection": detection_table(results),
     }

@@ -9,6 +9,7 @@ it has not been fitted to. What is finished is not run again, and what was inter
 
 import argparse
 import fcntl
+import functools
 import hashlib
 import json
 import signal
@@ -213,6 +214,10 @@ class Study(Runner):
         self.without_rate |= {(row, epochs) for row in rows if row not in known}
         return [Run(scale, row, rates[row], budgets[row], seed, detect) for seed in seeds for row in known]
 
+    def setting(self, scale):
+        """A scale that differs from the study's in one setting, for the rows to see it by."""
+        return [run for epochs in (SHORT, MIDDLE) for run in self.runs(SETTINGS_ROWS, epochs, range(3), scale=scale)]
+
 
 def same_run(path, cfg):
     """Refuse to go on in another run's folder; where data and results lie is free.
@@ -267,14 +272,10 @@ PHASES = {
     "long": lambda study: study.runs(LOCAL, LONG, range(3)),
     "table4": lambda study: study.runs(TABLE4, SHORT, range(1)) + study.runs(TABLE4, MIDDLE, range(1)),
     "table5": lambda study: study.runs(TABLE5, SHORT, range(1)) + study.runs(TABLE5, MIDDLE, range(1)),
-    "settings": lambda study: [
-        run
-        for epochs in (SHORT, MIDDLE)
-        for scale in SETTINGS
-        for run in study.runs(SETTINGS_ROWS, epochs, range(1), scale=scale)
-    ],
     "demo": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=DEMO, detect="demo"),
     "resnet50": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=THIN50),
+    # temperature, batch, ...
+    **{scale.rpartition("_")[2]: functools.partial(Study.setting, scale=scale) for scale in list(SETTINGS)[1:]},
 }
 
 DATA = {"nuclei": ["imagenette", "nuclei"], "demo": ["demo"]}  # what phases need; the others imagenette

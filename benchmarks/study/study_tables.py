@@ -191,24 +191,26 @@ def ablation_table(results, rows):
 
 
 def settings_table(results):
-    """res5's linear probe and kNN where one setting is another, on the seed that all settings are run with."""
+    """res5's linear probe and kNN where one setting is another."""
     lines = []
     for epochs in (SHORT, MIDDLE):
         found = {scale: _readings(results, epochs, scale) for scale in SETTINGS}
-        if any(set(cells) != {"–"} for scale, cells in found.items() if scale != THIN18):
-            lines += [[epochs, SETTINGS[s], *cells] for s, cells in found.items() if set(cells) != {"–"}]
+        if any(seeds for scale, (seeds, *_) in found.items() if scale != THIN18):
+            lines += [[epochs, SETTINGS[scale], *cells] for scale, cells in found.items() if cells[0]]
     decoders = {run["row"]: run["decoder"] for run in results.runs}
-    header = ["epochs", "setting", *(f"{ROWS[row].method}, {decoders.get(row)}" for row in SETTINGS_ROWS)]
-    return table(header, lines, "rl" + "r" * len(SETTINGS_ROWS))
+    header = ["epochs", "setting", "seeds", *(f"{ROWS[row].method}, {decoders.get(row)}" for row in SETTINGS_ROWS)]
+    return table(header, lines, "rlr" + "r" * len(SETTINGS_ROWS))
 
 
 def _readings(results, epochs, scale):
-    """Linear probe and kNN of res5 of each of the settings' rows."""
-    both = [
-        [results.figure(row, epochs, kind, "res5", scale, seeds={0}) for kind in ("linear", "knn")]
-        for row in SETTINGS_ROWS
-    ]
-    return [f"{linear} / {knn}" if linear.values else "–" for linear, knn in both]
+    """On how many seeds the settings' rows were all run, as far as they were, and what each of them reads on those."""
+    done = {row: {run["seed"] for run in results.of(row, epochs, scale) if "linear" in run} for row in SETTINGS_ROWS}
+    seeds = set.intersection(*filter(None, done.values())) if any(done.values()) else set()
+    cells = []
+    for row in SETTINGS_ROWS:
+        linear, knn = (results.figure(row, epochs, kind, "res5", scale, seeds) for kind in ("linear", "knn"))
+        cells.append(f"{linear} / {knn}" if linear.values else "–")
+    return [len(seeds), *cells]
 
 
 def detection_table(results):

@@ -48,21 +48,31 @@ def test_best_stage_is_chosen_on_held_out_images_and_exploded_runs_do_not_count(
 
 
 def test_settings_stand_below_the_scale_that_they_change(faked):
-    """On seed 0, which all of them have; nothing is shown until one of them was run."""
+    """Each on the seeds that all of its rows have; nothing is shown until one of them was run."""
+
+    def lines():
+        shown = study_tables.settings_table(study_tables.Results(collect.collect(faked.folder)))
+        header, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines())
+        assert header[-1] == "LoCo, 1 conv block + 2-layer MLP"
+        return [[*line[:3], line[-1]] for line in lines]
+
     tune(faked)
     do(faked, faked.runs(("gim", "loco"), SHORT, [1]))
     assert study_tables.settings_table(study_tables.Results(collect.collect(faked.folder))) == "Not run yet."
-    runs = [run for run in study_run.PHASES["settings"](faked) if run.epochs == SHORT]
-    do(faked, [run for run in runs if not run.scale.endswith(("crop", "width"))])
-    header, _, *lines = study_tables.settings_table(study_tables.Results(collect.collect(faked.folder))).splitlines()
-    assert "| LoCo, 1 conv block + 2-layer MLP |" in header
-    assert [[cell.strip() for cell in line.split("|")[1:3]] for line in lines] == [
-        ["5", "as above"],
-        ["5", "temperature 0.1 instead of 0.2"],
-        ["5", "64 images a step instead of 256"],
+    for phase in ("temperature", "batch"):
+        do(faked, [run for run in study_run.PHASES[phase](faked) if run.epochs == SHORT and run.seed == 0])
+    # LoCo: 30 + 15 + 3 * 5 + seed + 0.1 * epochs at res5; the made-up kNN has 10 less
+    expected = [
+        ["5", "as above", "1", "60.5 / 50.5"],
+        ["5", "temperature 0.1 instead of 0.2", "1", "60.5 / 50.5"],
+        ["5", "64 images a step instead of 256", "1", "60.5 / 50.5"],
     ]
-    # 30 + 15 + 3 * 5 + 0.1 * epochs at res5; the made-up kNN has 10 less
-    assert all(line.endswith(" 60.5 / 50.5 |") for line in lines)
+    assert lines() == expected
+    do(faked, [run for run in study_run.PHASES["batch"](faked) if run.epochs == SHORT and run.row == "loco"])
+    assert lines() == expected
+    do(faked, [run for run in study_run.PHASES["batch"](faked) if run.epochs == SHORT])
+    expected[2][2:] = ["3", "61.5 ± 1.0 / 51.5 ± 1.0"]
+    assert lines() == expected
 
 
 def test_detection_takes_the_runs_of_the_chosen_learning_rate(faked):

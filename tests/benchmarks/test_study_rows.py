@@ -1,11 +1,15 @@
 """What the study compares: rows, tables and settings differ in what they are about only."""
 
+import reach
 import rows
 import run as study_run
+import torch
 from made_up_study import ROOT, study_of
 from rates import MIDDLE, SHORT
 from rows import ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5
 from run import THIN18, Run
+
+from pretrain.encoders import build_encoder
 
 
 def test_every_row_is_a_recipe_of_the_paper_and_names_its_decoder(tmp_path, data):
@@ -45,12 +49,29 @@ def test_settings_differ_in_one_thing(tmp_path, data):
         first, *others = (flat(study.recipe(Run(scale, row, 0.002, SHORT, 0))) for scale in SETTINGS)
         changed = [{key: value for key, value in other.items() if first[key] != value} for other in others]
         assert [{"OUTPUT_DIR", *keys} for keys in (
-            {"LOSS.TEMPERATURE"}, {"SOLVER.IMS_PER_BATCH"}, {"INPUT.CROP_SIZE", "INPUT.BLUR_SIGMA"}, {"MODEL.ENCODER"},
+            {"LOSS.TEMPERATURE"}, {"SOLVER.IMS_PER_BATCH"}, {"INPUT.CROP_SIZE", "INPUT.BLUR_SIGMA"},
+            {"INPUT.CROP_SIZE", "INPUT.BLUR_SIGMA"}, {"MODEL.ENCODER"},
         )] == [set(keys) for keys in changed]  # fmt: skip
-        assert changed[2]["INPUT.BLUR_SIGMA"][1] == 2 * first["INPUT.BLUR_SIGMA"][1]
+        for other in changed[2:4]:
+            ratio = other["INPUT.CROP_SIZE"] / first["INPUT.CROP_SIZE"]
+            assert other["INPUT.BLUR_SIGMA"] == [0.1, ratio * first["INPUT.BLUR_SIGMA"][1]]
         for other, said in zip(changed, list(SETTINGS.values())[1:], strict=True):
             key = next(key for key in other if key not in ("OUTPUT_DIR", "INPUT.BLUR_SIGMA"))
             assert str(other[key]) in said and str(first[key]) in said
+
+
+def test_receptive_fields_are_what_reaches_the_middle():
+    """Of weights above zero and an image of zeros but for one column: what is not zero has seen it."""
+    for name, stages in (("resnet18x0.125", ("res2", "res3", "res4")), ("resnet50x0.125", ("res2", "res3"))):
+        encoder = build_encoder(name).eval()
+        for parameter in encoder.parameters():
+            torch.nn.init.constant_(parameter, 0.1 if parameter.dim() == 4 else parameter.mean())
+        images = torch.eye(256)[:, None, None].expand(-1, 3, 16, -1)
+        with torch.inference_mode():
+            features = encoder(images)
+        for stage in stages:
+            middle = features[stage].mean((1, 2))[:, features[stage].shape[-1] // 2]
+            assert (middle > 0).sum() == reach.receptive_fields(encoder)[stage]
 
 
 def flat(config, prefix=""):

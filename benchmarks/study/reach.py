@@ -1,0 +1,43 @@
+"""How much of a crop a stage sees: what a local loss lacks beside one on top of the network, lower stages lack most."""
+
+from pathlib import Path
+
+import torch
+from rows import SETTINGS
+from study_tables import STAGES, table
+from torch import nn
+
+from pretrain.config import get_cfg
+from pretrain.encoders import build_encoder
+
+PAPER = "resnet50", 224
+
+
+def receptive_fields(encoder):
+    """Side of the square of the image that one value on top of each stage of a ResNet depends on, in pixels."""
+    sides, side, step = {}, 1, 1
+    for name, stage in zip(encoder.stage_names, encoder.stages, strict=True):
+        for path, module in stage.named_modules():  # in the order in which they run
+            if isinstance(module, nn.Conv2d | nn.MaxPool2d) and "downsample" not in path:
+                kernel, stride = (x if isinstance(x, int) else x[0] for x in (module.kernel_size, module.stride))
+                side, step = side + (kernel - 1) * step, step * stride
+        sides[name] = side
+    return sides
+
+
+def reach_table():
+    """The receptive field of each stage's top in crops' sides, for the study's sizes of crops and the paper's."""
+    lines = []
+    for scale in (*SETTINGS, PAPER):
+        if scale == PAPER:
+            what, (encoder, size) = "the paper", PAPER
+        else:
+            cfg = get_cfg()
+            cfg.merge_from_file(str(Path(__file__).parent / "scales" / f"{scale}.yaml"))
+            what, encoder, size = "here", cfg.MODEL.ENCODER, cfg.INPUT.CROP_SIZE
+        with torch.device("meta"):
+            sides = receptive_fields(build_encoder(encoder))
+        shares = [size, *(f"{sides[stage] / size:.2f}" for stage in STAGES)]
+        if shares not in (line[1:] for line in lines):
+            lines.append([f"{encoder}, {what}", *shares])
+    return table(["network", "crop, px", *STAGES], lines, "lr" + "r" * len(STAGES))
