@@ -1,16 +1,13 @@
 """How much of a crop a stage sees: what a local loss lacks beside one on top of the network, lower stages lack most."""
 
-from pathlib import Path
-
 import torch
-from rows import SETTINGS
+from rows import CROPS
 from study_tables import STAGES, table
 from torch import nn
 
-from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
 
-PAPER = "resnet50", 224
+NETWORKS = [("resnet18x0.5", "here", size) for size in CROPS.values()] + [("resnet50", "the paper", 224)]
 
 
 def receptive_fields(encoder):
@@ -28,16 +25,8 @@ def receptive_fields(encoder):
 def reach_table():
     """The receptive field of each stage's top in crops' sides, for the study's sizes of crops and the paper's."""
     lines = []
-    for scale in (*SETTINGS, PAPER):
-        if scale == PAPER:
-            what, (encoder, size) = "the paper", PAPER
-        else:
-            cfg = get_cfg()
-            cfg.merge_from_file(str(Path(__file__).parent / "scales" / f"{scale}.yaml"))
-            what, encoder, size = "here", cfg.MODEL.ENCODER, cfg.INPUT.CROP_SIZE
+    for encoder, where, size in NETWORKS:
         with torch.device("meta"):
             sides = receptive_fields(build_encoder(encoder))
-        shares = [size, *(f"{sides[stage] / size:.2f}" for stage in STAGES)]
-        if shares not in (line[1:] for line in lines):
-            lines.append([f"{encoder}, {what}", *shares])
+        lines.append([f"{encoder}, {where}", size, *(f"{sides[stage] / size:.2f}" for stage in STAGES)])
     return table(["network", "crop, px", *STAGES], lines, "lr" + "r" * len(STAGES))

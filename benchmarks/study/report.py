@@ -20,9 +20,10 @@ from collect import collect
 from common import one_line_errors
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
+from rates import SHORT
 from reach import reach_table
-from rows import MAIN, ROWS, TABLE4, TABLE5
-from run import THIN50, read_record, run_of, write
+from rows import CROPS, MAIN, ROWS, SETTINGS_ROWS, TABLE4, TABLE5
+from run import THIN18, THIN50, read_record, run_of, write
 from study_tables import (
     BUDGETS,
     STAGES,
@@ -43,30 +44,40 @@ from pretrain.curves import COLORS, GREY, STYLE
 def draw(results, path):
     """Top-1 by stage and method, a panel for each budget; and res5's by budget."""
     budgets = budgets_with_runs(results)
+    panels = [(f"every stage, {e} epochs", {stage: (e, stage, THIN18) for stage in STAGES}) for e in budgets]
+    panels.append(("res5 by epochs of pretraining", {str(e): (e, "res5", THIN18) for e in budgets}))
+    _draw(results, path, panels, MAIN)
+
+
+def draw_crops(results, path):
+    """Top-1 by stage and method, a panel for each size of crops."""
+    panels = [
+        (f"crops of {size} px, {SHORT} epochs", {stage: (SHORT, stage, scale) for stage in STAGES})
+        for scale, size in CROPS.items()
+    ]
+    _draw(results, path, panels, SETTINGS_ROWS)
+
+
+def _draw(results, path, panels, rows):
+    """A picture of panels, each a title and, by the name of its place, what is read there: (epochs, stage, scale)."""
     with rc_context(STYLE):
-        canvas = Canvas(figsize=(1.2 + 3.2 * (len(budgets) + 1), 4.6), layout="constrained")
-        *panels, by_budget = canvas.subplots(1, len(budgets) + 1, sharey=True, squeeze=False)[0]
-        for panel, epochs in zip(panels, budgets, strict=True):
-            for row in MAIN:
-                _curve(panel, results, row, [(j, epochs, stage) for j, stage in enumerate(STAGES)])
-            panel.set_title(f"every stage, {epochs} epochs", fontsize=10)
-            panel.set_xticks(range(len(STAGES)), STAGES)
-        for row in MAIN:
-            _curve(by_budget, results, row, [(j, epochs, "res5") for j, epochs in enumerate(budgets)])
-        by_budget.set_title("res5 by epochs of pretraining", fontsize=10)
-        by_budget.set_xticks(range(len(budgets)), budgets)
+        canvas = Canvas(figsize=(1.2 + 3.2 * len(panels), 4.6), layout="constrained")
+        axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for panel, (title, places) in zip(axes, panels, strict=True):
+            for row in rows:
+                _curve(panel, results, row, places.values())
+            panel.set_title(title, fontsize=10)
+            panel.set_xticks(range(len(places)), places)
         canvas.supylabel("linear probe, top-1 (%)", fontsize=10)
-        handles, labels = by_budget.get_legend_handles_labels()
-        canvas.legend(
-            handles, labels, loc="outside lower center", ncols=min(3, len(budgets) + 1), frameon=False, fontsize=8
-        )
+        handles, labels = axes[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, loc="outside lower center", ncols=min(3, len(panels)), frameon=False, fontsize=8)
         canvas.savefig(path, dpi=110)
 
 
-def _curve(panel, results, row, points):
-    """A row's linear probe, mean and deviation, at (position, epochs, stage) of ``points``, if it was run."""
-    points = [(x, results.figure(row, epochs, "linear", stage)) for x, epochs, stage in points]
-    points = [(x, figure) for x, figure in points if figure.values]
+def _curve(panel, results, row, places):
+    """A row's linear probe, mean and deviation, at the places where it was run."""
+    found = [results.figure(row, epochs, "linear", stage, scale) for epochs, stage, scale in places]
+    points = [(x, figure) for x, figure in enumerate(found) if figure.values]
     if points:
         decoder = next(run["decoder"] for run in results.runs if run["row"] == row)
         place = MAIN.index(row)
@@ -146,6 +157,9 @@ def main(args):
         "table5": ablation_table(results, TABLE5),
         "settings": settings_table(results),
         "reach": reach_table(),
+        "crops": "\n\n".join(
+            f"Crops of {size} px, {stage_tables(results, scale)}" for scale, size in CROPS.items() if scale != THIN18
+        ),
         "resnet50": stage_tables(results, THIN50),
         "detection": detection_table(results),
     }
@@ -156,6 +170,7 @@ def main(args):
         "README.md": inserted(root / "README.md", short),
     }
     draw(results, root / "docs" / "study.png")
+    draw_crops(results, root / "docs" / "study_crops.png")
     for name, text in texts.items():
         write(root / name, text)
     print(sections["main"])

@@ -31,7 +31,7 @@ from runner import Runner, write
 from pretrain.config import get_cfg
 
 EXAMPLE = """example:
-  python benchmarks/study/run.py --imagenette imagenette96 --nuclei nuclei --output output/study      # all: a day
+  python benchmarks/study/run.py --imagenette imagenette96 --nuclei nuclei --output output/study      # all: two days
   python benchmarks/study/run.py --imagenette imagenette96 --output output/study --phase table4       # one table
   python benchmarks/study/report.py output/study                                                      # what came out
 The nuclei have to be in COCO format, annotations/instances_{train,val}.json beside train/ and val/."""

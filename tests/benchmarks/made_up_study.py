@@ -64,7 +64,19 @@ def made_up(row, seed, held_out, test, **more):
 def write_documents(root):
     (root / "docs").mkdir()
     (root / "findings.md").write_text("LoCo has {linear loco 20 res5}, random {knn random 0 res2}.\n")
-    sections = ("findings", "main", "stages", "rates", "table4", "table5", "settings", "reach", "resnet50", "detection")
+    sections = (
+        "findings",
+        "main",
+        "stages",
+        "rates",
+        "table4",
+        "table5",
+        "settings",
+        "reach",
+        "crops",
+        "resnet50",
+        "detection",
+    )
     (root / "docs" / "results.md").write_text(
         "before\n" + "".join(f"<!-- study: {name} -->\nold {name}\n<!-- end -->\n" for name in sections) + "after\n"
     )

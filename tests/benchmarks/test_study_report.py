@@ -112,8 +112,9 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     assert "res5, 5 epochs, 1 seed" in text and "res5, 20 epochs, 1 seed " in text
     line = [x for x in text.splitlines() if x.startswith("| LoCo ") and "| itself" in x][-1]
     assert " 62.0 |" in line  # of seed 0, the only one of all rows
-    picture = cv2.imread(str(root / "docs" / "study.png"))
-    assert picture.shape[1] > 600 and picture.std() > 10
+    for name in ("study.png", "study_crops.png"):
+        picture = cv2.imread(str(root / "docs" / name))
+        assert picture.shape[0] > 400 and picture.std() > 10, name
     # the same again without the runs
     before = {path: (root / path).read_text() for path in ("README.md", "docs/results.md", "docs/study.json")}
     done = report("--record", root / "docs" / "study.json", "--root", root, findings=root / "findings.md")
@@ -159,7 +160,7 @@ def test_report_of_an_unfinished_study(report, faked, tmp_path):
     (tmp_path / "findings.md").write_text("none\n")
     done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 8
+    assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 10
     (tmp_path / "docs" / "study.json").write_text("{}")
     done = report("--record", tmp_path / "docs" / "study.json", "--root", tmp_path)
     assert done.returncode == 2 and "no study.json with runs" in done.stderr and done.stderr.count("\n") == 1

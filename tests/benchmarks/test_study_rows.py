@@ -55,6 +55,7 @@ def test_settings_differ_in_one_thing(tmp_path, data):
         for other in changed[2:4]:
             ratio = other["INPUT.CROP_SIZE"] / first["INPUT.CROP_SIZE"]
             assert other["INPUT.BLUR_SIGMA"] == [0.1, ratio * first["INPUT.BLUR_SIGMA"][1]]
+        assert [config["INPUT.CROP_SIZE"] for config in (first, *others[2:4])] == list(rows.CROPS.values())
         for other, said in zip(changed, list(SETTINGS.values())[1:], strict=True):
             key = next(key for key in other if key not in ("OUTPUT_DIR", "INPUT.BLUR_SIGMA"))
             assert str(other[key]) in said and str(first[key]) in said
