@@ -20,7 +20,7 @@ from collect import collect
 from common import one_line_errors
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
-from rates import SHORT
+from rates import MIDDLE, SHORT
 from reach import reach_table
 from rows import CROPS, MAIN, ROWS, SETTINGS_ROWS, TABLE4, TABLE5
 from run import THIN18, THIN50, read_record, run_of, write
@@ -40,6 +40,8 @@ from study_tables import (
 
 from pretrain.curves import COLORS, GREY, STYLE
 
+REST = "\n\n---\n\n"  # what follows it in the findings is for docs/results.md alone
+
 
 def draw(results, path):
     """Top-1 by stage and method, a panel for each budget; and res5's by budget."""
@@ -50,10 +52,12 @@ def draw(results, path):
 
 
 def draw_crops(results, path):
-    """Top-1 by stage and method, a panel for each size of crops."""
+    """Top-1 by stage and method, a panel for each budget and size of crops, of the longer budget if it was run."""
     panels = [
-        (f"crops of {size} px, {SHORT} epochs", {stage: (SHORT, stage, scale) for stage in STAGES})
+        (f"crops of {size} px, {epochs} epochs", {stage: (epochs, stage, scale) for stage in STAGES})
+        for epochs in (SHORT, MIDDLE)
         for scale, size in CROPS.items()
+        if epochs == SHORT or any(results.of(row, epochs, scale) for row in SETTINGS_ROWS)
     ]
     _draw(results, path, panels, SETTINGS_ROWS)
 
@@ -148,8 +152,10 @@ def main(args):
     elif not args.record:
         raise ValueError("nothing to report on: give the folder of run.py, or --record docs/study.json, or both")
     results, root = Results(data["runs"]), Path(args.root)
+    findings = filled_in((Path(args.findings) if args.findings else FINDINGS).read_text(), results)
+    brief = findings.partition(REST)[0]
     sections = {
-        "findings": filled_in((Path(args.findings) if args.findings else FINDINGS).read_text(), results),
+        "findings": findings.replace(REST, "\n\n"),
         "main": f"{main_table(results)}\n\n{seeds_line(results)} Runs: {environment(data['runs'])}.",
         "stages": stage_tables(results),
         "rates": grid_table(results),
@@ -163,11 +169,10 @@ def main(args):
         "resnet50": stage_tables(results, THIN50),
         "detection": detection_table(results),
     }
-    short = {name: sections[name] for name in ("main", "findings")}
     texts = {  # all of them before the first one is written
         "docs/study.json": json.dumps(data, indent=1) + "\n",
         "docs/results.md": inserted(root / "docs" / "results.md", sections),
-        "README.md": inserted(root / "README.md", short),
+        "README.md": inserted(root / "README.md", {"main": sections["main"], "findings": brief}),
     }
     draw(results, root / "docs" / "study.png")
     draw_crops(results, root / "docs" / "study_crops.png")
@@ -180,7 +185,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", help="what run.py has as --output")
     parser.add_argument("--record", help="a study.json of before")
-    parser.add_argument("--findings", help="text with places for figures (default: findings.md beside this file)")
+    parser.add_argument(
+        "--findings",
+        help="text with places for figures, what is above a line --- for README, too (default: findings.md)",
+    )
     parser.add_argument("--root", default=ROOT, help="the checkout whose files are written (default: this one)")
     arguments = parser.parse_args()
     with one_line_errors():

@@ -95,7 +95,7 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     root.mkdir()
     write_documents(root)
     with open(root / "findings.md", "a") as f:
-        f.write(f"In smaller batches {{linear loco 5 res5 {batch}}}.\n")
+        f.write(f"\n---\n\nIn smaller batches {{linear loco 5 res5 {batch}}}.\n")
     done = report(faked.folder, "--root", root, findings=root / "findings.md")
     assert done.returncode == 0, done.stderr
     text = (root / "docs" / "results.md").read_text()
@@ -104,7 +104,8 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     # seeds 0, 1, 2: 30 + 15 + 3 * 5 + seed + 0.1 * epochs at res5
     assert "61.5 ± 1.0" in line and "63.0 ± 1.0" in line and "53.0 ± 1.0" in line and "1 conv block" in line
     assert line.rstrip(" |").endswith(" 1.5")  # CPU minutes
-    assert "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0.\nIn smaller batches 60.5." in text
+    brief, rest = "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0.\n", "\nIn smaller batches 60.5.\n"
+    assert brief + rest in text and brief + "<!-- end -->" in (root / "README.md").read_text()
     assert "over seeds: 3 at 5 epochs (1.0 pooled over rows), 3 at 20 epochs (1.0 pooled over rows);" in text
     (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
     cells = [cell.strip() for cell in line.split("|")[3:-1]]
