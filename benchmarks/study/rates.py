@@ -21,22 +21,22 @@ def wanted_rates(short, middle):
     Returns:
         list: (learning rate, epochs).
     """
-    if missing := _missing(short, FIRST_RATES):
+    if missing := missing_rates(short, FIRST_RATES):
         return [(rate, SHORT) for rate in missing]
-    return [(rate, MIDDLE) for rate in _missing(middle, _best_two(short))]
+    return [(rate, MIDDLE) for rate in missing_rates(middle, _best_two(short))]
 
 
 def chosen_rate(short, middle, epochs):
     """The learning rate of a row for a budget, None if it is not known yet. Arguments as :func:`wanted_rates`."""
-    if _missing(short, FIRST_RATES):
+    if missing_rates(short, FIRST_RATES):
         return None
     if epochs == SHORT:
         return max(short, key=short.get)
-    return None if _missing(middle, _best_two(short)) else max(middle, key=middle.get)
+    return None if missing_rates(middle, _best_two(short)) else max(middle, key=middle.get)
 
 
-def _missing(found, first):
-    """What is to be tried next: of the ``first`` ones, then the rates next to the best one."""
+def missing_rates(found, first):
+    """What is to be tried next of one budget: the ``first`` learning rates, then those next to the best one."""
     if missing := [rate for rate in first if rate not in found]:
         return missing
     place = RATES.index(max(found, key=found.get))

@@ -22,7 +22,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 from rates import MIDDLE, SHORT
 from reach import reach_table
-from rows import CROPS, MAIN, ROWS, SETTINGS_ROWS, TABLE4, TABLE5
+from rows import CROP96, CROPS, MAIN, ROWS, SETTINGS_ROWS, TABLE4, TABLE5
 from run import THIN18, THIN50, read_record, run_of, write
 from study_tables import (
     BUDGETS,
@@ -166,6 +166,7 @@ def main(args):
         "crops": "\n\n".join(
             f"Crops of {size} px, {stage_tables(results, scale)}" for scale, size in CROPS.items() if scale != THIN18
         ),
+        "rates96": grid_table(results, CROP96),
         "resnet50": stage_tables(results, THIN50),
         "detection": detection_table(results),
     }

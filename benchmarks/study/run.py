@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import yaml
 from common import one_line_errors
-from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, wanted_rates
-from rows import MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5, TUNED
+from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, missing_rates, wanted_rates
+from rows import CROP96, MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5, TUNED
 from runner import Runner, write
 
 from pretrain.config import get_cfg
@@ -184,10 +184,10 @@ class Study(Runner):
         wanted = [(row, *one) for row in TUNED for one in wanted_rates(self.tried(row, SHORT), self.tried(row, MIDDLE))]
         return [Run(THIN18, row, rate, epochs, 0) for row, rate, epochs in wanted]
 
-    def tried(self, row, epochs):
+    def tried(self, row, epochs, scale=THIN18):
         """Learning rate -> accuracy of res5 on held-out training images, of the row's finished runs with seed 0."""
         found = {}
-        for run in (Run(THIN18, row, rate, epochs, 0) for rate in RATES):
+        for run in (Run(scale, row, rate, epochs, 0) for rate in RATES):
             folder = self.folder / run.name
             if run.name in self.busy:
                 continue
@@ -217,6 +217,12 @@ class Study(Runner):
     def setting(self, scale):
         """A scale that differs from the study's in one setting, for the rows to see it by."""
         return [run for epochs in (SHORT, MIDDLE) for run in self.runs(SETTINGS_ROWS, epochs, range(3), scale=scale)]
+
+    def rates_again(self, scale, epochs):
+        """The runs by which one sees whether the rows' learning rates are the best ones at another scale, too."""
+        own = {run.row: run.rate for run in self.runs(SETTINGS_ROWS, epochs, [0])}
+        wanted = [(row, rate) for row in own for rate in missing_rates(self.tried(row, epochs, scale), [own[row]])]
+        return [Run(scale, row, rate, epochs, 0) for row, rate in wanted]
 
 
 def same_run(path, cfg):
@@ -276,6 +282,7 @@ PHASES = {
     "resnet50": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=THIN50),
     # temperature, batch, ...
     **{scale.rpartition("_")[2]: functools.partial(Study.setting, scale=scale) for scale in list(SETTINGS)[1:]},
+    "rates96": lambda study: study.rates_again(CROP96, MIDDLE),
 }
 
 DATA = {"nuclei": ["imagenette", "nuclei"], "demo": ["demo"]}  # what phases need; the others imagenette

@@ -24,12 +24,12 @@ class Results:
         row = ROWS[row].rate_of or row
         return chosen_rate(self.tried(row, SHORT), self.tried(row, MIDDLE), epochs) if row in TUNED else None
 
-    def tried(self, row, epochs):
+    def tried(self, row, epochs, scale=THIN18):
         """Learning rate -> accuracy of res5 on held-out training images, as run.py chooses by."""
         return {
             run["rate"]: run["held_out"]["res5"]
             for run in self.runs
-            if (run["scale"], run["row"], run["epochs"], run["seed"]) == (THIN18, row, epochs, 0) and "held_out" in run
+            if (run["scale"], run["row"], run["epochs"], run["seed"]) == (scale, row, epochs, 0) and "held_out" in run
         }
 
     def of(self, row, epochs, scale=THIN18):
@@ -145,22 +145,26 @@ def stage_tables(results, scale=THIN18):
     return "\n\n".join(parts) or "Not run yet."
 
 
-def grid_table(results):
-    """The choice of the learning rates: res5's probe on held-out training images, the chosen ones in bold."""
+def grid_table(results, scale=THIN18):
+    """Learning rates: res5's probe on held-out training images, in bold the rates that all other tables are of.
+
+    Rows of which one rate alone was tried are left out.
+    """
     parts = []
     for epochs in (SHORT, MIDDLE):
-        tried = [rate for rate in RATES if any(rate in results.tried(row, epochs) for row in TUNED)]
+        tried = [rate for rate in RATES if any(rate in results.tried(row, epochs, scale) for row in TUNED)]
         lines = []
         for row in TUNED:
-            if not (found := results.tried(row, epochs)):
+            if len(found := results.tried(row, epochs, scale)) < 2:
                 continue
             decoder = next(run["decoder"] for run in results.runs if run["row"] == row)
             marks = {results.rates[row, epochs]: "**{}**"}
             cells = [marks.get(rate, "{}").format(Figure([found.get(rate)])) for rate in tried]
             lines.append([ROWS[row].method, decoder, *cells])
         header = ["method", "decoder", *(f"{rate:g}" for rate in tried)]
-        parts.append(f"{epochs} epochs:\n\n" + table(header, lines, "ll" + "r" * len(tried)))
-    return "\n\n".join(parts)
+        if lines:
+            parts.append(f"{epochs} epochs:\n\n" + table(header, lines, "ll" + "r" * len(tried)))
+    return "\n\n".join(parts) or "Not run yet."
 
 
 def ablation_table(results, rows):

@@ -74,6 +74,7 @@ def write_documents(root):
         "settings",
         "reach",
         "crops",
+        "rates96",
         "resnet50",
         "detection",
     )

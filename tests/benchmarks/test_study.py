@@ -16,7 +16,7 @@ import runner
 import study_tables
 from made_up_study import ROOT, STAGES, do, fake_call, study_of, tune
 from rates import LONG, MIDDLE, RATES, SHORT
-from rows import ROWS
+from rows import CROP96, ROWS, SETTINGS_ROWS
 from run import THIN18, Run, Study
 
 
@@ -53,8 +53,31 @@ def test_learning_rate_is_the_best_between_two_worse_ones(faked):
     assert [results.rates["loco", epochs] for epochs in (SHORT, MIDDLE, LONG)] == [RATES[2], RATES[0], RATES[0]]
 
 
-def set_held_out(study, row, rate, epochs, accuracy):
-    path = study.folder / Run(THIN18, row, rate, epochs, 0).name / "linear_probe" / "results.json"
+def test_rates_are_tried_again_with_larger_crops_and_choose_nothing(faked):
+    assert study_run.PHASES["rates96"](faked) == []  # no rate is chosen yet
+    assert ("gim", MIDDLE) in faked.without_rate
+    tune(faked)
+    own = {row: faked.rate(row, MIDDLE) for row in SETTINGS_ROWS}
+    runs = study_run.PHASES["rates96"](faked)
+    assert runs == [Run(CROP96, row, rate, MIDDLE, 0) for row, rate in own.items()]
+    do(faked, runs)
+    set_held_out(faked, "loco", own["loco"], MIDDLE, 99.0, CROP96)
+    runs = study_run.PHASES["rates96"](faked)
+    place = RATES.index(own["loco"])
+    assert [run.rate for run in runs if run.row == "loco"] == [RATES[place - 1], RATES[place + 1]]
+    while runs := study_run.PHASES["rates96"](faked):
+        do(faked, runs)
+    assert own == {row: faked.rate(row, MIDDLE) for row in SETTINGS_ROWS}
+    results = study_tables.Results(collect.collect(faked.folder))
+    for row, rate in own.items():
+        assert [run["rate"] for run in results.of(row, MIDDLE, CROP96)] == [rate]
+    assert len(results.tried("loco", MIDDLE, CROP96)) == 3
+    table = study_tables.grid_table(results, CROP96)
+    assert table.startswith("20 epochs:") and "**99.0**" in table and table.count("**") == 2 * len(own)
+
+
+def set_held_out(study, row, rate, epochs, accuracy, scale=THIN18):
+    path = study.folder / Run(scale, row, rate, epochs, 0).name / "linear_probe" / "results.json"
     path.write_text(json.dumps({"linear": {s: {"top1": 0.0, "held_out_top1": accuracy} for s in STAGES}}))
 
 

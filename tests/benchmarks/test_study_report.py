@@ -161,7 +161,7 @@ def test_report_of_an_unfinished_study(report, faked, tmp_path):
     (tmp_path / "findings.md").write_text("none\n")
     done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 10
+    assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 11
     (tmp_path / "docs" / "study.json").write_text("{}")
     done = report("--record", tmp_path / "docs" / "study.json", "--root", tmp_path)
     assert done.returncode == 2 and "no study.json with runs" in done.stderr and done.stderr.count("\n") == 1
