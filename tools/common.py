@@ -15,6 +15,7 @@ import sys
 import warnings
 
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
+warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # when it runs
 
 import torch
 import yaml
@@ -24,7 +25,8 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension"):  # each child that is ended; no CUDA compiler
+for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
+    # each child that is ended; no CUDA compiler; a change that concerns Detectron2's authors
     logging.getLogger(name).setLevel(logging.ERROR)
 FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # the disk, a quota, a limit
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
@@ -129,6 +131,19 @@ def log_command(output_dir):
             f.write(shlex.join(["python", *sys.argv]) + "\n")
 
 
+def refuse_finished(output_dir):
+    """Refuse to start anew over a finished run: until the end its weights would stand beside the new run's config.
+
+    Raises:
+        ValueError: if ``model_final.pth`` is in the folder.
+    """
+    if os.path.exists(os.path.join(output_dir, "model_final.pth")):
+        raise ValueError(
+            f"{output_dir} holds a finished run, whose model_final.pth would be lost: name another OUTPUT_DIR, remove "
+            "that folder, or add --resume"
+        )
+
+
 @contextlib.contextmanager
 def run_folder(output_dir):
     """Make a run's folder with a ``command.txt``; and remove it again where the run is refused: what is inside this
@@ -143,7 +158,7 @@ def run_folder(output_dir):
         yield
     except (OSError, ValueError):
         names = os.listdir(output_dir) if new and comm.is_main_process() else [""]
-        if all(name in ("command.txt", "config.yaml") or name.startswith("log.txt") for name in names):
+        if all(name in ("command.txt", "config.yaml", "metrics.json") or name.startswith("log.txt") for name in names):
             for name in names:
                 os.remove(os.path.join(output_dir, name))
             with contextlib.suppress(OSError):  # somebody else has begun there
@@ -219,7 +234,9 @@ def one_line_errors():
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (OSError, ValueError) as error:
-        _exit(str(error), 1 if FULL.match(str(error)) else 2, error)
+        full = FULL.match(str(error))
+        named = isinstance(error, OSError) and error.filename and error.strerror and not full
+        _exit(f"{error.filename}: {error.strerror}" if named else str(error), 1 if full else 2, error)
     except ProcessRaisedException as error:  # a child's error arrives as the text of its traceback
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
         kind = getattr(builtins, kind, RuntimeError)  # torch's own are RuntimeErrors

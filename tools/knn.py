@@ -90,8 +90,13 @@ def evaluate(cfg, readable, train, test):
         options = images["classes"], k, temperature, cfg.MODEL.DEVICE
         for name, tops in knn_of_features(bank, labels[0], queries, labels[-1], *options).items():
             tops = {which: value if math.isfinite(value) else None for which, value in tops.items()}
-            knn[name][setting_name(k, temperature)] = tops
+            knn[name][setting_name(min(k, voters(images, test is None)), temperature)] = tops
     return {"weights": weights, "images": images, "knn": knn}
+
+
+def voters(images, leave_one_out):
+    """How many neighbours an image has."""
+    return images["train"] - leave_one_out
 
 
 def setting_name(k, temperature):
@@ -107,6 +112,7 @@ def table(results, cfg):
     width = max(map(len, ["stage", *stages]))
     lines += [f"{'stage':{width}}  {'K':>5}  {'T':>6}   top-1   top-5"]
     for name, (k, temperature) in itertools.product(stages, itertools.product(cfg.KNN.K, cfg.KNN.TEMPERATURE)):
+        k = min(k, voters(images, not cfg.DATASETS.TEST))
         tops = stages[name][setting_name(k, temperature)]
         figures = ["     -" if tops.get(which) is None else f"{tops[which]:6.2f}" for which in ("top1", "top5")]
         lines.append(f"{name:{width}}  {k:5}  {temperature:6g}  {'  '.join(figures)}")

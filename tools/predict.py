@@ -27,6 +27,8 @@ exit code: 0 written (unreadable images are skipped, with a line each), 2 bad in
 def main(args):
     if not Path(args.config_file).is_file():
         raise FileNotFoundError(f"{args.run}: no config.yaml in it: name a run folder of tools/train_net.py")
+    if "META_ARCHITECTURE" not in Path(args.config_file).read_text(errors="replace"):
+        raise ValueError(f"{args.config_file} is of no detector: name a run folder of tools/train_net.py")
     cfg = get_cfg()
     add_loco_config(cfg)
     merge_config(cfg, args)

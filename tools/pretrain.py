@@ -8,7 +8,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, run_folder
+from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, refuse_finished, run_folder
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -30,6 +30,8 @@ def main(args):
     quiet_trainer()
     cfg = merge_config(get_cfg(), args)
     check(cfg)
+    if not args.resume:
+        refuse_finished(cfg.OUTPUT_DIR)
     cfg.freeze()
     with run_folder(cfg.OUTPUT_DIR):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")

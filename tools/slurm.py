@@ -5,6 +5,7 @@ goes on from its checkpoint."""
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,8 @@ def main(args):
         raise FileNotFoundError(f"{args.command[0]}: no such tool")
     if not all("=" in option for option in args.sbatch):
         raise ValueError(f"--sbatch takes KEY=VALUE, not {' '.join(args.sbatch)}")
+    if (args.cluster == "slurm" or args.cluster == "auto" and args.nodes > 1) and not shutil.which("sbatch"):
+        raise FileNotFoundError("there is no sbatch here: run this where Slurm is, or --cluster local --nodes 1")
     output_dir = args.command[len(args.command) - args.command[::-1].index("OUTPUT_DIR")]  # the last one counts
     executor = submitit.AutoExecutor(
         folder=os.path.join(output_dir, "slurm", "%j"),

@@ -8,7 +8,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, run_folder
+from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, refuse_finished, run_folder
 from detectron2.config import get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -35,6 +35,8 @@ def main(args):
         raise ValueError("--num-gpus above 1 needs GPUs: Detectron2 trains on the CPU in one process only")
     prepare_datasets(cfg)
     check_run(cfg, args.resume, args.eval_only)
+    if not (args.resume or args.eval_only):
+        refuse_finished(cfg.OUTPUT_DIR)
     if cfg.SEED < 0:  # for --resume, which goes on with the same random numbers
         resumed = args.resume and not args.eval_only  # an evaluation draws nothing
         cfg.SEED = previous_seed(cfg.OUTPUT_DIR) if resumed else comm.shared_random_seed()

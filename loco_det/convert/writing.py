@@ -49,9 +49,11 @@ def check_folder(checkpoint, output):
     """Refuse, before anything is read, a place that cannot be written to.
 
     Raises:
-        FileNotFoundError: if the folder of ``output`` does not exist.
+        FileNotFoundError: if there is no such checkpoint, or the folder of ``output`` does not exist.
         ValueError: if ``output`` is a folder or the checkpoint itself.
     """
+    if not os.path.exists(checkpoint):
+        raise FileNotFoundError(f"{checkpoint}: no such file")
     if not os.path.isdir(Path(output).parent):
         raise FileNotFoundError(f"{output}: its folder does not exist, create it first")
     if os.path.isdir(output):

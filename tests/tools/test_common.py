@@ -39,6 +39,7 @@ def child(line):
             1,
             "error: [Errno 28] No space left on device: 'x'",
         ),
+        (FileNotFoundError(2, "No such file or directory", "x.yaml"), 2, "error: x.yaml: No such file or directory\n"),
         (RuntimeError("broken"), 1, "error: broken"),
         (AssertionError(), 1, "error: AssertionError()"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -166,7 +167,8 @@ def test_wrong_files(common, tmp_path, text):
         (ValueError, False, [], False),
         (OSError, False, ["config.yaml"], False),
         (ValueError, False, ["log.txt.rank1"], False),  # of another process
-        (ValueError, False, ["metrics.json"], True),  # what is no run's beginning
+        (ValueError, False, ["metrics.json"], False),  # which Detectron2 opens before it looks for the weights
+        (ValueError, False, ["model_final.pth"], True),  # what is no run's beginning
         (RuntimeError, False, [], True),  # a failure, of which the log tells
         (ValueError, True, [], True),
     ],

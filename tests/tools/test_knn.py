@@ -119,10 +119,11 @@ def test_figures_are_those_of_loops(leave_one_out, pretrained, knn, images):
     train = list_labelled(images / "train")
     test = train if leave_one_out else list_labelled(images / "test")
     bank, queries = reference_features(weights, train), reference_features(weights, test)
+    voters = [min(k, len(train.labels) - leave_one_out) for k in neighbours]
     assert list(bank) == list(results["knn"])
     for name in bank:
-        assert list(results["knn"][name]) == [f"k{k}_t{t:g}" for k in neighbours for t in temperatures]
-        for k, t in ((k, t) for k in neighbours for t in temperatures):
+        assert list(results["knn"][name]) == [f"k{k}_t{t:g}" for k in voters for t in temperatures]
+        for k, t in ((k, t) for k in voters for t in temperatures):
             orders = [by_hand(q, bank[name], train.labels, k, t, i if leave_one_out else None)
                       for i, q in enumerate(queries[name])]  # fmt: skip
             top1 = np.mean([order[0] == label for order, label in zip(orders, test.labels, strict=True)])
@@ -147,10 +148,12 @@ def test_figures_are_lightlys(pretrained, knn, images):
 def test_more_neighbours_than_there_are(pretrained, knn, images, tmp_path):
     weights, _ = pretrained(str(images / "test"))
     for test, most in ((images / "test", 42), ("", 41)):
-        knn(weights, "KNN.K", [most, most + 1], "INPUT.CROP_SIZE", 48, test=test, out=tmp_path / f"{most}")
+        keys = ("KNN.K", [1, most + 1], "INPUT.CROP_SIZE", 48)
+        results = knn(weights, *keys, test=test, out=tmp_path / f"{most}")
+        assert [name.partition("_")[0] for name in results["knn"]["res5"]] == ["k1", f"k{most}"]  # those that vote
         log = (tmp_path / f"{most}/log.txt").read_text()
         assert f"KNN.K {most + 1} is above the number of training images that can vote, {most}" in log
-        assert f"KNN.K {most} is" not in log and "smaller than the 55 pixels of INPUT.CROP_SIZE 48" in log
+        assert "KNN.K 1 is" not in log and "smaller than the 55 pixels of INPUT.CROP_SIZE 48" in log
 
 
 def test_features_that_are_not_finite_are_null(pretrained, knn, images, tmp_path):

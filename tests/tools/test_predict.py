@@ -36,8 +36,11 @@ def test_writes_pictures_and_predictions(run_tool, run, tmp_path):
 
 
 def test_bad_input_gets_one_line(run_tool, run, tmp_path):
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.yaml").write_text("MODEL:\n  ENCODER: resnet18\n")
     for arguments, message in (
         ((tmp_path, run / "a.png"), "no config.yaml in it"),
+        ((tmp_path / "encoder", run / "a.png"), "is of no detector: name a run folder of tools/train_net.py"),
         ((run, run / "a.png", "--threshold", 0.5, "MODEL.DEVIC", "cpu"), "MODEL.DEVIC"),
     ):
         done = run_tool("predict.py", "--output", tmp_path / "out", *arguments)

@@ -72,6 +72,15 @@ def test_resuming_a_finished_run_says_so(call_tool, whole_run, images):
     assert {p: p.stat().st_mtime_ns for p in out.glob("*.pth")} == before
 
 
+def test_a_finished_run_is_not_overwritten(call_tool, whole_run, images, capsys):
+    out = whole_run[0]
+    before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
+    config = ("--config-file", ROOT / "configs/pretrain/resnet50_gim.yaml")
+    assert call_tool("pretrain", *config, "DATASETS.TRAIN", images, "OUTPUT_DIR", out, *SMALL) == 2
+    assert f"error: {out} holds a finished run, whose model_final.pth would be lost" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
+
+
 # tools/pretrain.py; but at the beginning of iteration AT, process WHO has a signal sent to itself, with its loader's
 # workers, so that what comes before is the same every time.
 SIGNALLED = """

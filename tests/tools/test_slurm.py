@@ -102,7 +102,8 @@ def test_what_is_sent_to_slurm(tmp_path):
         (["tools/pretrain.py"], "the tool needs OUTPUT_DIR FOLDER"),
         (["tools/nothing.py", "OUTPUT_DIR", "x"], "tools/nothing.py: no such tool"),
         (["--sbatch", "account", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "--sbatch takes KEY=VALUE"),
-        (["--cluster", "slurm", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "srun"),
+        (["--cluster", "slurm", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "there is no sbatch here"),
+        (["--nodes", "2", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "there is no sbatch here"),
     ],
 )
 def test_bad_input_gets_one_line(monkeypatch, capsys, tmp_path, arguments, message):

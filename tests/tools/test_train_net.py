@@ -66,6 +66,13 @@ def test_files_of_a_run(trained):
     assert len(pictures) == 2 and all(Image.open(p).size[0] > 480 for p in pictures)
 
 
+def test_a_finished_run_is_not_overwritten(call_tool, in_checkout, trained, data, capsys):
+    before = {p: p.stat().st_mtime_ns for p in trained.iterdir()}
+    assert call_tool("train_net", *arguments(data, trained)) == 2
+    assert f"error: {trained} holds a finished run, whose model_final.pth would be lost" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in trained.iterdir()} == before
+
+
 def test_a_frozen_backbone_stays_what_it_was(trained, data):
     model = torch.load(trained / "model_final.pth", weights_only=True)["model"]
     source = torch.load(data / "r18.pth", weights_only=True)

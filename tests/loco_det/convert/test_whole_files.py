@@ -170,6 +170,8 @@ def test_names_that_cannot_be_written_are_refused_before_anything_is_read(tmp_pa
     with pytest.raises(error, match=message):
         convert(tmp_path / "source.pkl", tmp_path / name)
     assert sorted(tmp_path.iterdir()) == before and (tmp_path / "foreign.yaml").read_text() == "# my recipe"
+    with pytest.raises(FileNotFoundError, match=r"missing\.pth: no such file"):  # before what is wrong with the name
+        convert(tmp_path / "missing.pth", tmp_path / "no" / "out.pkl")
 
 
 def test_a_base_that_is_missing_is_refused(small, tmp_path):
