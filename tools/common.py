@@ -236,7 +236,8 @@ def one_line_errors():
     except (OSError, ValueError) as error:
         full = FULL.match(str(error))
         named = isinstance(error, OSError) and error.filename and error.strerror and not full
-        _exit(f"{error.filename}: {error.strerror}" if named else str(error), 1 if full else 2, error)
+        files = [str(name) for name in (error.filename, error.filename2) if name] if named else []
+        _exit(f"{' -> '.join(files)}: {error.strerror}" if named else str(error), 1 if full else 2, error)
     except ProcessRaisedException as error:  # a child's error arrives as the text of its traceback
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
         kind = getattr(builtins, kind, RuntimeError)  # torch's own are RuntimeErrors

@@ -86,17 +86,18 @@ def evaluate(cfg, readable, train, test):
     bank, queries = features[0][0], features[1][0] if test else None
     images = {"train": len(labels[0]), "test": len(labels[-1]), "classes": len(train.class_names)}
     knn = {name: {} for name in bank}
-    for k, temperature in itertools.product(cfg.KNN.K, cfg.KNN.TEMPERATURE):
+    for k, temperature in itertools.product(voting(cfg, images), cfg.KNN.TEMPERATURE):
         options = images["classes"], k, temperature, cfg.MODEL.DEVICE
         for name, tops in knn_of_features(bank, labels[0], queries, labels[-1], *options).items():
             tops = {which: value if math.isfinite(value) else None for which, value in tops.items()}
-            knn[name][setting_name(min(k, voters(images, test is None)), temperature)] = tops
+            knn[name][setting_name(k, temperature)] = tops
     return {"weights": weights, "images": images, "knn": knn}
 
 
-def voters(images, leave_one_out):
-    """How many neighbours an image has."""
-    return images["train"] - leave_one_out
+def voting(cfg, images):
+    """KNN.K without what is above the number of neighbours that an image has: that number stands for all of these."""
+    neighbours = images["train"] - (not cfg.DATASETS.TEST)
+    return list(dict.fromkeys(min(k, neighbours) for k in cfg.KNN.K))
 
 
 def setting_name(k, temperature):
@@ -111,8 +112,7 @@ def table(results, cfg):
     lines = [f"kNN accuracy (%) of {images['test']} images of {images['classes']} classes by {by}:"]
     width = max(map(len, ["stage", *stages]))
     lines += [f"{'stage':{width}}  {'K':>5}  {'T':>6}   top-1   top-5"]
-    for name, (k, temperature) in itertools.product(stages, itertools.product(cfg.KNN.K, cfg.KNN.TEMPERATURE)):
-        k = min(k, voters(images, not cfg.DATASETS.TEST))
+    for name, k, temperature in itertools.product(stages, voting(cfg, images), cfg.KNN.TEMPERATURE):
         tops = stages[name][setting_name(k, temperature)]
         figures = ["     -" if tops.get(which) is None else f"{tops[which]:6.2f}" for which in ("top1", "top5")]
         lines.append(f"{name:{width}}  {k:5}  {temperature:6g}  {'  '.join(figures)}")

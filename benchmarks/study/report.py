@@ -73,8 +73,10 @@ def _draw(results, path, panels, rows):
             panel.set_title(title, fontsize=10)
             panel.set_xticks(range(len(places)), places)
         canvas.supylabel("linear probe, top-1 (%)", fontsize=10)
-        handles, labels = axes[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside lower center", ncols=min(3, len(panels)), frameon=False, fontsize=8)
+        curves = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        canvas.legend(
+            curves.values(), curves, loc="outside lower center", ncols=min(3, len(panels)), frameon=False, fontsize=8
+        )
         canvas.savefig(path, dpi=110)
 
 

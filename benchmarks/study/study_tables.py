@@ -152,11 +152,11 @@ def grid_table(results, scale=THIN18):
     """
     parts = []
     for epochs in (SHORT, MIDDLE):
-        tried = [rate for rate in RATES if any(rate in results.tried(row, epochs, scale) for row in TUNED)]
+        found_of = {row: results.tried(row, epochs, scale) for row in TUNED}
+        found_of = {row: found for row, found in found_of.items() if len(found) > 1}
+        tried = [rate for rate in RATES if any(rate in found for found in found_of.values())]
         lines = []
-        for row in TUNED:
-            if len(found := results.tried(row, epochs, scale)) < 2:
-                continue
+        for row, found in found_of.items():
             decoder = next(run["decoder"] for run in results.runs if run["row"] == row)
             marks = {results.rates[row, epochs]: "**{}**"}
             cells = [marks.get(rate, "{}").format(Figure([found.get(rate)])) for rate in tried]

@@ -46,7 +46,7 @@ def write(fill, temporary, path):
 
 
 def check_folder(checkpoint, output):
-    """Refuse, before anything is read, a place that cannot be written to.
+    """Refuse, before anything is read, a checkpoint that is not there, or a place that cannot be written to.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or the folder of ``output`` does not exist.
@@ -58,7 +58,7 @@ def check_folder(checkpoint, output):
         raise FileNotFoundError(f"{output}: its folder does not exist, create it first")
     if os.path.isdir(output):
         raise ValueError(f"{output}: a folder, expected the name of a file to write")
-    if os.path.exists(output) and os.path.exists(checkpoint) and os.path.samefile(output, checkpoint):
+    if os.path.exists(output) and os.path.samefile(output, checkpoint):
         raise ValueError(f"{output}: the checkpoint itself, choose another name")
 
 

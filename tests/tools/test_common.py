@@ -40,6 +40,7 @@ def child(line):
             "error: [Errno 28] No space left on device: 'x'",
         ),
         (FileNotFoundError(2, "No such file or directory", "x.yaml"), 2, "error: x.yaml: No such file or directory\n"),
+        (IsADirectoryError(21, "Is a directory", "a", None, "b"), 2, "error: a -> b: Is a directory\n"),
         (RuntimeError("broken"), 1, "error: broken"),
         (AssertionError(), 1, "error: AssertionError()"),
         (KeyboardInterrupt(), 130, "interrupted"),

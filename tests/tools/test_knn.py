@@ -148,12 +148,12 @@ def test_figures_are_lightlys(pretrained, knn, images):
 def test_more_neighbours_than_there_are(pretrained, knn, images, tmp_path):
     weights, _ = pretrained(str(images / "test"))
     for test, most in ((images / "test", 42), ("", 41)):
-        keys = ("KNN.K", [1, most + 1], "INPUT.CROP_SIZE", 48)
+        keys = ("KNN.K", [1, most, most + 1], "INPUT.CROP_SIZE", 48)
         results = knn(weights, *keys, test=test, out=tmp_path / f"{most}")
         assert [name.partition("_")[0] for name in results["knn"]["res5"]] == ["k1", f"k{most}"]  # those that vote
         log = (tmp_path / f"{most}/log.txt").read_text()
         assert f"KNN.K {most + 1} is above the number of training images that can vote, {most}" in log
-        assert "KNN.K 1 is" not in log and "smaller than the 55 pixels of INPUT.CROP_SIZE 48" in log
+        assert f"KNN.K {most} is" not in log and "smaller than the 55 pixels of INPUT.CROP_SIZE 48" in log
 
 
 def test_features_that_are_not_finite_are_null(pretrained, knn, images, tmp_path):
