@@ -1,4 +1,4 @@
-"""How much of a crop a stage sees: what a local loss lacks beside one on top of the network, lower stages lack most."""
+"""How much of a crop one position of a stage's output sees, before the decoders pool over all of them."""
 
 import torch
 from rows import CROPS
