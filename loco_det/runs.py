@@ -167,6 +167,12 @@ def table_text(runs):
     return markdown(rows) if rows else ""
 
 
+def pretraining_text(runs):
+    """The table of :func:`pretraining_rows` as Markdown; empty if there is none."""
+    rows = pretraining_rows(runs)
+    return markdown(rows) if rows else ""
+
+
 def seeds_text(runs):
     """The table of :func:`seeds_rows` as Markdown; empty if no run has several seeds."""
     rows = seeds_rows(runs)

@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from loco_det.readouts import readouts_text
 from loco_det.report import write_report
-from loco_det.runs import find_runs, seeds_text, table_text
+from loco_det.runs import find_runs, pretraining_text, seeds_text, table_text
 
 EXAMPLE = """examples:
   python tools/report.py output/demo
@@ -36,7 +36,7 @@ if __name__ == "__main__":
         page = Path(args.output or Path(next(run for run in args.runs if Path(run).is_dir()), "report.html"))
         path = write_report(runs, page, page.with_suffix(".md") if args.markdown else None)
         tables = [text for text in (table_text(runs), seeds_text(runs), readouts_text(runs)) if text]
-        print("\n\n".join(tables) or "no detection runs and no readouts", end="\n\n" if len(tables) > 1 else "\n")
+        print("\n\n".join(tables) or pretraining_text(runs), end="\n\n" if len(tables) > 1 else "\n")
         print(f"report: {path.resolve()}")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -52,6 +52,16 @@ def test_readouts_have_a_table_of_their_own(run_tool, tmp_path):
     assert "50.50" in (tmp_path / "linear/report.md").read_text()
 
 
+def test_pretraining_alone_prints_its_table(run_tool, tmp_path):
+    (tmp_path / "loco").mkdir()
+    (tmp_path / "loco" / "config.yaml").write_text("MODEL: {ENCODER: resnet18x0.5, UNITS: [[res5]]}\n")
+    lines = [{"iteration": i, "loss_res5": 6.0 - i, "total_loss": 6.0 - i} for i in range(2)]
+    (tmp_path / "loco" / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run_tool("report.py", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "resnet18x0.5" in done.stdout and "res5 6.00 → 5.00" in done.stdout and "report.html" in done.stdout
+
+
 def test_one_line_for_a_missing_folder_no_runs_and_a_damaged_run(run_tool, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
