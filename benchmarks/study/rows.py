@@ -74,7 +74,7 @@ SETTINGS = {
     "imagenette96_resnet18_width": "the whole width, resnet18 instead of resnet18x0.5",
 }
 CROPS = {"imagenette96_resnet18": 48, CROP96: 96, "imagenette96_resnet18_crop192": 192}
-SETTINGS_ROWS = ("simclr", "simclr_conv", "gim", "loco")
+SETTINGS_ROWS = ("simclr", "simclr_conv", "gim", "gim_conv", "loco")
 
 
 def decoder(cfg):
