@@ -166,7 +166,9 @@ def main(args):
         "settings": settings_table(results),
         "reach": reach_table(),
         "crops": "\n\n".join(
-            f"Crops of {size} px, {stage_tables(results, scale)}" for scale, size in CROPS.items() if scale != THIN18
+            f"Crops of {size} px, {stage_tables(results, scale)}\n\n{seeds_line(results, scale)}"
+            for scale, size in CROPS.items()
+            if scale != THIN18
         ),
         "rates96": grid_table(results, CROP96),
         "resnet50": stage_tables(results, THIN50),

@@ -93,12 +93,12 @@ def main_table(results, scale=THIN18):
     return table(header, lines, "ll" + "r" * (len(budgets) + 3))
 
 
-def seeds_line(results):
-    """What "±" is over in the main table, and how much seeds differ: the deviation of res5, pooled over the rows that
-    learn."""
+def seeds_line(results, scale=THIN18):
+    """What "±" is over in a scale's tables, and how much seeds differ: the deviation of res5, pooled over the rows
+    that learn."""
     parts = []
     for epochs in BUDGETS:
-        figures = [results.figure(row, epochs, "linear", "res5") for row in MAIN if row != "random"]
+        figures = [results.figure(row, epochs, "linear", "res5", scale) for row in MAIN if row != "random"]
         figures = [figure for figure in figures if len(figure.values) > 1]
         if figures:
             counts = " or ".join(sorted({str(len(figure.values)) for figure in figures}))

@@ -10,7 +10,7 @@ import runner
 import study_tables
 from made_up_study import ROOT, STAGES, do, fake_call, made_up, tune, write_documents
 from rates import MIDDLE, RATES, SHORT
-from rows import MAIN
+from rows import CROP96, MAIN
 from run import Study
 
 
@@ -90,7 +90,7 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     for phase in ("short", "middle", "table5"):
         do(faked, study_run.PHASES[phase](faked))
     batch = "imagenette96_resnet18_batch"
-    do(faked, faked.runs(["loco"], SHORT, [0], scale=batch))
+    do(faked, faked.runs(["loco"], SHORT, [0], scale=batch) + faked.runs(["loco"], SHORT, [0, 1], scale=CROP96))
     root = tmp_path / "root"
     root.mkdir()
     write_documents(root)
@@ -107,6 +107,7 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
     brief, rest = "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0.\n", "\nIn smaller batches 60.5.\n"
     assert brief + rest in text and brief + "<!-- end -->" in (root / "README.md").read_text()
     assert "over seeds: 3 at 5 epochs (1.0 pooled over rows), 3 at 20 epochs (1.0 pooled over rows);" in text
+    assert "over seeds: 2 at 5 epochs (0.7 pooled over rows);" in text  # with larger crops
     (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
     cells = [cell.strip() for cell in line.split("|")[3:-1]]
     assert cells == ["LoCo, 1 conv block + 2-layer MLP", "38.5", "40.0", "res2 38.5", "res2 40.0", "65.3"]
