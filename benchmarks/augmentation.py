@@ -32,7 +32,8 @@ from torchvision.transforms import v2
 
 from pretrain.augment import DeviceAugment, SimCLRView
 from pretrain.config import get_cfg
-from pretrain.data import TwoViews, list_images, read_image
+from pretrain.data import TwoViews
+from pretrain.engine.images import list_images, read_image
 
 PEER = "lightly SimCLRTransform"
 

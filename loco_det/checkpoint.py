@@ -1,17 +1,22 @@
-"""Detectron2's checkpointer, but weights that do not fill the network are an error, and files are whole or absent."""
+"""Detectron2's checkpointer, but nothing in a file is executed, weights that do not fill the network are an error, and
+files are whole or absent."""
 
 import os
-import pickle
 import re
 from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 
-# What unpickling, or reading what was unpickled as a checkpoint, may raise
+from pretrain.engine.checkpoint import newest_readable
+from pretrain.engine.files import write_whole
+from pretrain.engine.safe_load import plain, read
+
+# What reading a file's content as a checkpoint may raise
 UNREADABLE = (
-    pickle.UnpicklingError, EOFError, UnicodeDecodeError, RuntimeError, TypeError, KeyError, IndexError,
-    AttributeError, ImportError, AssertionError,
+    EOFError, UnicodeDecodeError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError,
+    AssertionError, RecursionError,
 )  # fmt: skip
 
 
@@ -34,9 +39,44 @@ class GuardedCheckpointer(DetectionCheckpointer):
             reason = (str(error) or type(error).__name__).strip().split("\n")[0]
             raise ValueError(f"{path} is not a checkpoint that Detectron2 can load: {reason}") from error
 
-    def _load_model(self, checkpoint):
-        if not isinstance(checkpoint["model"], dict):
+    def resume(self, check=lambda content: None):
+        """Load the newest checkpoint of the folder that is whole, which process 0 chooses for all.
+
+        Args:
+            check: as of :func:`pretrain.engine.checkpoint.newest_readable`.
+
+        Returns:
+            dict: what is in it beside the model and the checkpointables, such as "iteration".
+
+        Raises:
+            FileNotFoundError, ValueError: as :func:`newest_readable` and :meth:`load`.
+        """
+        return self.load(newest_of_all(self.save_dir, check)[0])
+
+    def _load_file(self, filename):
+        """Detectron2 tells formats by names and unpickles a .pkl; here the content counts, and runs nothing."""
+        try:
+            content = read(filename, remedy="convert it with tools/convert_to_d2.py --unsafe-load")
+            model = content.get("model", content.get("model_state")) if isinstance(content, dict) else None
+            if model is None and isinstance(content, dict):
+                model = content.get("blobs", content)  # Detectron1's; or a bare state dict
+            content = {**content, "model": plain(model)} if isinstance(model, dict) else None
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"{self._path} is not a checkpoint that Detectron2 can load: {error}") from None
+        if content is None:
             raise ValueError(f"{self._path} is not a checkpoint that Detectron2 can load: it holds no state dict")
+        if "model_state" in content:  # pycls
+            content |= {"__author__": "pycls", "matching_heuristics": True}
+        elif filename.endswith(".pkl") and "__author__" not in content:
+            model = {key: value for key, value in content["model"].items() if not key.endswith("_momentum")}
+            content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+        if self._parsed_url_during_load.query == "matching_heuristics=True":
+            content["matching_heuristics"] = True
+        elif self._parsed_url_during_load.query:
+            raise ValueError(f"{self._path}: unknown option {self._parsed_url_during_load.query!r} behind its name")
+        return content
+
+    def _load_model(self, checkpoint):
         # What is really given, after name matching and dropping of wrong shapes. load_state_dict's own list of missing
         # keys will not do: Detectron2's FrozenBatchNorm2d fills in missing running statistics and says nothing.
         given = set()
@@ -61,31 +101,42 @@ class GuardedCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def save(self, name, **kwargs):
-        """As Detectron2's, through a temporary file beside it; OSError leaves the older files as they were."""
+        """As Detectron2's, whole or not at all; OSError leaves the older files as they were."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
         self.logger.info(f"Saving checkpoint to {os.path.join(self.save_dir, name)}.pth")
-        self._write(f"{name}.pth", lambda f: torch.save({**data, **kwargs}, f))
+        write_whole(os.path.join(self.save_dir, f"{name}.pth"), lambda f: torch.save({**data, **kwargs}, f))
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename):
-        self._write("last_checkpoint", lambda f: f.write(last_filename_basename.encode()))
+        """Let ``last_checkpoint`` name a file; OSError if it cannot be written."""
+        write_whole(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
-    def _write(self, basename, write):
-        path = os.path.join(self.save_dir, basename)
-        temporary = f"{path}.tmp{os.getpid()}"
+
+def newest_of_all(folder, check=lambda content: None):
+    """The newest readable checkpoint of a run, chosen by process 0 for all.
+
+    Args:
+        folder, check: as of :func:`pretrain.engine.checkpoint.newest_readable`.
+
+    Returns:
+        tuple: its path, and its "trainer", empty if there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`newest_readable`.
+    """
+    found = None
+    if comm.is_main_process():
         try:
-            with open(temporary, "wb") as f:
-                write(f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise OSError(f"cannot write {path}: {error}") from error
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+            path, content = newest_readable(folder, check)
+            found = path, content.get("trainer", {})
+        except (OSError, ValueError) as error:
+            found = error
+    found = comm.all_gather(found)[0]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def check_file(path):

@@ -2,23 +2,23 @@
 
 import itertools
 import json
+import os
 from functools import partial
 from pathlib import Path
 
 import torch
-from detectron2.data import Metadata, MetadataCatalog, detection_utils
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
+
+from pretrain.engine.checkpoint import checkpoint_names, newest_readable
+from pretrain.engine.files import named_errors, sha256_of, text_of, whole_file, write_new
+from pretrain.engine.images import UNREADABLE, list_images, read_image
 
 from .checkpoint import GuardedCheckpointer
 from .results import predict
-from .run_folder import write_whole
 from .trainer import Trainer
 from .visualize import draw_predictions
-
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on damaged files
 
 
 def predict_images(cfg, run, paths, output, threshold=0.5):
@@ -40,40 +40,98 @@ def predict_images(cfg, run, paths, output, threshold=0.5):
 
     Raises:
         FileNotFoundError: if an image, or the run's weights, are missing, or a folder holds no images.
-        ValueError: if the weights do not fit the config, or no image could be read.
+        ValueError: if the weights do not fit the config, no image could be read, or a file that would be written is
+            there and not of an earlier prediction.
+        OSError: if a file cannot be written.
     """
     files, output = find_images(paths), Path(output)
+    names = picture_names(files)
+    written = WrittenFiles(output)
+    written.refuse_others(["predictions.json", *names.values()], files)
     model = load_model(cfg, run)
-    names, ids = run_classes(cfg, run)
-    metadata = Metadata(name="predict", thing_classes=names)
-    images, annotations, skipped, taken = [], [], [], set()
+    class_names, ids = run_classes(cfg, run)
+    metadata = Metadata(name="predict", thing_classes=class_names)
+    images, annotations, skipped = [], [], []
     for record, instances in predict(cfg, model, _records(files, skipped)):
-        pixels, (height, width) = record["pixels"], instances.image_size
+        height, width = instances.image_size
         images.append({"id": record["image_id"], "file_name": record["file_name"], "width": width, "height": height})
         for found in instances_to_coco_json(instances, record["image_id"]):
             annotations.append({**found, "id": len(annotations) + 1, "category_id": ids[found["category_id"]]})
-        picture = draw_predictions(pixels, instances, metadata, threshold)
-        stem = Path(record["file_name"]).stem
-        name = stem if stem not in taken else f"{stem}_{record['image_id']}"  # the same name in several folders
-        taken.add(name)
+        picture = draw_predictions(record["pixels"], instances, metadata, threshold)
         save = partial(picture.save, format="JPEG", quality=92, subsampling=0)
-        write_whole(output / "pictures" / f"{name}.jpg", save)
+        written.write(names[Path(record["file_name"])], save)
     if not images:
         raise ValueError(f"none of {len(files)} images could be read: {skipped[0][0]}: {skipped[0][1]}")
-    categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+    categories = [{"id": i, "name": name} for i, name in zip(ids, class_names, strict=True)]
     content = {"images": images, "categories": categories, "annotations": annotations}
-    write_whole(output / "predictions.json", json.dumps(content).encode())
+    written.write("predictions.json", json.dumps(content))
     return {"images": len(images), "detections": len(annotations), "skipped": skipped}
+
+
+def picture_names(files):
+    """Image -> name of its picture in the output folder, such as "pictures/street.jpg", each another one."""
+    names, taken = {}, set()
+    for number, path in enumerate(files, 1):
+        stem = "".join(c if c.isprintable() else "_" for c in path.stem[:200])
+        name = stem if stem.lower() not in taken else f"{stem}_{number}"  # the same name in several folders
+        while name.lower() in taken:  # file systems that do not tell a.jpg from A.jpg
+            name += "_"
+        taken.add(name.lower())
+        names[path] = f"pictures/{name}.jpg"
+    return names
+
+
+class WrittenFiles:
+    """The files that predictions are written to: those of an earlier prediction are replaced, and no others.
+
+    ``.written`` in the folder has a line for each file, its SHA-256 and its name, so that a file of somebody else's,
+    or one that was changed, is known as such, also after a kill.
+    """
+
+    def __init__(self, folder):
+        """
+        Args:
+            folder: of the files.
+        """
+        self.folder, self.ledger = Path(folder), Path(folder, ".written")
+        self.ours = {tuple(line.split("  ", 1)) for line in text_of(self.ledger).splitlines()}
+
+    def refuse_others(self, names, inputs):
+        """
+        Args:
+            names: of files that will be written, relative to the folder.
+            inputs: paths that are read.
+
+        Raises:
+            ValueError: if one of the files is there and not of an earlier prediction, or is one of the inputs.
+        """
+        inputs = {os.path.realpath(path) for path in inputs}
+        for name in names:
+            path = self.folder / name
+            if os.path.realpath(path) in inputs:
+                raise ValueError(f"{path} is one of the images and would be replaced: name another --output")
+            if os.path.lexists(path) and not self._is_ours(path, name):
+                raise ValueError(f"{path} is there and not of an earlier prediction: name another --output")
+
+    def _is_ours(self, path, name):
+        return path.is_file() and not path.is_symlink() and (sha256_of(path), name) in self.ours
+
+    def write(self, name, content):
+        """Write a file whole or not at all, and put it down as ours; arguments as of :func:`write_whole`."""
+        path = self.folder / name
+        with whole_file(path) as temporary:
+            write_new(temporary, content, path)
+            with named_errors(self.ledger), open(self.ledger, "a") as ledger:
+                ledger.write(f"{sha256_of(temporary)}  {name}\n")
 
 
 def find_images(paths):
     """The images among and beneath the paths, each once, those of a folder sorted; raises FileNotFoundError."""
     files = []
     for path in map(Path, paths):
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if not found or not path.exists():
-            raise FileNotFoundError(f"{path}: {'no images in this folder' if path.is_dir() else 'no such file'}")
-        files += found
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file")
+        files += map(Path, list_images(path, "another folder")) if path.is_dir() else [path]
     return list(dict.fromkeys(files))
 
 
@@ -82,10 +140,9 @@ def _records(files, skipped):
     ids = itertools.count(1)
     for path in (bar := tqdm(files, unit="image")):
         try:
-            pixels = detection_utils.read_image(str(path), format="RGB")
+            pixels = read_image(path)
         except UNREADABLE as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = "no image, or damaged" if unknown else " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
             skipped.append((path, reason))
             bar.write(f"skipped {path}: {reason}")
             continue
@@ -93,16 +150,16 @@ def _records(files, skipped):
 
 
 def load_model(cfg, run):
-    """The trained detector of a run folder; raises FileNotFoundError or ValueError."""
-    final, last = Path(run, "model_final.pth"), Path(run, "last_checkpoint")
-    if not final.is_file() and not last.is_file():
+    """The trained detector of a run folder, of its newest checkpoint that is whole; FileNotFoundError or ValueError."""
+    if not checkpoint_names(run):
         raise FileNotFoundError(f"{run}: neither model_final.pth nor last_checkpoint: train it with tools/train_net.py")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    path, _ = newest_readable(run)
     model = Trainer.build_model(cfg)
     checkpointer = GuardedCheckpointer(model)
     checkpointer.required = ""
-    checkpointer.load(str(final if final.is_file() else Path(run, last.read_text().strip())), checkpointables=[])
+    checkpointer.load(path, checkpointables=[])
     return model
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 from loco_det.curves import ap_curves, detection_curves, joint_curves, pr_curves, pretraining_curves
 from loco_det.html_page import html_page, html_table, image
 from loco_det.readouts import readout_rows
-from loco_det.run_folder import write_whole
 from loco_det.runs import class_rows, detection_rows, pretraining_rows, seeds_rows
 from loco_det.tables import markdown
+from pretrain.engine.files import write_whole
 
 PICTURES = 24  # of detections and views on a page; each run gets the same share, and one at least
 PICTURE_BYTES = 3_000_000  # of all pictures on a page, as base64; curves and text come on top
@@ -215,7 +215,7 @@ def write_report(runs, output_html, output_markdown=None):
     """
     if not runs:
         raise ValueError("no runs to report on")
-    write_whole(output_html, render(runs).encode())
+    write_whole(output_html, render(runs))
     if output_markdown:
-        write_whole(output_markdown, render_markdown(runs).encode())
+        write_whole(output_markdown, render_markdown(runs))
     return Path(output_html)

@@ -36,19 +36,21 @@ import json
 import logging
 import math
 import os
-import pickle
 import resource
 import sys
 from pathlib import Path
 
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
+
+from pretrain.engine.files import sha256_of, write_whole
+from pretrain.engine.safe_load import read
 
 from .analysis import analyze
 from .analysis_plot import draw_analysis
-from .convert.writing import sha256_of
-from .run_folder import read_run, write_whole
+from .data.mapper import ImageMapper
+from .run_folder import read_run
 from .tables import decoder_name
 from .visualize import pick_records, save_comparisons
 
@@ -143,12 +145,11 @@ def _origin(weights):
     if not os.path.isfile(weights):
         return known
     known["weights_sha256"] = sha256_of(weights)
-    if weights.endswith(".pkl"):  # Detectron2, too, has unpickled it when it was loaded
-        with open(weights, "rb") as f:
-            content = pickle.load(f)
-        if content.get("__author__") == "loco-det":
+    if weights.endswith(".pkl"):
+        content = read(weights)
+        if isinstance(content, dict) and content.get("__author__") == "loco-det":
             keys = ("source", "layout", "location", "arch", "sha256", "date")
-            known["weights_metadata"] = {key: content[key] for key in keys if key in content}
+            known["weights_metadata"] = {key: content[key] for key in keys if isinstance(content.get(key), str)}
     try:
         known["decoder"] = decoder_name(read_run(Path(weights).parent))
     except (FileNotFoundError, ValueError):  # the folder is no run
@@ -195,7 +196,7 @@ def predict(cfg, model, records):
     Yields:
         tuple: dataset dict, and Instances at the image's size, on the CPU.
     """
-    mapper = DatasetMapper(cfg, is_train=False)
+    mapper = ImageMapper(cfg, is_train=False)
     model.eval()
     for record in records:
         with torch.no_grad():

@@ -1,11 +1,12 @@
 """What a run folder of tools/pretrain.py, train_net.py, linear_probe.py or knn.py holds."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
+from pretrain.engine.files import text_of
+from pretrain.engine.metrics import read_metrics
+from pretrain.engine.yaml_files import parse_yaml
 
 READOUTS = {"linear", "knn"}  # where results.json of a readout has its figures
 
@@ -118,7 +119,7 @@ def read_run(folder):
         raise FileNotFoundError(f"{folder} is not a run: it has neither metrics.json nor results.json")
     results = _read_results(folder / "results.json")
     config, text = _config(folder)
-    metrics = _read_metrics(folder / "metrics.json")
+    metrics = read_metrics(folder / "metrics.json")
     detection = results or "loss_mask" in {k for m in metrics for k in m} or "META_ARCHITECTURE" in text
     readout = READOUTS & results.keys() if results else _is_readout(config)
     return Run(
@@ -129,7 +130,7 @@ def read_run(folder):
         config_text=text,
         metrics=metrics,
         results=results,
-        command=_text(folder / "command.txt").strip(),
+        command=text_of(folder / "command.txt").strip(),
         pictures=[*folder.glob("views.png"), *sorted((folder / "pictures").glob("*.png"))],
         analysis=_analysis(folder / "analysis.json"),
     )
@@ -139,31 +140,6 @@ def lost_run(folder, problem):
     """A Run that stands for a folder of which nothing can be read; its kind is a guess by its config, if it has one."""
     kind = "readout" if _is_readout(_config(Path(folder))[0]) else "detection"
     return Run(Path(folder), Path(folder).name, kind, {}, "", [], {}, "", [], problem=problem)
-
-
-def write_whole(path, content):
-    """Write a file whole or not at all, through a temporary one beside it.
-
-    Args:
-        path: of the file; its folder is made if need be.
-        content: bytes, or a function that writes into an open binary file.
-
-    Raises:
-        OSError: if it cannot be written; what was there stays.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as f:
-            f.write(content) if isinstance(content, bytes) else content(f)
-        os.replace(temporary, path)
-    except OSError as error:
-        if not error.errno:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names none
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_results(path):
@@ -184,10 +160,11 @@ def _read_results(path):
 
 def _config(folder):
     """config.yaml as a dict, empty if it is damaged or missing, and as text."""
-    text = _text(folder / "config.yaml")
+    path = folder / "config.yaml"
+    text = text_of(path)
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError:
+        config = parse_yaml(text, path)
+    except ValueError:
         config = None
     return config if isinstance(config, dict) else {}, text
 
@@ -199,29 +176,7 @@ def _is_readout(config):
 def _analysis(path):
     """Empty, too, if the file is no analysis: the report then does without its part."""
     try:
-        content = json.loads(_text(path) or "{}")
+        content = json.loads(text_of(path) or "{}")
         return content if {"tasks", "classes", "confusion"} <= content.keys() else {}
     except (ValueError, AttributeError):
         return {}
-
-
-def _text(path):
-    return path.read_text(errors="replace") if path.is_file() else ""
-
-
-def _read_metrics(path):
-    """Lines of a metrics.json, merged by iteration. A line that a kill tore is skipped; after a resume that went back
-    to an earlier checkpoint, what had been logged beyond it is dropped."""
-    merged, last = {}, -1
-    for line in _text(path).splitlines():
-        try:
-            entry = json.loads(line)
-            iteration = int(entry["iteration"])
-        except (ValueError, KeyError, TypeError):
-            continue
-        if "data_time" in entry:  # an evaluation's line may come out of turn, a training step's only after a resume
-            if iteration < last:
-                merged = {i: m for i, m in merged.items() if i < iteration}
-            last = iteration
-        merged.setdefault(iteration, {}).update(entry)
-    return [merged[i] for i in sorted(merged)]

@@ -5,18 +5,32 @@ import os
 import time
 
 import torch
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.utils import comm
 
+from pretrain.engine.checkpoint import checkpoint_names, differing_keys, refuse_other_config, saved_config
+from pretrain.engine.metrics import MetricPrinter, MetricsWriter, TensorboardWriter
+
 from . import backbones, roi_heads  # noqa: F401, registers them
-from .checkpoint import GuardedCheckpointer, check_file
+from .checkpoint import GuardedCheckpointer, check_file, newest_of_all
 from .data.loader import Batches, build_train_loader, seed_everything
+from .data.mapper import ImageMapper
 from .evaluation import COCO_EVALUATORS, build_evaluator, evaluator_type
 from .frozen import speed_up
 from .hooks import SamePreciseBN, StopOnSigterm, WandbWriter
 from .results import finish
 
 logger = logging.getLogger(__name__)
+# What may change when a run is resumed, because no weight depends on it. Of the data the content counts, not the place
+FREE = {
+    "OUTPUT_DIR", "SEED", "MODEL.DEVICE", "MODEL.FAST_FROZEN", "DATALOADER.NUM_WORKERS", "DATASETS", "WANDB",
+    "PUBLISHED", "VIS_PERIOD", "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD", "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST", "TEST.EXPECTED_RESULTS", "TEST.EVAL_PERIOD",
+    "TEST.KEYPOINT_OKS_SIGMAS", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG", "TEST.COCO_EVALUATOR", "TEST.NUM_PICTURES",
+    "TEST.PICTURE_THRESHOLD",
+}  # fmt: skip
 
 
 class Trainer(DefaultTrainer):
@@ -24,6 +38,7 @@ class Trainer(DefaultTrainer):
 
     Attributes:
         weights: MODEL.WEIGHTS of the run's beginning, whatever a later --resume was given.
+        data_digest: :attr:`Batches.digest` of the training data; None of Detectron2's own loaders.
         seconds: that earlier parts of the run have taken.
         evaluation_seconds: of the latest evaluation.
     """
@@ -38,19 +53,22 @@ class Trainer(DefaultTrainer):
         seconds = self.seconds + time.perf_counter() - self.begun
         batch = self.cfg.SOLVER.IMS_PER_BATCH
         own = {"weights": self.weights, "seconds": seconds, "seed": self.cfg.SEED, "batch": batch}
-        return {**super().state_dict(), **own}
+        return {**super().state_dict(), **own, "config": self.cfg.dump(), "data": self.data_digest}
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
         self.weights, self.seconds = state_dict["weights"], state_dict["seconds"]
-        if self.cfg.SEED != state_dict["seed"]:
-            raise ValueError(f"SEED is {self.cfg.SEED}, but the run began with {state_dict['seed']}: resume with that")
-        batch = self.cfg.SOLVER.IMS_PER_BATCH
-        if batch != state_dict["batch"]:  # iterations and learning rates in the checkpoint are for that batch
+        if state_dict.get("data") not in (None, self.data_digest):  # version 0.1 did not store it
+            names = ", ".join(self.cfg.DATASETS.TRAIN)
             raise ValueError(
-                f"SOLVER.IMS_PER_BATCH is {batch}, but the run began with {state_dict['batch']}: resume "
-                "with as many GPUs, or with the run's config.yaml and SOLVER.REFERENCE_WORLD_SIZE 0"
+                f"{self.cfg.OUTPUT_DIR} is a run on other images or annotations than {names} has now: resume it on "
+                "those that it began with, or start anew in another OUTPUT_DIR"
             )
+
+    @property
+    def data_digest(self):
+        batches = self._trainer.data_loader.batch_sampler
+        return batches.digest if isinstance(batches, Batches) else None
 
     def run_step(self):
         """One iteration; its random numbers are those of the seed, the process and the iteration."""
@@ -75,7 +93,11 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler" and not cfg.MODEL.LOAD_PROPOSALS:
             return build_train_loader(cfg)
         logger.warning(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN}: --resume will draw other images")
-        return super().build_train_loader(cfg)
+        return build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_detection_test_loader(cfg, dataset_name, mapper=ImageMapper(cfg, is_train=False))
 
     @classmethod
     def build_model(cls, cfg):
@@ -113,13 +135,18 @@ class Trainer(DefaultTrainer):
         return [*built, StopOnSigterm()]
 
     def build_writers(self):
-        return super().build_writers() + ([WandbWriter(self.cfg)] if self.cfg.WANDB.PROJECT else [])
+        out = self.cfg.OUTPUT_DIR
+        metrics = MetricsWriter(os.path.join(out, "metrics.json"))
+        writers = [MetricPrinter(self.max_iter), metrics, TensorboardWriter(out)]
+        return writers + ([WandbWriter(self.cfg)] if self.cfg.WANDB.PROJECT else [])
 
     def resume_or_load(self, resume=True):
-        """As Detectron2's, but weights that do not fill the backbone (resumed: the detector) are a ValueError."""
+        """As Detectron2's, but weights that do not fill the backbone (resumed: the detector) are a ValueError, and a
+        run goes on from its newest checkpoint that is whole."""
         if resume:
             self.checkpointer.required = ""
-            super().resume_or_load(resume)
+            self.checkpointer.resume()
+            self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
         elif self.cfg.MODEL.WEIGHTS == "random":
             logger.warning("MODEL.WEIGHTS random: the network starts from a random initialisation")
         else:
@@ -160,7 +187,7 @@ def check_run(cfg, resume=False, eval_only=False):
             does not fit SOLVER.REFERENCE_WORLD_SIZE.
     """
     if resume:
-        if not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        if not checkpoint_names(cfg.OUTPUT_DIR):
             raise FileNotFoundError(f"{cfg.OUTPUT_DIR}: nothing to resume; leave out --resume to start anew")
     elif not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name a converted checkpoint, or random for a random initialisation")
@@ -183,13 +210,31 @@ def check_run(cfg, resume=False, eval_only=False):
         )
 
 
-def previous_seed(output_dir):
-    """The seed of the run in a folder, from its latest checkpoint; ValueError if that has none."""
-    path = GuardedCheckpointer(torch.nn.Module(), output_dir).get_checkpoint_file()
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["trainer"]["seed"]
-    except Exception as error:  # a damaged file may raise anything
-        raise ValueError(f"{path}: no checkpoint of a run that can be resumed ({type(error).__name__})") from None
+def check_resumed(cfg):
+    """Refuse to go on with other values of keys that decide what is learned; to be called before anything is written.
+
+    Args:
+        cfg: the config of the resumed run, batch and schedule scaled to the number of processes. A negative SEED,
+            which stands for any, and an empty MODEL.WEIGHTS become the run's.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if none can be read, or the run began with other values.
+    """
+    _, saved = newest_of_all(cfg.OUTPUT_DIR, lambda content: content["trainer"]["seed"])
+    if cfg.SEED < 0:
+        cfg.SEED = saved["seed"]
+    cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
+    if cfg.SEED != saved["seed"]:
+        raise ValueError(f"SEED is {cfg.SEED}, but the run began with {saved['seed']}: resume with that")
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if batch != saved["batch"]:  # iterations and learning rates in the checkpoint are for that batch
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, but the run began with {saved['batch']}: resume "
+            "with as many GPUs, or with the run's config.yaml and SOLVER.REFERENCE_WORLD_SIZE 0"
+        )
+    if "config" in saved:  # version 0.1 did not store it
+        refuse_other_config(cfg.OUTPUT_DIR, differing_keys(cfg, saved_config(saved), FREE))
 
 
 def evaluate(cfg, resume=False):
@@ -206,7 +251,7 @@ def evaluate(cfg, resume=False):
     checkpointer = GuardedCheckpointer(model, cfg.OUTPUT_DIR)
     checkpointer.required = ""
     if resume:
-        state = checkpointer.load(checkpointer.get_checkpoint_file())
+        state = checkpointer.resume()
     elif cfg.MODEL.WEIGHTS != "random":
         state = checkpointer.load(cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)

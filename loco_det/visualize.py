@@ -1,7 +1,7 @@
 """Pictures of detections: the ground truth on the left, the prediction on the right, one colour for each class."""
 
 import colorsys
-import os
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +10,9 @@ from detectron2.data import detection_utils as d2_utils
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from PIL import Image, ImageDraw, ImageFont
+
+from pretrain.engine.files import write_whole
+from pretrain.engine.images import read_image
 
 MIN_SIDE, MAX_SIDE = 480, 1024  # pixels that the longer side of a half is brought to, where it is shorter or longer
 CAPTION_HEIGHT, GAP = 30, 8  # pixels
@@ -111,7 +114,7 @@ def draw_comparison(record, predictions, metadata, score_threshold=0.5):
         FileNotFoundError: if the image is not there.
         ValueError: if the image has another size than the record or the predictions say.
     """
-    image = d2_utils.read_image(record["file_name"], format="RGB")
+    image = read_image(record["file_name"])
     d2_utils.check_image_size(record, image)
     size = image.shape[:2]
     if tuple(predictions.image_size) != size:
@@ -157,12 +160,8 @@ def save_comparisons(pairs, metadata, output_dir, score_threshold=0.5):
     paths = []
     for number, (record, predictions) in enumerate(pairs):
         path = output_dir / f"{number:03d}_{Path(record['file_name']).stem}.png"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            Image.fromarray(draw_comparison(record, predictions, metadata, score_threshold)).save(temporary, "PNG")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        picture = Image.fromarray(draw_comparison(record, predictions, metadata, score_threshold))
+        write_whole(path, partial(picture.save, format="PNG"))
         paths.append(path)
     # Those of an earlier evaluation, with more pictures or of other images: the report would show them as this one's
     for stale in set(output_dir.glob("*.png")) - set(paths):

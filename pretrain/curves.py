@@ -1,6 +1,5 @@
 """Curves of a run, from its metrics.json: every unit's loss, kNN accuracy of every stage, learning rate."""
 
-import json
 import logging
 import math
 import os
@@ -10,6 +9,9 @@ import numpy as np
 from detectron2.utils.events import EventWriter
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+from .engine.files import write_whole
+from .engine.metrics import read_metrics, series
 
 logger = logging.getLogger(__name__)
 # Okabe and Ito, safe for the colour-blind
@@ -96,52 +98,6 @@ def draw_losses(metrics_path, out_path, chance=None):
     return True
 
 
-def read_metrics(path):
-    """Lines of a metrics.json by iteration, ascending.
-
-    Lines that a kill tore are skipped. Where training went back, to the checkpoint from which it was resumed or to
-    the start, what had been logged from there on is dropped.
-
-    Returns:
-        list of dicts; empty if there is no such file.
-    """
-    merged, last = {}, -1
-    if os.path.isfile(path):
-        with open(path, errors="replace") as f:
-            for line in f:
-                try:
-                    entry = json.loads(line)
-                    iteration = int(entry["iteration"])
-                except (ValueError, KeyError, TypeError, OverflowError):
-                    continue
-                if "lr" in entry:  # a training step's; an evaluation's line may come after that of a later step
-                    if iteration <= last:
-                        merged = {i: m for i, m in merged.items() if i < iteration}
-                    last = iteration
-                merged.setdefault(iteration, {}).update(entry, iteration=iteration)
-    return [merged[i] for i in sorted(merged)]
-
-
-def series(metrics, pattern):
-    """Curves of the metrics whose names match.
-
-    Args:
-        metrics: of :func:`read_metrics`.
-        pattern: regular expression; its group is the curve's name.
-
-    Returns:
-        dict: name -> (iterations, counted from 1, and values), arrays without what is not finite.
-    """
-    curves = {}
-    for key in {key for entry in metrics for key in entry}:
-        if match := re.fullmatch(pattern, key):
-            points = [(entry["iteration"] + 1, entry.get(key)) for entry in metrics]
-            points = [(x, y) for x, y in points if isinstance(y, int | float) and math.isfinite(y)]
-            if points:
-                curves[match[1]] = np.array(points, dtype=float).T
-    return curves
-
-
 def _upwards(name):
     """Key that sorts stages from the image upwards: res2, res3[:1], res3, res10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name + "~")]
@@ -178,10 +134,4 @@ def _label_ends(axes, ends, gap):
 
 
 def _save(figure, path):
-    temporary = f"{path}.tmp{os.getpid()}"
-    try:
-        figure.savefig(temporary, format="png", dpi=130)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    write_whole(path, lambda f: figure.savefig(f, format="png", dpi=130))

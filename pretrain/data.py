@@ -1,75 +1,14 @@
 """A folder of images as an endless, seeded, resumable stream of two-view batches."""
 
 import itertools
-import logging
-import os
-import warnings
 
-import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .augment import SimCLRView
 from .distributed import outlive_sigterm
-
-logger = logging.getLogger(__name__)
-# what Pillow raises: SyntaxError on broken PNG files
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-JPEG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-
-
-def list_images(folder):
-    """All image files below a folder, in sorted order; other files are counted and named in the log.
-
-    Args:
-        folder: path of an image folder, with or without sub-folders (of classes, say: they are ignored).
-
-    Returns:
-        list[str]: paths.
-
-    Raises:
-        FileNotFoundError: if the folder is missing or holds no images.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{folder}: no such folder of images; set DATASETS.TRAIN")
-    images, others, seen = [], [], set()
-    for root, dirs, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(root) in seen:  # a link to a folder above
-            dirs.clear()
-            continue
-        seen.add(os.path.realpath(root))
-        dirs.sort()
-        for name in sorted(files):
-            (images if name.lower().endswith(EXTENSIONS) else others).append(os.path.join(root, name))
-    if others:
-        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        logger.info(f"{folder}: {len(others)} files are not images and are left out: {shown}")
-    if not images:
-        raise FileNotFoundError(f"{folder}: no images ({', '.join(EXTENSIONS)}) in this folder or below it")
-    return images
-
-
-def read_image(path):
-    """Decode an image to (H, W, 3) uint8 RGB; raises one of ``UNREADABLE`` if it is truncated or no image.
-
-    A JPEG file's orientation tag is ignored.
-    """
-    with warnings.catch_warnings(), open(path, "rb") as file:
-        warnings.simplefilter("ignore")  # palette images with transparency and the like are still readable
-        with Image.open(file) as image:
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                file.seek(0)
-                pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), JPEG_FLAGS)  # Pillow's, in half the time
-                if pixels is not None:  # else the file is truncated: Pillow says so
-                    return pixels
-            if image.mode.startswith("I;16"):  # Pillow's conversion would clip all above 255, not scale
-                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-            if image.mode in ("I", "F"):
-                raise ValueError(f"{path}: pixels of unknown range (mode {image.mode})")
-            return np.array(image.convert("RGB"))
+from .engine.images import UNREADABLE, read_image
 
 
 class TwoViews(Dataset):

@@ -113,6 +113,13 @@ def _initialise(encoder):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def is_own_code(name):
+    """Whether the name of an encoder is the ``package.module.function`` of a user: calling it runs their code, which
+    they ask for on a command line, and no file does.
+    """
+    return isinstance(name, str) and "." in name and resnet_shape(name) is None
+
+
 def build_encoder(name):
     """Build a randomly initialised encoder: as torchvision's ResNets, ``kaiming_normal_(mode="fan_out")``.
 

@@ -12,13 +12,15 @@ import torch
 from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
 
 from .augment import DeviceAugment, SimCLRView, save_views
-from .checkpoint import AtomicCheckpointer, named_errors
+from .checkpoint import AtomicCheckpointer
 from .curves import LossPlot
-from .data import UNREADABLE, build_loader, list_images, read_image
+from .data import build_loader
 from .distributed import GradientReducer, StopOnSigterm, Terminated, broadcast_state, worst_of_processes
+from .engine.images import UNREADABLE, list_images, read_image
+from .engine.metrics import MetricsWriter, TensorboardWriter
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
 from .readout.evaluation import Evaluation
@@ -94,7 +96,7 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             os.makedirs(out, exist_ok=True)
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
-            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
+            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
         if self.cfg.KNN.TRAIN:
             splits = labelled_splits(self.cfg.KNN)  # what is wrong with the folders is said before the first step
             period = round(self.cfg.KNN.PERIOD * (len(self.images) // solver.IMS_PER_BATCH))
@@ -222,29 +224,18 @@ class WeightsLRScheduler(hooks.LRScheduler):
         self._best_param_group_id = 0
 
 
-class MetricsWriter(JSONWriter):
-    """Detectron2's; an error of writing names the file."""
-
-    def __init__(self, path):
-        super().__init__(path)
-        self.path = path
-
-    def write(self):
-        with named_errors(self.path):
-            super().write()
-
-
 class TerminalWriter(EventWriter):
     """One line: ETA, iteration, losses, learning rate, images a second."""
 
     def __init__(self, max_iter):
         self._eta = functools.partial(CommonMetricPrinter._get_eta, CommonMetricPrinter(max_iter))
-        self.max_iter = max_iter
+        self.max_iter, self.written = max_iter, None
 
     def write(self):
         storage = get_event_storage()
-        if storage.latest().get("lr", (0, -1))[1] != storage.iter:  # the step came to nothing, or is already reported
-            return
+        if storage.iter == self.written or storage.latest().get("lr", (0, -1))[1] != storage.iter:
+            return  # it is reported already, or the step came to nothing
+        self.written = storage.iter
         smooth = {name: history.median(20) for name, history in storage.histories().items()}
         losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)
         logger.info(

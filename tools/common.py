@@ -18,17 +18,21 @@ warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectr
 warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # when it runs
 
 import torch
-import yaml
 from detectron2.engine import default_argument_parser
 from detectron2.engine import launch as spawn
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from pretrain.encoders import is_own_code
+from pretrain.engine.lock import lock_folder, unlock_folder
+from pretrain.engine.yaml_files import merge_config_file, parse_yaml
+
 for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
     # each child that is ended; no CUDA compiler; a change that concerns Detectron2's authors
     logging.getLogger(name).setLevel(logging.ERROR)
 FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # the disk, a quota, a limit
+RUN_AS_CODE = ("MODEL.ENCODER", "MODEL.SOURCE.ENCODER")  # keys whose value may name a function that is called
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
 
@@ -44,26 +48,33 @@ def merge_config(cfg, args):
     logging.getLogger("yacs.config").setLevel(logging.CRITICAL)
     if args.config_file:
         with _explained(cfg, args.config_file):
-            cfg.merge_from_file(args.config_file)
+            merge_config_file(cfg, args.config_file)
+        _refuse_code_in_file(cfg, args)
     with _explained(cfg, "the KEY VALUE pairs"):
         cfg.merge_from_list(_as_defaults(cfg, _pairs(args.opts)))
     return cfg
 
 
+def _refuse_code_in_file(cfg, args):
+    """ValueError if the config file, and not the command line, names code of the user's own that would be run."""
+    for key in RUN_AS_CODE:
+        value = functools.reduce(lambda node, part: node.get(part, {}) if node else {}, key.split("."), cfg)
+        if is_own_code(value) and key not in args.opts[::2]:
+            raise ValueError(
+                f"{args.config_file}: {key} is {value}, code of your own, and no file decides what code runs: if you "
+                f"want it to be run, write {key} {value} on the command line, too"
+            )
+
+
 @contextlib.contextmanager
 def _explained(cfg, where):
-    """Turn what YAML and yacs raise into a ValueError of one line that says what to write."""
+    """Turn what yacs raises into a ValueError of one line that says what to write."""
     try:
         yield
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)  # its name is that of the file, which may be a _BASE_
-        where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ValueError(f'{where}: {problem}; write "KEY: VALUE" lines, lists as [A, B], no tabs') from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: no text, and so no YAML") from error
     except ValueError as error:
         raise ValueError(_of_wrong_type(cfg, " ".join(str(error).split()))) from error
+    except (RecursionError, MemoryError) as error:  # of Python's literals
+        raise ValueError(f"brackets within each other without end (in {where})") from error
     except (KeyError, AssertionError, AttributeError, TypeError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
         raise ValueError(f"{message} (in {where})") from error
@@ -117,8 +128,8 @@ def _as_list(text):
     try:
         ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        with contextlib.suppress(yaml.YAMLError):
-            value = yaml.safe_load(text)
+        with contextlib.suppress(ValueError):
+            value = parse_yaml(text, "the value")
             return value if isinstance(value, list) else text
     return text
 
@@ -146,17 +157,21 @@ def refuse_finished(output_dir):
 
 @contextlib.contextmanager
 def run_folder(output_dir):
-    """Make a run's folder with a ``command.txt``; and remove it again where the run is refused: what is inside this
-    context is to be done before the work begins.
+    """Make a run's folder, locked as long as this process lives, with a ``command.txt``; and remove it again where the
+    run is refused: what is inside this context is to be done before the work begins.
 
     A folder stays that was there before, that holds more than what every run begins with, or, of several processes,
     that another one has made.
     """
     new = not os.path.isdir(output_dir)
+    if comm.is_main_process():
+        lock_folder(output_dir)
     log_command(output_dir)
     try:
         yield
     except (OSError, ValueError):
+        if comm.is_main_process():
+            unlock_folder(output_dir)
         names = os.listdir(output_dir) if new and comm.is_main_process() else [""]
         if all(name in ("command.txt", "config.yaml", "metrics.json") or name.startswith("log.txt") for name in names):
             for name in names:

@@ -3,6 +3,7 @@
 
 import contextlib
 import itertools
+import logging
 import math
 import os
 import sys
@@ -14,15 +15,16 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import torch
 from common import argument_parser, launch, merge_config, one_line_errors, run_folder
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from loco_det.convert import add_encoder_config, load_encoder_of
-from pretrain.checkpoint import write_config
+from pretrain.engine.checkpoint import write_config
+from pretrain.engine.files import write_json
+from pretrain.engine.logs import start_logs
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder, cached_features
 from pretrain.readout.knn import knn_of_features, warn_of_k
 from pretrain.readout.labelled import labelled_splits, warn_of_images
-from pretrain.readout.results import refuse_others, write_json
+from pretrain.readout.results import refuse_others
 
 EXAMPLE = """examples:
   python tools/knn.py --config-file configs/readout/knn.yaml MODEL.WEIGHTS output/loco/model_final.pth \\
@@ -34,6 +36,8 @@ with DATASETS.TEST "" each image is classified by the others. Every key, with it
 pretrain/readout/config.py, those of MODEL.SOURCE in loco_det/convert/encoder.py.
 
 exit code: 0 results.json is in OUTPUT_DIR, 1 failure, 2 bad usage or input"""
+
+logger = logging.getLogger("pretrain")
 
 
 def main(args):
@@ -47,7 +51,7 @@ def main(args):
     train, test = labelled_splits(cfg.DATASETS)
     readable = load_encoder_of(cfg)
     with run_folder(cfg.OUTPUT_DIR):
-        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
+        start_logs(cfg.OUTPUT_DIR, "pretrain")
         for note in (readable.summary(), *readable.source.notes):
             logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
         torch.set_flush_denormal(True)  # as in pretraining
@@ -63,7 +67,7 @@ def main(args):
         logger.info(table(results, cfg))
         protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
         results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
-        write_json(results, path)
+        write_json(path, results)
 
 
 def evaluate(cfg, readable, train, test):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Linear readout: train linear classifiers on a frozen encoder's features, of every stage, and test them."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -10,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, run_folder
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from loco_det.convert import add_encoder_config, load_encoder_of
-from pretrain.checkpoint import write_config
+from pretrain.engine.checkpoint import write_config
+from pretrain.engine.logs import start_logs
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder
 from pretrain.readout.probe import LinearProbe
@@ -41,10 +42,9 @@ def main(args):
     cfg.freeze()
     readable = load_encoder_of(cfg)
     with run_folder(cfg.OUTPUT_DIR):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
-        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
+        start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
         for note in (readable.summary(), *readable.source.notes):
-            logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
+            logging.getLogger("pretrain").info(f"{cfg.MODEL.WEIGHTS}: {note}")
         torch.set_flush_denormal(True)  # as in pretraining
         (mean, std), stages = readable.conventions[1:3], cfg.MODEL.STAGES or readable.encoder.feature_names
         encoder = PooledEncoder(readable.encoder, mean, std, stages, cfg.SOLVER.AMP.ENABLED)

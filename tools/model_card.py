@@ -29,13 +29,16 @@ def parser():
                        help=f"with the results.json of tools/{tool}.py on this checkpoint")  # fmt: skip
     p.add_argument("--name", help="the card's title (default: method, encoder and images)")
     p.add_argument("--license", metavar="TEXT", help="of the weights, such as cc-by-4.0 (default: not stated)")
+    p.add_argument("--encoder", metavar="package.module.function",
+                   help="code of your own that the run was made with: no file decides what code runs")  # fmt: skip
     p.add_argument("--output", metavar="FILE.md", help="the card (default: model_card.md in RUN_FOLDER)")
     return p
 
 
 def main(args):
     readouts = {kind: getattr(args, kind) for kind in ("linear", "knn", "detection")}
-    print(f"wrote {write_model_card(args.run, args.output, **readouts, name=args.name, licence=args.license)}")
+    about = {"name": args.name, "licence": args.license, "encoder": args.encoder}
+    print(f"wrote {write_model_card(args.run, args.output, **readouts, **about)}")
 
 
 if __name__ == "__main__":

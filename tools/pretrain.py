@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Pretrain an encoder on a folder of unlabeled images, in Detectron2's command-line habits."""
 
+import logging
 import os
 import sys
 
@@ -12,10 +13,10 @@ from common import argument_parser, launch, merge_config, one_line_errors, quiet
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
-from pretrain.checkpoint import write_config
 from pretrain.config import check, get_cfg
+from pretrain.engine.checkpoint import write_config
+from pretrain.engine.logs import start_logs
 from pretrain.trainer import Trainer
 
 EXAMPLE = """example:
@@ -34,14 +35,14 @@ def main(args):
         refuse_finished(cfg.OUTPUT_DIR)
     cfg.freeze()
     with run_folder(cfg.OUTPUT_DIR):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
-        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
+        start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
         torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
         seed_all_rng(cfg.SEED)
         trainer = Trainer(cfg, resume=args.resume)
         if comm.is_main_process():
             write_config(cfg)
-        logger.info("Environment info:\n" + collect_env_info().partition("PyTorch built with")[0])  # for the model card
+        environment = collect_env_info().partition("PyTorch built with")[0]
+        logging.getLogger("pretrain").info(f"Environment info:\n{environment}")  # for the model card
     trainer.train()
 
 

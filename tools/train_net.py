@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train and evaluate Mask R-CNN on a pretrained backbone, in Detectron2's command-line habits."""
 
+import logging
 import os
 import sys
 
@@ -10,13 +11,15 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import torch
 from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, refuse_finished, run_folder
 from detectron2.config import get_cfg
-from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 
 from loco_det.config import add_loco_config
 from loco_det.data.datasets import prepare_datasets
-from loco_det.trainer import Trainer, check_run, evaluate, previous_seed
+from loco_det.trainer import Trainer, check_resumed, check_run, evaluate
+from pretrain.engine.checkpoint import write_config
+from pretrain.engine.logs import start_logs
 
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/train_net.py --config-file configs/coco_loco_frozen.yaml \\
@@ -25,6 +28,18 @@ EXAMPLE = """examples:
       DATASETS.CUSTOM.TRAIN_JSON my/train.json DATASETS.CUSTOM.TRAIN_IMAGES my/images \\
       DATASETS.CUSTOM.TEST_JSON my/val.json DATASETS.CUSTOM.TEST_IMAGES my/images
 Every key: Detectron2's config reference, and loco_det/config.py for those that we add."""
+
+
+def set_up(cfg, args):
+    """As Detectron2's ``default_setup``, without the config's 700 lines in the log: they are in config.yaml."""
+    start_logs(cfg.OUTPUT_DIR, "fvcore", "detectron2", "loco_det", "pretrain")
+    logger = logging.getLogger("loco_det")
+    logger.info(f"Process {comm.get_rank()} of {comm.get_world_size()}. Environment info:\n{collect_env_info()}")
+    logger.info(f"Command line arguments: {args}")
+    if comm.is_main_process():
+        write_config(cfg)
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
 
 
 def main(args):
@@ -37,14 +52,15 @@ def main(args):
     check_run(cfg, args.resume, args.eval_only)
     if not (args.resume or args.eval_only):
         refuse_finished(cfg.OUTPUT_DIR)
-    if cfg.SEED < 0:  # for --resume, which goes on with the same random numbers
-        resumed = args.resume and not args.eval_only  # an evaluation draws nothing
-        cfg.SEED = previous_seed(cfg.OUTPUT_DIR) if resumed else comm.shared_random_seed()
     cfg = Trainer.auto_scale_workers(cfg, comm.get_world_size())  # here, so that config.yaml says what is run
+    cfg.defrost()
+    if args.resume and not args.eval_only:
+        check_resumed(cfg)
+    elif cfg.SEED < 0:  # for --resume, which goes on with the same random numbers
+        cfg.SEED = comm.shared_random_seed()
     cfg.freeze()
     with run_folder(cfg.OUTPUT_DIR):
-        default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loco_det")
+        set_up(cfg, args)
         quiet_trainer()
         torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
         if not args.eval_only:

@@ -2,10 +2,11 @@
 
 import re
 
+from pretrain.engine.stand_ins import Inert
+
 from .architecture import relative, some
 from .layouts import LAYOUTS, Conventions, Layout
 from .search import find_encoders, name_of, state_dicts
-from .stand_ins import Inert
 
 
 def choose(content, source="auto", ema=False, prefix=None):

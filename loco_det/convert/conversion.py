@@ -12,14 +12,16 @@ from urllib.parse import urlparse
 
 import torch
 import yaml
-from detectron2.config import CfgNode
+
+from pretrain.engine.files import sha256_of, write_new
+from pretrain.engine.yaml_files import read_config
 
 from .detectron2_names import to_detectron2
 from .layouts import Conventions
 from .networks import detectron2_config, in_detectron2
 from .sources import Source, load_source
 from .verify import source_features, verify
-from .writing import check_folder, sha256_of, staged, write
+from .writing import check_folder, staged
 
 HEADER = "# Written by loco-det's converter"  # first line of its configs: others are never replaced
 
@@ -90,9 +92,9 @@ def convert(checkpoint, output, base=None, **options):
             "config": config,
             **result.metadata,
         }
-        write(partial(pickle.dump, content), temporary, output)
+        write_new(temporary, partial(pickle.dump, content), output)
         del state_dict, content  # in memory they would be there twice when the file is read back
-        write(lambda file: file.write(_yaml(result, base).encode()), temporary_config, config_file)
+        write_new(temporary_config, _yaml(result, base), config_file)
         result.differences = verify(temporary, config, source.conventions, wanted)
         result.size = temporary.stat().st_size
     return result
@@ -157,7 +159,7 @@ def convert_back(checkpoint, output, **options):
     config = detectron2_config(source.arch, source.conventions, str(checkpoint))
     result = _summary(checkpoint, output, None, config, source, len(state_dict))
     with tempfile.TemporaryDirectory() as folder, staged(output) as (temporary,):
-        write(partial(torch.save, state_dict), temporary, output)
+        write_new(temporary, partial(torch.save, state_dict), output)
         # The checkpoint's own names, but not the checkpoint itself: Detectron2 would unpickle whatever is in a .pkl,
         # and in a detector there is more than the backbone.
         names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
@@ -165,7 +167,7 @@ def convert_back(checkpoint, output, **options):
         if not (in_detectron2(source.arch) and source.location.endswith("encoder.")):
             names |= source.names
         weights, again = {names[name]: tensor for name, tensor in state_dict.items()}, Path(folder) / "backbone.pkl"
-        write(partial(pickle.dump, _content(weights)), again, again)
+        write_new(again, partial(pickle.dump, _content(weights)))
         del weights, state_dict  # in memory they would be there twice when the files are read back
         written = torch.load(temporary, weights_only=True, mmap=True)
         wanted = source_features(source.arch, written, source.conventions)
@@ -203,7 +205,7 @@ def _yaml(result, base):
     if base is not None:  # relative, so that the folder can be moved with what is around it
         path = os.path.relpath(base, Path(result.config_file).parent)
         lines += yaml_lines({"_BASE_": path})
-        if "PUBLISHED" in CfgNode.load_yaml_with_base(str(base)):  # figures for that config's weights, not for these
+        if "PUBLISHED" in read_config(str(base)):  # figures for that config's weights, not for these
             lines += yaml_lines({"PUBLISHED": {"ROW": "", "BOX_AP": 0.0, "MASK_AP": 0.0}})
     return "\n".join([*lines, *yaml_lines(result.config)]) + "\n"
 

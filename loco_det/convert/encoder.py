@@ -9,17 +9,16 @@ import torch
 from fvcore.common.config import CfgNode as CN
 from torch import nn
 
-from pretrain.encoders import build_encoder
-from pretrain.resnet import resnet_shape
+from pretrain.encoders import build_encoder, is_own_code
+from pretrain.engine.files import sha256_of
+from pretrain.engine.safe_load import read
 
 from .choose import choose
-from .files import read
 from .layouts import Conventions
 from .networks import source_network
 from .search import state_dicts
 from .sources import Source, load_source
 from .stated import FORMAT, stated_by
-from .writing import sha256_of
 
 
 class Readable(NamedTuple):
@@ -102,7 +101,7 @@ def load_encoder(path, arch="auto", source="auto", ema=False, prefix=None, unsaf
     with _naming(path):
         content = read(path, unsafe)
         ours = prefix is None and isinstance(content, dict) and content.get("format") == FORMAT
-        own = ours and source in ("auto", "loco-det") and not ema and _is_function(content.get("encoder"))
+        own = ours and source in ("auto", "loco-det") and not ema and is_own_code(content.get("encoder"))
         if own:
             encoder = _own_encoder(content, arch)
             conventions = Conventions("RGB", *(stated_by(content, path)[1] or ()))
@@ -173,11 +172,6 @@ def _naming(path):
         yield
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{path}: {error}") from None
-
-
-def _is_function(name):
-    """Whether an encoder's name is package.module.function; resnet18x0.5 is not."""
-    return isinstance(name, str) and "." in name and resnet_shape(name) is None
 
 
 def _weights(content):

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pretrain.engine.stand_ins import PickledArray
+
 from .detectron2_names import to_torchvision_name
-from .stand_ins import PickledArray
 
 # What wrappers put into names: DataParallel and DDP, torch.compile, FSDP, activation checkpointing, Lightning Fabric.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pretrain.engine.safe_load import read
 from pretrain.resnet import resnet_shape
 
 from .architecture import COUNTER, infer_arch, reference, relative, some
 from .choose import choose
-from .files import read
 from .layouts import Conventions
 from .stated import agree, detectron2_config, detectron2_conventions, plain, stated_by
 

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 
+from pretrain.engine.yaml_files import parse_yaml, read_config
 from pretrain.resnet import resnet_shape
 
 from .layouts import Conventions
@@ -43,11 +43,11 @@ def stated_by(content, path, timm=False):
 def _pixels_of(config):
     """(mean, std) of the config, as text, of one of our pretraining checkpoints."""
     try:
-        model = yaml.safe_load(config)["MODEL"]
+        model = parse_yaml(config, "its config")["MODEL"]
         mean, std = (tuple(map(float, model[f"PIXEL_{what}"])) for what in ("MEAN", "STD"))
         if (len(mean), len(std)) != (3, 3) or not all(std):
             raise ValueError
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError("the config in it has no PIXEL_MEAN and PIXEL_STD of three numbers each") from None
     return mean, std
 
@@ -91,12 +91,11 @@ def detectron2_config(content, path, config_file):
     beside = Path(path).parent / "config.yaml"
     if config_file or (not config and beside.is_file()):
         try:
-            config = CfgNode.load_yaml_with_base(str(config_file or beside))
+            config = read_config(str(config_file or beside))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error.filename or config_file}: no such config file") from None
-        except Exception as error:  # YAML's errors are of many kinds
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{config_file or beside} is no config that can be read ({reason})") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{config_file or beside} is no config that can be read ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("MODEL"), dict):
         raise ValueError(
             "a Detectron2 checkpoint does not say where its strides are and what its pixels were: "

@@ -1,10 +1,10 @@
-"""Files that are written whole or not at all, and errors that name what the user named."""
+"""Several files that are written all or none, and a look at where they are to go."""
 
-import hashlib
 import os
-import uuid
 from contextlib import contextmanager
 from pathlib import Path
+
+from pretrain.engine.files import named_errors, temporary_name
 
 
 @contextmanager
@@ -20,13 +20,13 @@ def staged(*paths):
     Raises:
         OSError: if a file cannot get its name.
     """
-    temporaries = [Path(path).parent / f".convert-{uuid.uuid4().hex}{Path(path).suffix}" for path in paths]
+    temporaries = [temporary_name(path) for path in paths]
     try:
         yield temporaries
         before = [Path(path).read_bytes() if os.path.exists(path) else None for path in paths[:-1]]
         try:
             for temporary, path in zip(temporaries, paths, strict=True):
-                with _naming(path):
+                with named_errors(path):
                     os.replace(temporary, path)
         except BaseException:
             for path, content in zip(paths, before, strict=False):
@@ -35,14 +35,6 @@ def staged(*paths):
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
-
-
-def write(fill, temporary, path):
-    """Let ``fill(file)`` write the binary file ``temporary``, down to the disk; OSError names ``path`` instead."""
-    with _naming(path), open(temporary, "xb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def check_folder(checkpoint, output):
@@ -60,23 +52,3 @@ def check_folder(checkpoint, output):
         raise ValueError(f"{output}: a folder, expected the name of a file to write")
     if os.path.exists(output) and os.path.samefile(output, checkpoint):
         raise ValueError(f"{output}: the checkpoint itself, choose another name")
-
-
-def sha256_of(path):
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _naming(path):
-    """Let a failure to write name ``path``, which the caller knows, and not the temporary file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
-    except RuntimeError as error:  # torch's word for a full disk
-        raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error

@@ -71,6 +71,7 @@ KINDS = {
         "images with an EXIF orientation",
         "Detectron2 turns the picture, other readers may not: look whether the annotations fit the turned one",
     ),
+    "image_16_bit": ("info", "images of 16 bits", "they are scaled to 8 bits: the upper half of each value"),
     "no_annotations": ("info", "images without annotations", "left out of training; evaluated on"),
     "only_crowd": ("info", "images with crowd regions only", "left out of training; evaluated on"),
     "crowd": ("info", "crowd regions", "left out of training; in evaluation detections on them do not count"),

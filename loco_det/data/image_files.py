@@ -1,13 +1,11 @@
 """Checks of image files: are they there, of the size that the annotations say, and readable."""
 
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image
 from tqdm import tqdm
 
-EXIF_ORIENTATION = 0x0112  # tag; 1 is upright, 5 to 8 swap width and height
+from pretrain.engine.images import UNREADABLE, image_info, read_image
 
 
 def check_files(report, folder, names):
@@ -39,7 +37,7 @@ def check_images(report, folder, sizes, decode=False):
     """Open every image and compare its size; with a progress bar on a terminal.
 
     Args:
-        report: gets ``image_unreadable``, ``image_truncated``, ``image_size`` and ``exif``.
+        report: gets ``image_unreadable``, ``image_truncated``, ``image_size``, ``image_16_bit`` and ``exif``.
         folder: that the names start from.
         sizes: {file name: (width, height) in pixels, or None for whatever it is}.
         decode: read all pixels, which finds files that are cut short, and not the header only.
@@ -49,31 +47,29 @@ def check_images(report, folder, sizes, decode=False):
         return item, _look(os.path.join(folder, item[0]), decode)
 
     workers = min(8, 2 * (os.cpu_count() or 1))  # threads: reading waits, Pillow's decoders let go
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # of doubtful EXIF data and large images
+    with ThreadPoolExecutor(workers) as pool:
         found = pool.map(one, sizes.items())
-        for (name, expected), (size, orientation, problem) in tqdm(
+        for (name, expected), (info, problem) in tqdm(
             found, total=len(sizes), desc="images", unit="image", disable=None, leave=False
         ):
             if problem:
-                report.add("image_truncated" if size else "image_unreadable", f"{name}: {problem}")
-            if size and orientation not in (None, 1):
-                report.add("exif", f"{name}: orientation {orientation}")
-                if orientation in (5, 6, 7, 8):
-                    size = size[::-1]
-            if size and expected and size != tuple(expected):
-                there, said = (f"{width}x{height}" for width, height in (size, expected))
+                report.add("image_truncated" if info else "image_unreadable", f"{name}: {problem}")
+            if info and info.orientation != 1:
+                report.add("exif", f"{name}: orientation {info.orientation}")
+            if info and info.mode.startswith("I"):
+                report.add("image_16_bit", f"{name}: mode {info.mode}")
+            if info and expected and info[:2] != tuple(expected):
+                there, said = (f"{width}x{height}" for width, height in (info[:2], expected))
                 report.add("image_size", f"{name}: {there}, annotated as {said} (width x height)")
 
 
 def _look(path, decode):
-    """Of an image file: stored (width, height) or None, EXIF orientation or None, problem in words or None."""
-    size = orientation = None
+    """Of an image file: what its header says or None, and its problem in words or None."""
+    info = None
     try:
-        with Image.open(path) as image:
-            size, orientation = image.size, image.getexif().get(EXIF_ORIENTATION)
-            if decode:
-                image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return size, orientation, " ".join(str(error).split()).replace(repr(path), "it")
-    return size, orientation, None
+        info = image_info(path)
+        if decode:
+            read_image(path)
+    except UNREADABLE as error:
+        return info, " ".join(str(error).split()).removeprefix(f"{path}: ").replace(repr(path), "it")
+    return info, None

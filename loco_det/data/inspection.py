@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import detection_utils as d2_utils
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -16,6 +15,8 @@ from loco_det.data.cityscapes import list_files, read_one
 from loco_det.data.cityscapes_checks import check_cityscapes
 from loco_det.data.low_shot import register_low_shot
 from loco_det.visualize import draw_half, objects_of_record, pick_records
+from pretrain.engine.files import write_whole
+from pretrain.engine.images import UNREADABLE, read_image
 
 PICTURES, COLUMNS, TILE = 12, 4, 480  # images a data set, in so many columns of that width in pixels
 
@@ -136,8 +137,8 @@ def draw_page(checked, path):
         metadata = Metadata(thing_classes=[str(name) for name in report.classes.values()])
         for record in records:
             try:
-                image = d2_utils.read_image(record["file_name"], format="RGB")
-            except (OSError, ValueError, SyntaxError):
+                image = read_image(record["file_name"])
+            except UNREADABLE:
                 continue
             caption = f"{Path(record['file_name']).name}: {len(record['annotations'])}"
             tile = draw_half(image, objects_of_record(record), metadata, caption)
@@ -150,19 +151,10 @@ def draw_page(checked, path):
     for number, row in enumerate(rows):
         for column, tile in enumerate(row):
             page.paste(tile, (TILE * column, sum(heights[:number])))
-    _replace(path, lambda temporary: page.save(temporary, "PNG"))
+    write_whole(path, lambda file: page.save(file, "PNG"))
 
 
 def write_report(reports, path):
     """Write the reports as JSON, a list, whole or not at all; OSError if it cannot be written."""
     text = json.dumps([report.to_dict() for report in reports], indent=1)
-    _replace(path, lambda temporary: Path(temporary).write_text(text + "\n"))
-
-
-def _replace(path, write):
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_whole(path, text + "\n")

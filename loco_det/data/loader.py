@@ -1,14 +1,19 @@
 """Training batches that are a function of the seed, the iteration and the process: a run can be resumed exactly."""
 
+import functools
+import hashlib
 import itertools
+import os
 import random
 import signal
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList, DatasetMapper, MapDataset, get_detection_dataset_dicts
+from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
+
+from .mapper import ImageMapper
 
 
 def build_train_loader(cfg):
@@ -31,7 +36,8 @@ def build_train_loader(cfg):
     if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         wide = [True] * len(wide)
     batches = Batches(wide, cfg.SOLVER.IMS_PER_BATCH // world, cfg.SEED, comm.get_rank(), world)
-    data = MapDataset(DatasetFromList(records, copy=False), DatasetMapper(cfg, is_train=True))
+    batches.records = records
+    data = MapDataset(DatasetFromList(records, copy=False), ImageMapper(cfg, is_train=True))
     return torch.utils.data.DataLoader(
         SeededItems(data),
         batch_sampler=batches,
@@ -53,7 +59,10 @@ class Batches(torch.utils.data.Sampler):
     Attributes:
         seed: of the order and of what happens to each image.
         start: number of batches that are left out at the beginning.
+        records: dataset dicts of the images.
     """
+
+    records = ()
 
     def __init__(self, wide, batch_size, seed, rank=0, world=1):
         """
@@ -79,6 +88,16 @@ class Batches(torch.utils.data.Sampler):
                 if count > self.start:
                     yield [((self.seed, self.rank, count, place), index) for place, index in enumerate(bucket)]
                 bucket.clear()
+
+    @functools.cached_property
+    def digest(self):
+        """SHA-256, in hexadecimal, of the images' names and sizes and of their objects' classes and boxes, in order."""
+        digest = hashlib.sha256()
+        for record in self.records:
+            objects = [(a["category_id"], *a["bbox"]) for a in record.get("annotations", ())]
+            image = os.path.basename(record["file_name"]), record["width"], record["height"]
+            digest.update(repr((image, objects)).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     def _stream(self):
         generator = torch.Generator().manual_seed(self.seed)

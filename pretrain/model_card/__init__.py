@@ -8,14 +8,14 @@ the same card, to the byte.
 import shutil
 from pathlib import Path
 
-from ..checkpoint import write_whole
 from ..curves import LossPlot, draw_losses
+from ..engine.files import write_whole
 from .readouts import read_readout
 from .run import PretrainingRun
 from .text import card_text
 
 
-def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), name=None, licence=None):
+def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), name=None, licence=None, encoder=None):
     """Write the card; beside it the curves, ``losses.png``, or ``<card>_losses.png`` outside of the run folder.
 
     Args:
@@ -25,6 +25,7 @@ def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), na
             ``tools/train_net.py``, all of this checkpoint.
         name: the card's title; None: method, encoder and data.
         licence: of the weights; None: not stated.
+        encoder: the ``package.module.function`` of the user's own that the run was made with, if it was.
 
     Returns:
         Path: the card.
@@ -36,7 +37,7 @@ def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), na
     """
     if output and Path(output).suffix != ".md":  # it may be the weights
         raise ValueError(f"{output}: a model card is Markdown, name a file that ends in .md")
-    run = PretrainingRun(folder)
+    run = PretrainingRun(folder, encoder)
     output = Path(output) if output else run.folder / "model_card.md"
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent}: no such folder to write {output.name} to")
@@ -46,7 +47,7 @@ def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), na
     curves = output.with_name("losses.png" if inside else f"{output.stem}_losses.png")
     picture = curves.name if _place_curves(run, curves) else None
     text = card_text(run, readouts, name, licence, picture, inside)
-    write_whole(output, lambda f: f.write(text.encode()))
+    write_whole(output, text)
     return output
 
 

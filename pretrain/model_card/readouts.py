@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
+from ..engine.files import text_of
+from ..engine.yaml_files import parse_yaml
 from ..readout.results import at_the_edge
 from .markdown import percent
-from .run import dataset_of, last_part, text_of
+from .run import dataset_of, last_part
 
 TOOLS = {"linear": "tools/linear_probe.py", "knn": "tools/knn.py", "detection": "tools/train_net.py"}
 CHOSEN = {
@@ -68,7 +68,7 @@ def read_readout(folder, kind, sha256):
         {"linear": _linear, "knn": _knn, "detection": _detection}[kind](content, readout)
         if not readout.rows:
             raise ValueError("no figures")
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(repr(error).split())
         raise ValueError(f"{path} is damaged, or not by {TOOLS[kind]}: {why}") from error
     if measured != sha256:
@@ -79,7 +79,7 @@ def read_readout(folder, kind, sha256):
 
 def _dataset(config):
     """The folder of test images in a readout's config.yaml; None if there is none."""
-    keys = (yaml.safe_load(text_of(config)) or {}).get("DATASETS") or {}
+    keys = (parse_yaml(text_of(config), config) or {}).get("DATASETS") or {}
     folder = keys.get("TEST") or keys.get("TRAIN")
     return dataset_of(folder) if isinstance(folder, str) else None
 

@@ -1,18 +1,19 @@
 """What a finished pretraining run has left behind, and what it has not recorded."""
 
 import datetime
-import hashlib
 import re
 import shlex
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode as CN
 
 from ..checkpoint import FORMAT
 from ..config import get_cfg
-from ..curves import read_metrics, series
-from ..encoders import build_encoder
+from ..encoders import build_encoder, is_own_code
+from ..engine.files import sha256_of, text_of
+from ..engine.metrics import read_metrics, series
+from ..engine.safe_load import read_own
+from ..engine.yaml_files import parse_yaml
 
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")  # of BN: in the state dict, not learned
 # Rows of Detectron2's table of the environment, collect_env_info()
@@ -37,14 +38,16 @@ class PretrainingRun:
         environment: name -> version, if the log has Detectron2's table of the environment; else empty.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, encoder=None):
         """
         Args:
             folder: the run folder.
+            encoder: the ``package.module.function`` of the user's own that the run was made with; None: it is one of
+                ours. No file decides what code runs.
 
         Raises:
             FileNotFoundError: if there is no such folder, or its run is not finished.
-            ValueError: if the checkpoint is damaged.
+            ValueError: if the checkpoint is damaged, or its encoder is code of the user's own and not ``encoder``.
         """
         self.folder = Path(folder)
         self.path = self.folder / "model_final.pth"
@@ -54,7 +57,7 @@ class PretrainingRun:
         if not self.path.is_file() or last not in ("", self.path.name):  # it may be left over from an earlier run
             why = f"its last checkpoint is {last}" if last else "it has no model_final.pth"
             raise FileNotFoundError(f"{folder} is no finished run of tools/pretrain.py: {why}; finish it with --resume")
-        self._read_checkpoint()
+        self._read_checkpoint(encoder)
         self.sha256, self.size = sha256_of(self.path), self.path.stat().st_size
         self.metrics = read_metrics(self.folder / "metrics.json")
         ends, times = series(self.metrics, "(time)").get("time", ([], []))
@@ -69,18 +72,20 @@ class PretrainingRun:
         rows = ENVIRONMENT.findall(text_of(self.folder / "log.txt"))
         self.environment = {name: re.split(r" [@(\[]", value)[0] for name, value in rows}  # without paths
 
-    def _read_checkpoint(self):
+    def _read_checkpoint(self, encoder):
         try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            saved = read_own(self.path)
             if saved["format"] != FORMAT:
                 raise ValueError(f"its format is {saved['format']!r}")
             self.cfg = get_cfg()
-            self.cfg.merge_from_other_cfg(CN.load_cfg(saved["config"]))
+            self.cfg.merge_from_other_cfg(CN(parse_yaml(saved["config"], "its config")))
             self.images, self.processes = saved["run"]["images"], saved["run"]["processes"]
             self.iterations, model = saved["iteration"] + 1, saved["model"]
-            self.encoder = build_encoder(self.cfg.MODEL.ENCODER).eval()
+            self.encoder = self._build_encoder(encoder).eval()
             weights = {name: value for name, value in model.items() if name.startswith("encoder.")}
             self.encoder.load_state_dict({name.removeprefix("encoder."): w for name, w in weights.items()})
+        except _NotAskedForError as error:
+            raise ValueError(f"{self.path}: {error}") from None
         except Exception as error:  # a damaged archive can raise anything
             why = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(f"{self.path} is damaged, or not by this version of tools/pretrain.py: {why}") from error
@@ -91,10 +96,17 @@ class PretrainingRun:
         for node, key in ((self.cfg.DATASETS, "TRAIN"), (self.cfg.KNN, "TRAIN"), (self.cfg.KNN, "TEST")):
             node[key] = dataset_of(node[key])
 
+    def _build_encoder(self, asked):
+        name = self.cfg.MODEL.ENCODER
+        if is_own_code(name) and name != asked:
+            raise _NotAskedForError(
+                f"its encoder is {name!r}, code of your own, which is run only if asked for: add --encoder {name}"
+            )
+        return build_encoder(name)
 
-def text_of(path):
-    """Text of a file, empty if there is none."""
-    return path.read_text(errors="replace") if path.is_file() else ""
+
+class _NotAskedForError(ValueError):
+    """The checkpoint names code of a user's own."""
 
 
 def _words(line):
@@ -124,12 +136,3 @@ def portable(word):
         return word
     of_the_checkout = re.search(r"\b(configs/.+\.yaml|tools/\w+\.py)$", word)
     return of_the_checkout[1] if of_the_checkout else f"path/to/{last_part(word)}"
-
-
-def sha256_of(path):
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

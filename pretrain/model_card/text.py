@@ -2,8 +2,9 @@
 
 import yaml
 
-from ..curves import LossPlot, series
+from ..curves import LossPlot
 from ..encoders import BUILDERS
+from ..engine.metrics import series
 from ..resnet import resnet_shape
 from .markdown import code, count, pairs, percent, table
 from .method import augmentation_of, decoder_of, loss_of, method_of, reach_of, schedule_of

@@ -6,7 +6,9 @@ import time
 
 import torch
 
-from ..checkpoint import AtomicCheckpointer, _items
+from ..checkpoint import AtomicCheckpointer
+from ..engine.checkpoint import items_of
+from ..engine.files import write_whole
 
 # What may change when a run is resumed. Of the weights and the images the content counts, not where they are.
 FREE = {
@@ -31,7 +33,7 @@ class ProbeCheckpointer(AtomicCheckpointer):
         self.run = {**run, "processes": self.run["processes"]}
 
     def _refuse_another_run(self, config, run):
-        mine, processes = {**dict(_items(self.cfg)), **self.run}, self.run["processes"]
+        mine, processes = {**dict(items_of(self.cfg)), **self.run}, self.run["processes"]
         other = {**config, **run}
         wrong = sorted(k for k in {*mine, *other} - FREE - {"processes"} if mine.get(k) != other.get(k))
         if wrong:
@@ -56,7 +58,7 @@ class ProbeCheckpointer(AtomicCheckpointer):
         data = {"format": "loco-det linear readout", "config": self.cfg.dump(), "run": self.run}
         data.update(model=self.model.state_dict(), **kwargs)
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
-        self._write(f"{name}.pth", lambda f: torch.save(data, f))
+        write_whole(os.path.join(self.save_dir, f"{name}.pth"), lambda f: torch.save(data, f))
         self.tag_last_checkpoint(f"{name}.pth")
         for older in (older for older in self.mine if older != f"{name}.pth"):
             with contextlib.suppress(FileNotFoundError):

@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import write_whole
 from ..distributed import outlive_sigterm
+from ..engine.files import write_whole
 from .labelled import CentralCrops, collate_readable
 from .progress import with_progress
 

@@ -2,16 +2,14 @@
 
 import logging
 import os
-import warnings
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
-from ..data import UNREADABLE, list_images, read_image
+from ..engine.images import UNREADABLE, image_info, list_classes, list_images, read_image
 
 logger = logging.getLogger(__name__)
 LOOKED_AT = 200  # images whose size is read: opening each of ImageNet's would take minutes
@@ -41,7 +39,7 @@ def list_labelled(folder, class_names=None):
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder}: no such folder of labelled images")
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    found = list_classes(folder)
     if not found:
         raise FileNotFoundError(f"{folder}: no sub-folders; labelled images lie in one sub-folder for each class")
     class_names = found if class_names is None else class_names
@@ -110,10 +108,7 @@ def warn_of_images(train, test, crop_size):
 def _shorter_side(path):
     """In pixels, by the file's header alone; None if it is unreadable, which whoever decodes it reports."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in read_image
-            with Image.open(path) as image:
-                return min(image.size)
+        return min(image_info(path)[:2])
     except UNREADABLE:
         return None
 

@@ -9,16 +9,18 @@ import time
 import torch
 from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import TensorboardXWriter, get_event_storage
+from detectron2.utils.events import get_event_storage
 
 from ..distributed import GradientReducer, StopOnSigterm, Terminated, worst_of_processes
-from ..trainer import MetricsWriter, TerminalWriter, WeightsLRScheduler
+from ..engine.files import write_json
+from ..engine.metrics import MetricsWriter, TensorboardWriter
+from ..trainer import TerminalWriter, WeightsLRScheduler
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
 from .evaluation import Evaluation
 from .features import digest_of
 from .linear import LinearClassifiers, build_optimizer, build_scheduler
-from .results import at_the_edge, linear_results, protocol, rate_name, table, write_json
+from .results import at_the_edge, linear_results, protocol, rate_name, table
 from .streams import AugmentedStream, CachedStream
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ class LinearProbe(TrainerBase):
         if comm.is_main_process():
             os.makedirs(out, exist_ok=True)
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
-            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
+            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
         chosen.append(Evaluation(max(1, eval_period), self._test, writers))
         if comm.is_main_process():
             chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
@@ -200,7 +202,7 @@ class LinearProbe(TrainerBase):
             "linear": linear_results(self.cfg, self.tops["test"], held_out),
             "seconds": round(self.stopwatch.state_dict()["seconds"], 1),
         }
-        write_json(results, self.results_path)
+        write_json(self.results_path, results)
         logger.info(f"accuracy (%) of linear classifiers on {self.stream.counts['test']} images:\n{table(results)}")
         for name in at_the_edge(results):
             logger.warning(f"{name}: the best learning rate is at the edge of the grid: a better one may lie beyond it")

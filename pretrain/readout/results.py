@@ -6,8 +6,6 @@ import os
 
 from detectron2.utils import comm
 
-from ..checkpoint import write_whole
-
 
 def rate_name(rate):
     """A learning rate as in the names of metrics and results: 0.3, 30."""
@@ -128,16 +126,6 @@ def refuse_others(folder, kind):
         return
     if not isinstance(found, dict) or kind not in found:
         raise ValueError(f"{path} has results of another kind, which stay: name another OUTPUT_DIR")
-
-
-def write_json(content, path):
-    """Write a JSON file that is complete or as it was.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda f: f.write(text.encode()))
 
 
 def _number(value):

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..augment import SimCLRView
 from ..config import get_cfg as pretraining_cfg
-from ..data import UNREADABLE, StreamSampler, read_image
+from ..data import StreamSampler
 from ..distributed import outlive_sigterm
+from ..engine.images import UNREADABLE, read_image
 from .features import cached_features, pooled_features
 from .labelled import hold_out, labelled_splits, subset, warn_of_images
 

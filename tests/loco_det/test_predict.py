@@ -1,6 +1,7 @@
 """Prediction with a run that was trained elsewhere, here an untrained tiny one."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from loco_det.config import add_loco_config
-from loco_det.predict import find_images, predict_images, run_classes
+from loco_det.predict import find_images, picture_names, predict_images, run_classes
 from loco_det.trainer import Trainer
 
 
@@ -76,7 +77,7 @@ def test_pictures_and_predictions(run, cfg, images, tmp_path, capsys):
     truth.createIndex()
     assert len(truth.loadRes(content["annotations"]).anns) == 10  # pycocotools takes them, masks too
     pictures = sorted((tmp_path / "out" / "pictures").iterdir())
-    assert [p.name for p in pictures] == ["a.jpg", "a_2.jpg"]
+    assert [p.name for p in pictures] == ["a.jpg", "a_3.jpg"]
     assert all(Image.open(picture).size[0] >= 400 for picture in pictures)
 
 
@@ -108,11 +109,12 @@ def test_classes_where_results_json_is_not_there(cfg, tmp_path):
 
 
 def test_what_cannot_be_done(run, cfg, images, tmp_path):
-    for path, message in ((tmp_path / "gone.jpg", "no such file"), (tmp_path / "none", "no images in this folder")):
+    for name, message in (("gone.jpg", "no such file"), ("none", r"no images \(.*\) in this folder")):
+        path = tmp_path / name
         (tmp_path / "none").mkdir(exist_ok=True)
         with pytest.raises(FileNotFoundError, match=message):
             find_images([images, path])
-    assert find_images([images, images / "a.png"]) == [images / name for name in ("a.png", "sub/a.JPG", "torn.jpg")]
+    assert find_images([images, images / "a.png"]) == [images / name for name in ("a.png", "torn.jpg", "sub/a.JPG")]
     with pytest.raises(ValueError, match="none of 1 images could be read: .*torn.jpg"):
         predict_images(cfg, run, [images / "torn.jpg"], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="neither model_final.pth nor last_checkpoint"):
@@ -121,6 +123,40 @@ def test_what_cannot_be_done(run, cfg, images, tmp_path):
     with pytest.raises(ValueError, match="tensors of the detector"):
         predict_images(cfg, run, [images], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_only_files_of_an_earlier_prediction_are_replaced(run, cfg, images, tmp_path):
+    out = tmp_path / "out"
+    (out / "pictures").mkdir(parents=True)
+    picture = out / "pictures" / "a.jpg"
+    for content in (b"a photograph", (images / "sub" / "a.JPG").read_bytes()):
+        picture.write_bytes(content)
+        with pytest.raises(ValueError, match="a.jpg is there and not of an earlier prediction: name another --output"):
+            predict_images(cfg, run, [images / "a.png"], out)
+        with pytest.raises(ValueError, match="a.jpg is one of the images and would be replaced"):
+            predict_images(cfg, run, [picture], out)
+        assert picture.read_bytes() == content and not (out / "predictions.json").exists()
+    picture.unlink()
+    (out / "predictions.json").write_text("mine")
+    with pytest.raises(ValueError, match="predictions.json is there and not of an earlier prediction"):
+        predict_images(cfg, run, [images / "a.png"], out)
+    (out / "predictions.json").unlink()
+    for threshold in (0.0, 1.1):
+        predict_images(cfg, run, [images / "a.png"], out, threshold)
+    picture.write_bytes(b"changed by the user")
+    with pytest.raises(ValueError, match="not of an earlier prediction"):
+        predict_images(cfg, run, [images / "a.png"], out)
+    picture.unlink()
+    picture.symlink_to(images / "a.png")
+    with pytest.raises(ValueError, match="a.jpg is one of the images"):
+        predict_images(cfg, run, [images / "a.png"], out)
+
+
+def test_names_of_pictures():
+    names = ["x/a.jpg", "y/a.png", "z/A.jpg", "a_2.jpg", "line\nbreak.jpg", f"{'n' * 240}.jpg"]
+    pictures = list(picture_names([Path(name) for name in names]).values())
+    stems = ["a", "a_2", "A_3", "a_2_4", "line_break", "n" * 200]
+    assert pictures == [f"pictures/{stem}.jpg" for stem in stems]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -6,8 +6,10 @@ import os
 import pytest
 import torch
 
-from pretrain.checkpoint import FREE, AtomicCheckpointer, _items
+from pretrain.checkpoint import FREE, AtomicCheckpointer
 from pretrain.config import get_cfg
+from pretrain.engine.checkpoint import items_of
+from pretrain.engine.files import remove_leftovers
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(make, tmp_path, caplog, d
     if damage:
         newest.write_bytes(damage(data))
     resumed = make()
-    logging.getLogger("fvcore").propagate = True  # other tests have it log to a file
+    logging.getLogger("pretrain").propagate = True  # other tests have it log to a file
     with caplog.at_level(logging.WARNING):
         assert resumed.resume() == 3
     assert torch.equal(resumed.model.weight, torch.full((100, 100), 3.0))
@@ -131,7 +133,7 @@ def test_another_run_is_refused(make):
 
 def test_what_does_not_change_the_weights_may_change(make):
     run(make(), 1)
-    mine = dict(_items(get_cfg()))
+    mine = dict(items_of(get_cfg()))
     for key in FREE - {"OUTPUT_DIR"}:
         other = {str: "other", list: ["res2"]}.get(type(mine[key])) or mine[key] + type(mine[key])(1)
         assert make(**{key: other}).resume() == 1
@@ -161,12 +163,14 @@ def test_a_full_disk_leaves_the_older_files(make, tmp_path, monkeypatch, error):
     assert files(tmp_path) == ["model_0000001.pth"] and make().resume() == 1
 
 
-def test_what_a_kill_has_left_is_overwritten(make, tmp_path, monkeypatch):
+def test_what_a_kill_has_left_is_removed(make, tmp_path, monkeypatch):
     checkpointer = make()
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        m.setattr(os, "remove", lambda *_: None)  # as if killed
+        m.setattr(os, "unlink", lambda *_: None)  # as if killed
         run(checkpointer, 1)
-    assert files(tmp_path) == ["checkpoint.tmp"]
+    (left,) = files(tmp_path)
+    assert left.startswith(".model_0000001.") and left.endswith(".tmp.pth")
+    remove_leftovers(tmp_path)
     run(checkpointer, 2)
     assert files(tmp_path) == ["model_0000002.pth"]

@@ -15,7 +15,8 @@ from PIL import Image
 
 from pretrain import curves
 from pretrain.config import get_cfg
-from pretrain.curves import LossPlot, draw_losses, read_metrics, series
+from pretrain.curves import LossPlot, draw_losses
+from pretrain.engine.metrics import read_metrics, series
 
 
 def step(iteration, **losses):
@@ -158,9 +159,8 @@ def test_picture_is_complete_or_as_it_was(tmp_path, monkeypatch):
     image = np.asarray(Image.open(tmp_path / "losses.png").convert("RGB"))
     assert image.shape[1] > 1000 and {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= set(map(tuple, image.reshape(-1, 3)))
 
-    def full_disk(self, path, **kwargs):
-        with open(path, "wb") as f:
-            f.write(b"half of it")
+    def full_disk(self, file, **kwargs):
+        file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(curves.Figure, "savefig", full_disk)

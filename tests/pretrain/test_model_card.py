@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import markdown
@@ -16,10 +17,11 @@ from huggingface_hub import ModelCard
 
 from pretrain.checkpoint import AtomicCheckpointer
 from pretrain.config import get_cfg
+from pretrain.engine.files import sha256_of
 from pretrain.learner import build_learner
 from pretrain.model_card import write_model_card
 from pretrain.model_card.method import decoder_of, loss_of, method_of, reach_of, schedule_of
-from pretrain.model_card.run import PretrainingRun, dataset_of, portable, sha256_of
+from pretrain.model_card.run import PretrainingRun, dataset_of, portable
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 STAGES = ("res2", "res3", "res4", "res5")
@@ -286,9 +288,25 @@ def test_an_encoder_of_your_own_is_not_sent_to_the_converter(tmp_path, monkeypat
         "from pretrain.encoders import build_encoder\ndef build():\n    return build_encoder('resnet18x0.5')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    text = write_model_card(make_run(tmp_path / "mine", "MODEL.ENCODER", "my_net.build")).read_text()
+    folder = make_run(tmp_path / "mine", "MODEL.ENCODER", "my_net.build")
+    text = write_model_card(folder, encoder="my_net.build").read_text()
     assert 'build_encoder("my_net.build")' in text
     assert "convert_to_d2" not in text and "linear_probe" in text
+
+
+@pytest.mark.parametrize("asked", [None, "os.getcwd"])
+def test_no_checkpoint_decides_what_code_runs(tmp_path, monkeypatch, asked):
+    calls = []
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *_: calls.append(1))
+    folder = make_run(tmp_path / "mine")
+    path = folder / "model_final.pth"
+    content = torch.load(path, weights_only=True)
+    content["config"] = content["config"].replace("ENCODER: resnet18x0.5", "ENCODER: tempfile.mkdtemp")
+    assert "tempfile" in content["config"]
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="its encoder is 'tempfile.mkdtemp', code of your own.*: add --encoder"):
+        write_model_card(folder, encoder=asked)
+    assert not calls and not (folder / "model_card.md").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.checkpoint import FREE, _items
+from pretrain.checkpoint import FREE
 from pretrain.config import check, get_cfg
+from pretrain.engine.checkpoint import items_of
 from pretrain.learner import build_learner
 from pretrain.trainer import Trainer
 
@@ -157,7 +158,7 @@ def test_knn_and_the_picture_of_losses(images, reference, tmp_path):
 
 def test_all_keys_are_tested():
     elsewhere = {"LOSS.LAMBDA", "MODEL.DECODER.TIE", "SOLVER.AMP.ENABLED", "MODEL.COMPILE"}
-    assert {key for key, _ in _items(get_cfg())} == {*CHANGES, *FREE, *elsewhere}
+    assert {key for key, _ in items_of(get_cfg())} == {*CHANGES, *FREE, *elsewhere}
 
 
 @pytest.mark.parametrize(("key", "value"), [("MODEL.DECODER.HIDDEN_DIM", 24), ("SOLVER.BASE_LR", 1.0), ("SEED", 3)])

@@ -12,8 +12,8 @@ import matplotlib.image
 import pytest
 import torch
 
-from pretrain.checkpoint import _items
-from pretrain.curves import read_metrics, series
+from pretrain.engine.checkpoint import items_of
+from pretrain.engine.metrics import read_metrics, series
 from pretrain.readout import checkpoint, probe, results
 from pretrain.readout.config import get_cfg
 from pretrain.readout.curves import draw_probe
@@ -75,7 +75,7 @@ ELSEWHERE = {  # where each of the other keys is shown to matter
 
 
 def test_every_key_is_tested():
-    assert {key for key, _ in _items(get_cfg())} == {*CHANGES} | ELSEWHERE
+    assert {key for key, _ in items_of(get_cfg())} == {*CHANGES} | ELSEWHERE
 
 
 def test_keys_change_what_is_learned(folders, pooled, probe_config, tmp_path, reference):
@@ -276,7 +276,7 @@ def test_nothing_to_draw(tmp_path):
 
 
 def test_what_may_change_is_a_key():
-    assert {key for key, _ in _items(get_cfg())} >= checkpoint.FREE
+    assert {key for key, _ in items_of(get_cfg())} >= checkpoint.FREE
 
 
 ONE_RANK = """

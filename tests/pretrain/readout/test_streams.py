@@ -11,7 +11,7 @@ import torch
 
 from pretrain.augment import SimCLRView
 from pretrain.config import get_cfg
-from pretrain.data import read_image
+from pretrain.engine.images import read_image
 from pretrain.readout import streams
 from pretrain.readout.labelled import central_crop, list_labelled
 from pretrain.readout.streams import AugmentedStream, CachedStream, RandomCrops

@@ -22,9 +22,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from loco_det.convert import files, stand_ins
-from loco_det.convert.files import read
-from loco_det.convert.stand_ins import PickledArray
+from pretrain.engine import safe_load, stand_ins
+from pretrain.engine.safe_load import read
+from pretrain.engine.stand_ins import PickledArray
 
 ROOT = Path(__file__).parents[3]
 
@@ -324,7 +324,7 @@ BOMBS = {
 }
 _CHILD = """
 import resource, sys
-from loco_det.convert.files import read
+from pretrain.engine.safe_load import read
 base = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (base + (1 << 30), base + (1 << 30)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -537,7 +537,8 @@ def test_files_that_are_none(put, tmp_path):
     assert "TorchScript" in refusal(put(script()))
     assert "pickle_protocol" in refusal(put(torch_bytes(weights(), pickle_protocol=4)))
     assert bits(read(put(torch_bytes(weights(), pickle_protocol=4)), unsafe=True)["conv"]) == bits(weights()["conv"])
-    assert "more than tensors (test_files.Calls" not in refusal(put(pickle.dumps({"net": torch.nn.ReLU}, protocol=0)))
+    refused = refusal(put(pickle.dumps({"net": torch.nn.ReLU}, protocol=0)))
+    assert "more than tensors (test_safe_load.Calls" not in refused
 
 
 def script():
@@ -563,5 +564,5 @@ def test_names_that_are_no_file(tmp_path, monkeypatch):
     def denied(*args, **kwargs):  # permissions do not stop root, so the test does
         raise PermissionError(13, "Permission denied", str(args[0]))
 
-    monkeypatch.setattr(files, "open", denied, raising=False)
+    monkeypatch.setattr(safe_load, "open", denied, raising=False)
     assert refusal(tmp_path / "secret") == "cannot be read (Permission denied)"

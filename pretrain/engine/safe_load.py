@@ -5,6 +5,7 @@ Formats are told by content and not by name: torch's zip archives and its older 
 """
 
 import _compat_pickle
+import errno
 import os
 import pickle
 import pickletools
@@ -17,19 +18,20 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from .stand_ins import ALLOWED, INERT, inert
+from .stand_ins import ALLOWED, INERT, Inert, PickledArray, inert
 
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began its files before version 1.6
 MOST_UNPACKED = 16  # a zip archive may unpack to this many times its size: weights hardly compress, bombs do
 SMALL = 64 * 2**20  # or to this many bytes
 
 
-def read(path, unsafe=False):
-    """Read a checkpoint.
+def read(path, unsafe=False, remedy="add --unsafe-load"):
+    """Read a checkpoint of any origin.
 
     Args:
         path: a file of torch.save (.pth, .pt, .tar, .ckpt), .safetensors, .pkl or .npz.
         unsafe: unpickle whatever is in it, which can run code that the file brings along.
+        remedy: what to do with a file that is refused for what it holds, if it is trusted; for the message.
 
     Returns:
         What the file holds; tensors of a torch archive stay in the file (memory-mapped) until they are used.
@@ -56,7 +58,56 @@ def read(path, unsafe=False):
     except _Refused:
         raise
     except Exception as error:  # a damaged file may raise anything
-        raise ValueError(_reason(head, error)) from None
+        raise ValueError(_reason(head, error, remedy)) from None
+
+
+def read_own(path):
+    """Read a checkpoint that this project has written, and compare its checksums, which torch leaves out.
+
+    Returns:
+        dict: of tensors, which stay in the file (memory-mapped) until they are used, and plain values.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, no dictionary, or holds anything but tensors and plain values; one line without
+            the path.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    try:
+        with open(path, "rb") as file:
+            head = file.read(40)
+        if head[:2] != b"PK":
+            raise _Refused("no file of torch.save" if head else "the file is empty")
+        _zip_names(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except _Refused:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        raise ValueError(_reason(b"", error, "do not use it here")) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"holds a {type(content).__name__}, expected a dictionary")
+    return content
+
+
+def plain(content):
+    """What :func:`read` returns with numpy arrays in place of their stand-ins, and without what they stand for else.
+
+    Args:
+        content: nested dictionaries and lists.
+
+    Raises:
+        ValueError: if an array is not of plain numbers.
+    """
+    if isinstance(content, PickledArray):
+        if content.array is None:
+            raise ValueError("holds an array that is not of plain numbers: convert it with tools/convert_to_d2.py")
+        return content.array
+    if isinstance(content, Inert):
+        return {}
+    if isinstance(content, dict):
+        return {key: plain(value) for key, value in dict.items(content)}
+    return [plain(value) for value in content] if isinstance(content, list) else content
 
 
 class _Refused(ValueError):
@@ -153,20 +204,20 @@ class _Unpickler(pickle._Unpickler):
     dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
 
 
-def _reason(head, error):
-    """Why a file that begins with the bytes ``head`` could not be read."""
+def _reason(head, error, remedy):
+    """Why a file that begins with the bytes ``head`` could not be read, and what to do."""
     text = " ".join(str(error).split())
     match = re.search(r"GLOBAL ([\w.]+)", text)
     if match or "allow_pickle=False" in text:  # the latter is numpy's for an array of objects
         what = match[1].rstrip(".") if match else "Python objects"
         return (
-            f"holds more than tensors ({what}), and loading that could run code: refused; if you trust the file, add "
-            "--unsafe-load, or save its state dict alone with torch.save"
+            f"holds more than tensors ({what}), and loading that could run code: refused; if you trust the "
+            f"file, {remedy}, or save its state dict alone with torch.save"
         )
     if "Unsupported operand 149" in text:  # the first one of protocols 4 and 5
         return (
-            "saved with a pickle_protocol that torch reads only where it may run code: if you trust the file, add "
-            "--unsafe-load, or save its state dict with protocol 2"
+            "saved with a pickle_protocol that torch reads only where it may run code: if you trust the file, "
+            f"{remedy}, or save its state dict with protocol 2"
         )
     if "TorchScript" in text:
         return "a TorchScript archive, expected a state dict saved with torch.save"

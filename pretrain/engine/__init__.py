@@ -1,0 +1,1 @@
+"""Plumbing that pretraining, readouts and detection share: files, locks, configs, checkpoints, metrics, images."""

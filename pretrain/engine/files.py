@@ -1,0 +1,133 @@
+"""Files that are complete or not there, errors that name them, and what killed runs have left behind."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import uuid
+from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.\w+)?")  # names of temporary_name()
+OLDER = re.compile(r"checkpoint\.tmp|.+\.tmp\d+|\..+\.\d+\.tmp")  # those of version 0.1
+
+
+def write_whole(path, content):
+    """Write a file whole or not at all, down to the disk; its folder is made if need be.
+
+    Args:
+        path: of the file.
+        content: str, bytes, or a function that writes into an open binary file.
+
+    Raises:
+        OSError: naming ``path``, if it cannot be written; what was there stays.
+    """
+    with whole_file(path) as temporary:
+        write_new(temporary, content, path)
+
+
+def write_new(path, content, name=None):
+    """Write a file that is not there yet, down to the disk.
+
+    Args:
+        path, content: as of :func:`write_whole`.
+        name: that errors name instead of ``path``.
+
+    Raises:
+        OSError: if it cannot be written; a part of it may be there.
+    """
+    with named_errors(name or path), open(path, "xb") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path, content, indent=2):
+    """Write a JSON file as :func:`write_whole` does; ValueError if a number is not finite, which JSON does not have."""
+    write_whole(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Give the name of a temporary file, which becomes ``path`` if the context ends well, and is removed otherwise.
+
+    Yields:
+        Path: of a file beside ``path`` that is not there yet, with the same suffix.
+
+    Raises:
+        OSError: naming ``path``.
+    """
+    path = Path(path)
+    temporary = temporary_name(path)
+    try:
+        with named_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path):
+    """A name beside ``path`` that no other file has and :func:`remove_leftovers` knows."""
+    stem = Path(path).stem[:200]  # a name of 255 bytes would grow too long
+    return Path(path).with_name(f".{stem}.{uuid.uuid4().hex[:8]}.tmp{Path(path).suffix}")
+
+
+def remove_leftovers(folder):
+    """Remove the temporary files that a killed process has left. To be called by who has the folder's lock."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (TEMPORARY.fullmatch(entry.name) or OLDER.fullmatch(entry.name)) and entry.is_file():
+                with contextlib.suppress(OSError):
+                    os.remove(entry.path)
+
+
+@contextlib.contextmanager
+def named_errors(path):
+    """Say of which file an error of writing is: neither a full disk nor torch does, and no temporary file is meant.
+
+    Raises:
+        OSError: with the number of the error that it was.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # of torch's RuntimeError: what it met
+        if isinstance(cause, OSError) and cause.errno:
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise OSError(f"cannot write {path}: {' '.join(str(error).split())}") from error
+
+
+def sha256_of(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file):
+    """For Python 3.10, which has no hashlib.file_digest."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def text_of(path):
+    """The text of a file, empty if there is none."""
+    path = Path(path)
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _sync_folder(folder):
+    """Bring a new name down to the disk; some file systems cannot."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,129 @@
+"""metrics.json and its company: one line a logged iteration, written and read alike for all kinds of runs."""
+
+import json
+import math
+import os
+import re
+
+import numpy as np
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter, get_event_storage
+
+from .files import named_errors
+
+STEP = {"lr", "data_time"}  # one of these is in the line of a training step, and not in an evaluation's alone
+
+
+class MetricsWriter(JSONWriter):
+    """Detectron2's writer of metrics.json; half a line that a kill has left is ended first; errors name the file."""
+
+    def __init__(self, path, **kwargs):
+        """
+        Args:
+            path: of metrics.json; appended to.
+            kwargs: as Detectron2's.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
+        self.path = path
+        with named_errors(path):
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            end_last_line(path)
+            super().__init__(str(path), **kwargs)
+
+    def write(self):
+        with named_errors(self.path):
+            super().write()
+
+    def close(self):
+        with named_errors(self.path):
+            super().close()
+
+
+class TensorboardWriter(TensorboardXWriter):
+    """Detectron2's; errors name the folder of its files."""
+
+    def write(self):
+        with named_errors(self._place):
+            super().write()
+
+    def close(self):
+        with named_errors(self._place):
+            super().close()
+
+    @property
+    def _place(self):
+        return os.path.join(self._writer_args["log_dir"], "events.out.tfevents.*")
+
+
+class MetricPrinter(CommonMetricPrinter):
+    """Detectron2's line on the terminal, once an iteration: of a second one right after it no time can be told."""
+
+    _written = None
+
+    def write(self):
+        if get_event_storage().iter != self._written:
+            self._written = get_event_storage().iter
+            super().write()
+
+
+def end_last_line(path):
+    """Append the end of line that a file of lines lacks because its writer was killed; no file is made."""
+    if os.path.isfile(path) and os.path.getsize(path):
+        with open(path, "rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def read_metrics(path):
+    """Lines of a metrics.json by iteration, ascending.
+
+    Lines that a kill tore are skipped. Where training went back, to the checkpoint from which it was resumed or to
+    the start, what had been logged from there on is dropped.
+
+    Returns:
+        list of dicts, each with "iteration" (counted from 0); empty if there is no such file.
+    """
+    merged, last = {}, -1
+    if os.path.isfile(path):
+        with open(path, errors="replace") as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                    iteration = int(entry["iteration"])
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                    continue
+                if STEP & entry.keys():  # an evaluation's line may come after that of a later step
+                    if iteration <= last:
+                        merged = {i: m for i, m in merged.items() if i < iteration}
+                    last = iteration
+                merged.setdefault(iteration, {}).update(entry, iteration=iteration)
+    return [merged[i] for i in sorted(merged)]
+
+
+def series(metrics, pattern):
+    """Curves of the metrics whose names match.
+
+    Args:
+        metrics: of :func:`read_metrics`.
+        pattern: regular expression; its group is the curve's name.
+
+    Returns:
+        dict: name -> (iterations, counted from 1, and values), arrays without what is not finite.
+    """
+    curves = {}
+    for key in {key for entry in metrics for key in entry}:
+        if match := re.fullmatch(pattern, key):
+            points = [(entry["iteration"] + 1, entry.get(key)) for entry in metrics]
+            points = [(x, y) for x, y in points if isinstance(y, int | float) and _finite(y)]
+            if points:
+                curves[match[1]] = np.array(points, dtype=float).T
+    return curves
+
+
+def _finite(value):
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that is no float
+        return False

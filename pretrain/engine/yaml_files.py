@@ -1,0 +1,184 @@
+"""YAML as data: no tag makes an object, a key stands once, and a ``_BASE_`` leads back to nobody."""
+
+import os
+import re
+
+import yaml
+from detectron2.utils.file_io import PathManager
+
+BASE_KEY = "_BASE_"
+MOST_BYTES = 2**19  # of a file; the largest config of ours has 20 kB
+MOST_NODES = 10**6  # when aliases are written out, by which a few lines can stand for billions
+ADVICE = 'write "KEY: VALUE" lines, lists as [A, B], no tabs'
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with ``!!python/tuple`` as data and without keys that stand twice.
+
+    The one in Python: where lists go too deep, the one in C ends the process.
+    """
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                first = seen[key.tag, key.value].start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"the key {key.value} is there already, in line {first}, and only one of the two would be read: "
+                    "make one block of them",
+                    key.start_mark,
+                )
+            seen[key.tag, key.value] = key
+        return super().construct_mapping(node, deep)
+
+    def refuse(self, node):
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise yaml.constructor.ConstructorError(
+            None, None, f"the tag {tag} is refused, because it could run code: write plain values", node.start_mark
+        )
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
+_Loader.add_constructor(None, _Loader.refuse)
+
+
+def parse_yaml(text, where):
+    """YAML text to plain Python values; nothing in it is executed.
+
+    Args:
+        text: str or bytes in UTF-8, with or without a byte-order mark.
+        where: what to call it in errors, such as the path of its file.
+
+    Returns:
+        None, str, numbers, bool, date, list, tuple and dict.
+
+    Raises:
+        ValueError: if it is no YAML, has a tag that makes objects, a key twice, or is too large; one line.
+    """
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"{where}: {len(text) / 1e6:.1f} MB and more, which is no config")
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if _size(node, {}) > MOST_NODES:
+                raise ValueError(f"{where}: its aliases stand for more than {MOST_NODES:,} values")
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except UnicodeDecodeError:
+        raise ValueError(f"{where}: no text in UTF-8, and so no YAML") from None
+    except RecursionError:
+        raise ValueError(f"{where}: lists or blocks within each other without end, which is no config") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
+        problem = " ".join((problem or str(error)).split())
+        ours = problem.startswith(("the key ", "the tag "))
+        raise ValueError(f"{where}: {problem}" if ours else f"{where}: {problem}; {ADVICE}") from None
+    except (TypeError, OverflowError) as error:  # PyYAML on odd dates and keys
+        raise ValueError(f"{where}: {' '.join(str(error).split())}; {ADVICE}") from None
+
+
+def _size(node, sizes):
+    """Values that a node stands for, its aliases written out; RecursionError if it is within itself."""
+    if id(node) in sizes:
+        if sizes[id(node)] is None:
+            raise RecursionError
+        return sizes[id(node)]
+    sizes[id(node)] = None
+    size = 1
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        size += sum(_size(part, sizes) for part in (child if isinstance(child, tuple) else (child,)))
+    sizes[id(node)] = size
+    return size
+
+
+def read_yaml(path):
+    """The values in a YAML file; OSError if it cannot be read, ValueError as :func:`parse_yaml`."""
+    with PathManager.open(str(path), "rb") as file:
+        return parse_yaml(file.read(MOST_BYTES + 1), path)
+
+
+def read_config(path, _above=()):
+    """A config file upon its ``_BASE_``, one or a list of them, as fvcore merges them.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        dict: nested, with plain values.
+
+    Raises:
+        OSError: if a file cannot be read.
+        ValueError: as :func:`parse_yaml`; or if it is no mapping, or a ``_BASE_`` leads back to a file above it.
+    """
+    place = path if re.match(r"\w+://", str(path)) else os.path.realpath(path)
+    if place in _above:
+        names = " -> ".join(os.path.basename(name) for name in (*_above, place))
+        raise ValueError(f"{path}: its {BASE_KEY} leads back to it ({names}): remove one of these {BASE_KEY} lines")
+    config = read_yaml(path)
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: a {type(config).__name__}, but a config has lines KEY: VALUE")
+    bases, merged = config.pop(BASE_KEY, []), {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise ValueError(f"{path}: {BASE_KEY} is {base!r}, but must be the path of a file")
+        if not re.match(r"\w+://", base):
+            base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        try:
+            _merge(read_config(base, (*_above, place)), merged, base)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(error.errno, f"no such {BASE_KEY}, which {path} names", error.filename) from None
+    _merge(config, merged, path)
+    return merged
+
+
+def _merge(source, target, path):
+    """Put a nested dict over another one, in place."""
+    for key, value in source.items():
+        if isinstance(value, dict) and key in target:
+            if not isinstance(target[key], dict):
+                raise ValueError(f"{path}: {key} is a block, but a value in its {BASE_KEY}")
+            _merge(value, target[key], path)
+        else:
+            target[key] = value
+
+
+def merge_config_file(cfg, path):
+    """``cfg.merge_from_file(path)`` by :func:`read_config`; Detectron2's configs of older versions are upgraded.
+
+    Args:
+        cfg: a CfgNode of fvcore or Detectron2; changed in place.
+        path: of the file.
+
+    Raises:
+        OSError, ValueError: as :func:`read_config`.
+        KeyError, AssertionError, ...: as yacs raises them, of unknown keys and values of other types.
+    """
+    loaded = type(cfg)(read_config(path))
+    if "VERSION" not in cfg:
+        cfg.merge_from_other_cfg(loaded)
+        return
+    from detectron2.config.compat import downgrade_config, guess_version, upgrade_config
+
+    version = loaded.get("VERSION", None) or guess_version(loaded, path)
+    if version not in range(1, cfg.VERSION + 1):
+        raise ValueError(f"{path}: VERSION {version}, but Detectron2's configs have 1 to {cfg.VERSION}")
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(loaded)
+        return
+    older = downgrade_config(cfg, to_version=version)
+    older.merge_from_other_cfg(loaded)
+    upgraded = upgrade_config(older)
+    cfg.clear()
+    cfg.update(upgraded)
