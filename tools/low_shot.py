@@ -24,6 +24,7 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS
+from pretrain.engine.yaml_files import parse_yaml, read_config
 
 EXAMPLE = """example:
   python tools/low_shot.py --config-file configs/table3/coco_1k_resnet50_loco_800ep.yaml --num-gpus 8
@@ -62,11 +63,11 @@ def same_as_before(cfg, out):
 
     Where they are run is free, and for splits that are not begun by how many processes.
     """
-    settings = yaml.safe_load(cfg.dump())
+    settings = parse_yaml(cfg.dump(), "the config")
     del settings["DATALOADER"]["NUM_WORKERS"], settings["MODEL"]["DEVICE"], settings["OUTPUT_DIR"]
     path = out / "low_shot.yaml"
     if path.exists() and (list(out.glob("seed*/last_checkpoint")) or list(out.glob("seed*/results.json"))):
-        before = yaml.safe_load(path.read_text())
+        before = read_config(path)
         changed = sorted(key for key in {*settings, *before} if settings.get(key) != before.get(key))
         if changed:
             raise ValueError(

@@ -69,7 +69,7 @@ def parse_yaml(text, where):
             if node is None:
                 return None
             if _size(node, {}) > MOST_NODES:
-                raise ValueError(f"{where}: its aliases stand for more than {MOST_NODES:,} values")
+                raise yaml.YAMLError(f"its aliases stand for more than {MOST_NODES:,} values")
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -81,9 +81,9 @@ def parse_yaml(text, where):
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         problem = " ".join((problem or str(error)).split())
-        ours = problem.startswith(("the key ", "the tag "))
+        ours = problem.startswith(("the key ", "the tag ", "its aliases "))
         raise ValueError(f"{where}: {problem}" if ours else f"{where}: {problem}; {ADVICE}") from None
-    except (TypeError, OverflowError) as error:  # PyYAML on odd dates and keys
+    except (TypeError, ValueError, OverflowError) as error:  # PyYAML on odd dates and keys
         raise ValueError(f"{where}: {' '.join(str(error).split())}; {ADVICE}") from None
 
 

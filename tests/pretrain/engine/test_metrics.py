@@ -1,0 +1,108 @@
+"""metrics.json: lines that a kill tore, a full disk, and a run that went back."""
+
+import errno
+import json
+import logging
+
+import pytest
+from detectron2.utils.events import EventStorage
+
+from pretrain.engine.metrics import MetricPrinter, MetricsWriter, TensorboardWriter, read_metrics, series
+
+
+def log(path, *iterations, **scalars):
+    """Log some iterations as a new process would."""
+    with EventStorage() as storage:
+        writer = MetricsWriter(path)
+        for storage.iter in iterations:
+            storage.put_scalars(lr=0.1, total_loss=1.0 + storage.iter, smoothing_hint=False, **scalars)
+            writer.write()
+        writer.close()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 30])
+def test_half_a_line_does_not_swallow_the_next(tmp_path, cut):
+    path = tmp_path / "metrics.json"
+    log(path, 0, 1, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    log(path, 2, 3)
+    assert [entry["iteration"] for entry in read_metrics(path)] == [0, 1, 2, 3]
+    assert path.read_bytes().startswith(whole[:-cut] + b"\n")  # nothing that was there is lost
+
+
+def test_a_whole_file_gets_no_empty_line(tmp_path):
+    log(tmp_path / "metrics.json", 0)
+    log(tmp_path / "metrics.json", 1)
+    assert [json.loads(line)["iteration"] for line in (tmp_path / "metrics.json").read_text().splitlines()] == [0, 1]
+
+
+def lines(tmp_path, *entries):
+    (tmp_path / "metrics.json").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    return read_metrics(tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize("step", ["lr", "data_time"])
+def test_what_was_logged_beyond_the_checkpoint_is_dropped(tmp_path, step):
+    entries = [{"iteration": i, step: 0.1, "x": i} for i in (0, 1, 2)]
+    metrics = lines(tmp_path, *entries, {"iteration": 1, step: 0.1, "x": 9}, {"iteration": 0, "bbox/AP": 5.0})
+    assert [(m["iteration"], m["x"]) for m in metrics] == [(0, 0), (1, 9)] and metrics[0]["bbox/AP"] == 5.0
+    assert [m["x"] for m in lines(tmp_path, *entries, {"iteration": 0, step: 0.1, "x": 7})] == [7]
+
+
+def test_lines_that_are_none(tmp_path):
+    (tmp_path / "metrics.json").write_bytes(
+        b'\xff\xfe{"iteration": 1}\n[3]\n"a"\nnull\n{"iteration": "x"}\n{"iteration": 1e999}\n{"a": 1}\n'
+        + b"[" * 100_000 + b'\n{"iteration": 2, "lr": NaN, "x": 1}\n'
+    )  # fmt: skip
+    metrics = read_metrics(tmp_path / "metrics.json")
+    assert [m["iteration"] for m in metrics] == [2]
+    assert series(metrics, "(.+)").keys() == {"iteration", "x"} and read_metrics(tmp_path / "gone") == []
+    assert series([{"iteration": 0, "x": 10**400}, {"iteration": 1, "x": True}], "(x)")["x"].tolist() == [[2], [1]]
+
+
+@pytest.mark.parametrize("writer", [MetricsWriter])
+def test_a_full_disk_is_named(tmp_path, writer):
+    path = tmp_path / "metrics.json"
+    path.symlink_to("/dev/full")
+    with EventStorage() as storage:
+        writer = writer(path)
+        storage.put_scalar("lr", 0.1)
+        for call in (writer.write, writer.close):
+            with pytest.raises(OSError) as error:
+                call()
+            assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
+
+
+def test_a_full_disk_is_named_by_tensorboard(tmp_path, monkeypatch):
+    with EventStorage() as storage:
+        writer = TensorboardWriter(str(tmp_path))
+        storage.put_scalar("lr", 0.1)
+        writer.write()
+
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(writer._writer, "add_scalar", full)
+        storage.iter = 1
+        storage.put_scalar("lr", 0.1)
+        with pytest.raises(OSError, match="tfevents"):
+            writer.write()
+        writer.close()
+
+
+def test_a_second_line_of_the_same_iteration_is_not_printed(caplog):
+    """Its rate would be a division by no iterations: Detectron2 calls writers again when a step has failed."""
+    logging.getLogger("detectron2").propagate = True
+    with EventStorage() as storage, caplog.at_level(logging.INFO):
+        printer = MetricPrinter(10)
+        for storage.iter in (0, 0, 1, 1):
+            storage.put_scalar("total_loss", 1.0)
+            printer.write()
+    assert len(caplog.records) == 2
+
+
+def test_the_place_must_be_writable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="metrics.json"):
+        MetricsWriter(tmp_path / "file" / "metrics.json")
