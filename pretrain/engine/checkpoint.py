@@ -84,7 +84,12 @@ def items_of(cfg, prefix=""):
         if isinstance(value, CN):
             yield from items_of(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, list(value) if isinstance(value, tuple) else value
+            yield prefix + key, _as_lists(value)
+
+
+def _as_lists(value):
+    """A value with lists in place of tuples, which YAML does not have, at any depth."""
+    return [_as_lists(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def differing_keys(cfg, saved, free):

@@ -24,7 +24,9 @@ def test_a_file_is_written_and_replaced(tmp_path, content):
         assert path.read_bytes() == b"text" and names(path.parent) == ["a.txt"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyError("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyError("x"), KeyboardInterrupt()]
+)
 def test_what_goes_wrong_leaves_the_older_file(tmp_path, error):
     (tmp_path / "a.json").write_text("older")
 

@@ -81,7 +81,11 @@ def test_every_config_as_fvcore_reads_it(path):
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_subnormal=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False, allow_subnormal=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -163,7 +167,7 @@ def _is_unsafe(call):
 
 
 def test_files_are_read_safely_everywhere():
-    """In one place each: a plain ``yaml.load``, ``pickle.load`` or ``torch.load`` elsewhere would be a way around it."""
+    """In one place each: ``yaml.load``, ``pickle.load`` or a plain ``torch.load`` elsewhere would be a way around."""
     root, found = CONFIGS.parent, []
     for path in [path for part in ("loco_det", "pretrain", "tools") for path in (root / part).rglob("*.py")]:
         name = path.relative_to(root).as_posix()
