@@ -114,11 +114,11 @@ class GuardedCheckpointer(DetectionCheckpointer):
         write_whole(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
 
-def newest_of_all(folder, check=lambda content: None):
+def newest_of_all(folder, check=lambda content: None, warn=True):
     """The newest readable checkpoint of a run, chosen by process 0 for all.
 
     Args:
-        folder, check: as of :func:`pretrain.engine.checkpoint.newest_readable`.
+        folder, check, warn: as of :func:`pretrain.engine.checkpoint.newest_readable`.
 
     Returns:
         tuple: its path, and its "trainer", empty if there is none.
@@ -129,7 +129,7 @@ def newest_of_all(folder, check=lambda content: None):
     found = None
     if comm.is_main_process():
         try:
-            path, content = newest_readable(folder, check)
+            path, content = newest_readable(folder, check, warn)
             found = path, content.get("trainer", {})
         except (OSError, ValueError) as error:
             found = error

@@ -221,7 +221,7 @@ def check_resumed(cfg):
         FileNotFoundError: if there is no checkpoint.
         ValueError: if none can be read, or the run began with other values.
     """
-    _, saved = newest_of_all(cfg.OUTPUT_DIR, lambda content: content["trainer"]["seed"])
+    _, saved = newest_of_all(cfg.OUTPUT_DIR, lambda content: content["trainer"]["seed"], warn=False)
     if cfg.SEED < 0:
         cfg.SEED = saved["seed"]
     cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]

@@ -36,13 +36,14 @@ def iteration_of(name):
     return float(match[1] or "inf") if match else None
 
 
-def newest_readable(folder, check=lambda content: None):
-    """The newest checkpoint of a run that is whole; for each damaged one a warning.
+def newest_readable(folder, check=lambda content: None, warn=True):
+    """The newest checkpoint of a run that is whole.
 
     Args:
         folder: of the run.
         check: function that gets the content and raises ValueError if it is of another run, which ends the search, or
             KeyError, TypeError or AttributeError if it lacks what a checkpoint has.
+        warn: whether the log names each damaged one.
 
     Returns:
         tuple: path, and content, whose tensors stay in the file until they are used.
@@ -54,6 +55,7 @@ def newest_readable(folder, check=lambda content: None):
     names = checkpoint_names(folder)
     if not names:
         raise FileNotFoundError(f"{folder}: nothing to resume; leave out --resume to start anew")
+    reasons = []
     for name in names:
         path = os.path.join(folder, name)
         try:
@@ -66,8 +68,10 @@ def newest_readable(folder, check=lambda content: None):
                 return path, content
             except (KeyError, TypeError, AttributeError) as error:
                 why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else error
-        logger.warning(f"{path} is damaged or no checkpoint of ours ({why}): trying the one before")
-    raise ValueError(f"{folder}: none of {', '.join(names)} can be read: start anew without --resume")
+        reasons.append(f"{name} ({why})")
+        if warn:
+            logger.warning(f"{path} is damaged or no checkpoint of ours ({why}): trying the one before")
+    raise ValueError(f"{folder}: none of {', '.join(reasons)} can be read: start anew without --resume")
 
 
 def saved_config(content):

@@ -68,15 +68,15 @@ def read_own(path):
         dict: of tensors, which stay in the file (memory-mapped) until they are used, and plain values.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it cannot be opened.
         ValueError: if it is damaged, no dictionary, or holds anything but tensors and plain values; one line without
             the path.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    with open(path, "rb") as file:
+        head = file.read(40)
     try:
-        with open(path, "rb") as file:
-            head = file.read(40)
         if head[:2] != b"PK":
             raise _Refused("no file of torch.save" if head else "the file is empty")
         _zip_names(path)

@@ -125,10 +125,9 @@ def read_config(path, _above=()):
         names = " -> ".join(os.path.basename(name) for name in (*_above, place))
         raise ValueError(f"{path}: its {BASE_KEY} leads back to it ({names}): remove one of these {BASE_KEY} lines")
     config = read_yaml(path)
-    if config is None:
-        return {}
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: a {type(config).__name__}, but a config has lines KEY: VALUE")
+        what = "nothing" if config is None else f"a {type(config).__name__}"
+        raise ValueError(f"{path}: {what}, but a config has lines KEY: VALUE")
     bases, merged = config.pop(BASE_KEY, []), {}
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..distributed import outlive_sigterm
 from ..engine.files import write_whole
+from ..engine.safe_load import read_own
 from .labelled import CentralCrops, collate_readable
 from .progress import with_progress
 
@@ -156,7 +157,9 @@ def cached_features(encoder, image_lists, cfg, weights):
         "amp": encoder.amp,
     }
     names = [digest_of(paths) for paths in image_lists]
-    stored = _read_cache(path, key, encoder.stages, named=bool(cfg.FEATURES.CACHE))
+    stored = {}
+    if comm.is_main_process():
+        stored = _read_cache(path, key, encoder.stages, named=bool(cfg.FEATURES.CACHE))
     known = comm.all_gather(list(stored))[0]  # process 0 decides
     if set(names) <= set(known):
         logger.info(f"features of {sum(map(len, image_lists))} images are read from {path}")
@@ -210,19 +213,19 @@ def _read_cache(path, key, stages, named):
     if not os.path.exists(path):
         return {}
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError:
-        raise
-    except Exception as error:  # whatever torch and pickle make of a file that is not theirs, or damaged
+        content = read_own(path)  # its checksums, too: a flipped bit in it would be in all that is learned from it
+    except ValueError as error:
         if not named:
-            why = str(error).partition("\n")[0] or type(error).__name__
-            logger.warning(f"{path} cannot be used ({why}): the features are computed anew")
+            logger.warning(f"{path} cannot be used ({error}): the features are computed anew")
             return {}
-        content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a file of features: name another FEATURES.CACHE")
-    other = sorted(name for name in {*key, *content["key"]} if content["key"].get(name) != key.get(name))
-    images = {name: part for name, part in content["images"].items() if set(stages) <= part[0].keys()}
+        raise ValueError(f"{path} is not a file of features ({error}): name another FEATURES.CACHE") from None
+    try:
+        if content["format"] != FORMAT:
+            raise KeyError
+        other = sorted(name for name in {*key, *content["key"]} if content["key"].get(name) != key.get(name))
+        images = {name: part for name, part in content["images"].items() if set(stages) <= part[0].keys()}
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise ValueError(f"{path} is not a file of features: name another FEATURES.CACHE") from None
     if images and not other:
         return images
     why = f"is of another {other[0]}" if other else f"has not all of {', '.join(stages)}"

@@ -210,8 +210,8 @@ def test_failure_leaves_the_earlier_pictures_and_no_half_written_file(record, me
     before = save_comparisons([(record, nothing())] * 2, metadata, out)
     content = [path.read_bytes() for path in before]
 
-    def torn(self, path, *args):
-        path.write_bytes(b"half")
+    def torn(self, file, format):
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", torn)

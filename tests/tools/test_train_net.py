@@ -94,13 +94,15 @@ def test_evaluation_of_the_result_gives_the_same_numbers(run_tool, trained, data
 
 def test_resume_goes_on_and_fine_tuning_changes_the_backbone(run_tool, data, tmp_path):
     options = arguments(data, tmp_path, "demo_coco_loco_finetune")
-    assert run_tool("train_net.py", *options, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()").returncode == 0
+    assert run_tool("train_net.py", *options).returncode == 0
     before = results(tmp_path)
+    for name in ("model_final.pth", "model_0000001.pth", "results.json"):  # as if killed in the second iteration
+        (tmp_path / name).unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
     done = run_tool("train_net.py", "--resume", *options, "MODEL.WEIGHTS", "")
     assert done.returncode == 0 and "Starting training from iteration 1" in done.stdout
     after = results(tmp_path)
     assert after["weights"] == before["weights"] == str(data / "r18.pkl") and after["iteration"] == 2
-    assert after["seconds"] > before["seconds"]
     model = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     source = torch.load(data / "r18.pth", weights_only=True)
     for ours, theirs in (("stem.conv1.weight", "conv1.weight"), ("res5.1.conv2.weight", "layer4.1.conv2.weight")):
@@ -281,7 +283,7 @@ def test_checkpoints_that_cannot_be_resumed(call_tool, in_checkout, data, tmp_pa
     (tmp_path / "last_checkpoint").write_text("model_0.pth")
     assert call_tool("train_net", *named(tmp_path, "--resume", *arguments(data, tmp_path))) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "model_0.pth: no checkpoint of a run that can be resumed" in error
+    assert error.count("\n") == 1 and "none of model_0.pth (" in error and ") can be read" in error
 
 
 def test_sync_bn_on_the_cpu_is_bn(call_tool, in_checkout, data, tmp_path, whole):

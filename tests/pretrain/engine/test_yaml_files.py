@@ -136,8 +136,9 @@ def test_bases_that_cannot_be(tmp_path, files, error, message):
 
 
 def test_an_empty_file_and_a_byte_order_mark(tmp_path):
-    (tmp_path / "a.yaml").write_text("# nothing\n")
-    assert read_config(tmp_path / "a.yaml") == {}
+    (tmp_path / "a.yaml").write_text("# a remark\n")
+    with pytest.raises(ValueError, match="a.yaml: nothing, but a config has lines"):
+        read_config(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfA: 1\r\nB: 1e-3\r\n")
     assert read_config(tmp_path / "a.yaml") == {"A": 1, "B": "1e-3"}
 

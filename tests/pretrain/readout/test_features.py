@@ -120,6 +120,17 @@ def grow(cache):
         f.write(b"0")
 
 
+def flip_a_bit(cache):
+    path = os.path.join(cache.cfg.OUTPUT_DIR, "features.pth")
+    with open(path, "rb") as f:
+        data = bytearray(f.read())
+    values = torch.load(path, weights_only=True)["images"]
+    part = next(iter(values.values()))[0]["res3"]
+    data[data.index(part.numpy().tobytes()) + 1] ^= 1  # amid the features: torch.load notices nothing
+    with open(path, "wb") as f:
+        f.write(data)
+
+
 def damage(cache):
     with open(os.path.join(cache.cfg.OUTPUT_DIR, "features.pth"), "wb") as f:
         f.write(b"PK nothing")
@@ -132,6 +143,7 @@ def damage(cache):
         (lambda cache: setattr(cache.pooled, "amp", True), "is of another amp"),
         (lambda cache: cache.pooled.mean.add_(1), "is of another mean"),
         (lambda cache: damage(cache), "cannot be used"),
+        (lambda cache: flip_a_bit(cache), "cannot be used (a damaged checkpoint (checksum of"),
         (touch, "are written to"),
         (grow, "are written to"),
         (lambda cache: cache.lists[0].pop(), "are written to"),
@@ -162,7 +174,7 @@ def test_a_file_that_is_not_of_features_is_left_alone(cache, tmp_path, content):
         path.write_bytes({"text": b"notes", "nothing": b""}.get(content, path.read_bytes()[:-30]))
     before = path.read_bytes()
     cache.cfg.FEATURES.CACHE = str(path)
-    with pytest.raises(ValueError, match="precious.pth is not a file of features: name another FEATURES.CACHE$"):
+    with pytest.raises(ValueError, match="precious.pth is not a file of features.*: name another FEATURES.CACHE$"):
         cache()
     assert path.read_bytes() == before and not cache.pooled.encoder.shown
 

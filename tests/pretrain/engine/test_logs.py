@@ -1,0 +1,42 @@
+"""Logs: lines as Detectron2 writes them, and a full disk that ends no run."""
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+
+from pretrain.engine.logs import start_logs
+
+CHILD = """
+import logging, sys
+from pretrain.engine.logs import raise_log_errors, start_logs
+start_logs(sys.argv[1], "pretrain", "loco_det")
+for i in range(3):
+    logging.getLogger("pretrain.x").info(f"line {i}")
+print("the run has come to its end")
+try:
+    raise_log_errors()
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+def test_lines_go_to_the_file(tmp_path):
+    start_logs(str(tmp_path / "run"), "pretrain", "loco_det")
+    start_logs(str(tmp_path / "run"), "pretrain")
+    logging.getLogger("pretrain.some").info("a line")
+    logging.getLogger("loco_det.other").warning("a warning")
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert [line.split("] ", 1)[1] for line in lines] == [
+        "pretrain.some INFO: a line", "loco_det.other WARNING: a warning"
+    ]  # fmt: skip
+
+
+def test_a_full_disk_ends_the_log_but_not_the_run(tmp_path):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    done = subprocess.run([sys.executable, "-c", CHILD, tmp_path], capture_output=True, text=True)
+    warning = f"warning: {tmp_path}/log.txt: {os.strerror(errno.ENOSPC)}: the run goes on without this log\n"
+    assert done.stderr == warning
+    end = done.stdout.splitlines()[-2:]
+    assert end == ["the run has come to its end", f"{errno.ENOSPC} {tmp_path}/log.txt"]
