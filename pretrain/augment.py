@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .engine.files import write_whole
+
 cv2.setNumThreads(0)  # the loader's workers are the parallelism
 
 
@@ -194,6 +196,9 @@ def save_views(path, images, view, seed, height=128):
         images: iterable of (H, W, 3) uint8 RGB; nothing is written if there are none.
         view: function (image, numpy Generator, 0 or 1) -> (S, S, 3) uint8.
         seed: of the augmentation.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     rows, rng = [], np.random.default_rng(seed)
     for image in images:
@@ -205,4 +210,4 @@ def save_views(path, images, view, seed, height=128):
         return
     width = max(row.shape[1] for row in rows)
     sheet = np.vstack([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows])
-    Image.fromarray(sheet).save(path)
+    write_whole(path, lambda file: Image.fromarray(sheet).save(file, "PNG"))

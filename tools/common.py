@@ -25,6 +25,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from pretrain.encoders import is_own_code
+from pretrain.engine.files import named_errors
 from pretrain.engine.lock import lock_folder, unlock_folder
 from pretrain.engine.yaml_files import merge_config_file, parse_yaml
 
@@ -137,8 +138,8 @@ def _as_list(text):
 def log_command(output_dir):
     """Add this command line to ``command.txt`` in the run's folder, for the report."""
     if comm.is_main_process():
-        os.makedirs(output_dir, exist_ok=True)
-        with open(os.path.join(output_dir, "command.txt"), "a") as f:
+        path = os.path.join(output_dir, "command.txt")
+        with named_errors(path), open(path, "a", errors="surrogateescape") as f:
             f.write(shlex.join(["python", *sys.argv]) + "\n")
 
 

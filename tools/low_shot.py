@@ -24,6 +24,8 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS
+from pretrain.engine.files import write_json, write_whole
+from pretrain.engine.lock import lock_folder
 from pretrain.engine.yaml_files import parse_yaml, read_config
 
 EXAMPLE = """example:
@@ -37,11 +39,12 @@ def main(args):
     add_loco_config(cfg)
     merge_config(cfg, args)
     out, splits = Path(cfg.OUTPUT_DIR), splits_of(cfg, args.num_splits)
+    lock_folder(out)
     same_as_before(cfg, out)
     for split, name in splits.items():
         train(args, out / split, name)
     summary = summarize(cfg, {split: out / split for split in splits})
-    write(out / "summary.json", json.dumps(summary, indent=2))
+    write_json(out / "summary.json", summary)
     print(text(summary))
 
 
@@ -75,13 +78,7 @@ def same_as_before(cfg, out):
                 "choose another OUTPUT_DIR, or remove that folder"
             )
     out.mkdir(parents=True, exist_ok=True)
-    write(path, yaml.safe_dump(settings))
-
-
-def write(path, content):
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_text(content)
-    os.replace(temporary, path)
+    write_whole(path, yaml.safe_dump(settings))
 
 
 def train(args, folder, name):

@@ -31,6 +31,8 @@ from detectron2.utils import comm
 from iopath.common.file_io import file_lock, get_cache_dir
 from tqdm import tqdm
 
+from pretrain.engine.files import whole_file
+
 logger = logging.getLogger(__name__)
 
 UPSTREAM = "deeplearning.projects.cityscapesApi.cityscapesscripts"
@@ -139,13 +141,8 @@ def _read(path, warn=False):
 
 def _write(path, records):
     """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with gzip.open(temporary, "wt", compresslevel=1, encoding="utf-8") as f:
-            json.dump(records, f)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, gzip.open(temporary, "wt", compresslevel=1, encoding="utf-8") as f:
+        json.dump(records, f)
 
 
 def _load(files):

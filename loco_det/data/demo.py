@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from loco_det.data.layouts import coco_dataset, write_cityscapes, write_coco_image, write_image
 from loco_det.data.scenes import CLASSES, draw_scene
+from pretrain.engine.files import write_json, write_whole
 
 LAYOUTS = ("unlabeled", "coco", "cityscapes")
 VERSION = 1  # of the generator: raise it when the same arguments would give other bytes
@@ -72,7 +73,7 @@ def make_demo_data(
         with _pool(workers) as run:
             for layout in asked["layouts"]:
                 _write_layout(layout, building, asked, run)
-        (building / MANIFEST).write_text(json.dumps(asked, indent=1) + "\n")
+        write_json(building / MANIFEST, asked, indent=1)
         os.replace(building, root)  # also replaces an empty folder
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -140,7 +141,7 @@ def _write_layout(layout, root, asked, run):
             (folder / "annotations").mkdir(exist_ok=True)
             records = _scenes(write_coco_image, folder / split, stream, count, asked, run)
             text = json.dumps(coco_dataset(records, asked["size"]))
-            (folder / "annotations" / f"instances_{split}.json").write_text(text)
+            write_whole(folder / "annotations" / f"instances_{split}.json", text)
         elif layout == "cityscapes":
             for kind in ("leftImg8bit", "gtFine"):
                 (folder / kind / split / f"demo{split}").mkdir(parents=True)

@@ -9,6 +9,7 @@ from pycocotools import mask as mask_util
 
 from loco_det.data.backdrops import BUILDING, ROAD, SIDEWALK, SKY, TERRAIN, VEGETATION, WALL
 from loco_det.data.scenes import CLASSES
+from pretrain.engine.files import named_errors
 
 JPEG_QUALITY = 92
 MIN_POLYGON_IOU = 0.95  # of the decoded polygons with the exact mask, below which RLE is written
@@ -29,7 +30,8 @@ def _write_picture(path, array, *options):
     """Encodes an (H, W) or RGB (H, W, 3) array by the path's suffix. imwrite would not say why it failed."""
     if array.ndim == 3:
         array = array[:, :, ::-1]
-    path.write_bytes(cv2.imencode(path.suffix, array, options)[1].tobytes())
+    with named_errors(path):
+        path.write_bytes(cv2.imencode(path.suffix, array, options)[1].tobytes())
 
 
 def write_image(scene, folder, index):
@@ -125,7 +127,9 @@ def write_cityscapes(scene, folder, index, split):
     _write_picture(folder / "gtFine" / f"{stem}_gtFine_labelIds.png", labels)
     height, width = ids.shape
     text = json.dumps({"imgHeight": height, "imgWidth": width, "objects": objects})
-    (folder / "gtFine" / f"{stem}_gtFine_polygons.json").write_text(text)
+    path = folder / "gtFine" / f"{stem}_gtFine_polygons.json"
+    with named_errors(path):
+        path.write_text(text)
 
 
 def _stuff_objects(stuff):

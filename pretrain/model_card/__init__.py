@@ -5,7 +5,6 @@ and time from ``metrics.json``, readouts from the ``results.json`` of the tools 
 the same card, to the byte.
 """
 
-import shutil
 from pathlib import Path
 
 from ..curves import LossPlot, draw_losses
@@ -57,5 +56,5 @@ def _place_curves(run, path):
     if not drawn.is_file():
         return draw_losses(run.folder / "metrics.json", path, LossPlot(run.cfg).chance)
     if drawn.resolve() != path.resolve():
-        shutil.copyfile(drawn, path)
+        write_whole(path, drawn.read_bytes())
     return True
