@@ -1,11 +1,18 @@
 """The trainer where no run on the CPU comes by."""
 
+import functools
 from types import SimpleNamespace
 
+import pytest
+import torch
+from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
 
 from loco_det import trainer
-from loco_det.trainer import Trainer
+from loco_det.config import add_loco_config
+from loco_det.data.loader import Batches
+from loco_det.trainer import FREE, Trainer, check_resumed
+from pretrain.engine.checkpoint import items_of
 
 
 def test_results_are_those_of_the_detector_and_not_of_its_wrapper(monkeypatch, tmp_path):
@@ -20,3 +27,77 @@ def test_results_are_those_of_the_detector_and_not_of_its_wrapper(monkeypatch, t
     run.checkpointer = SimpleNamespace(model="detector")
     run.train()
     assert given == ["detector"]
+
+
+@pytest.fixture
+def resumed(tmp_path):
+    """Config of a run that has a checkpoint."""
+    cfg = get_cfg()
+    add_loco_config(cfg)
+    cfg.merge_from_file("configs/demo_coco_loco_frozen.yaml")
+    cfg.OUTPUT_DIR, cfg.SEED, cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(tmp_path), 7, "w.pkl", "cpu"
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    trainer = {"seed": 7, "batch": batch, "weights": "w.pkl", "config": cfg.dump()}
+    torch.save({"model": {}, "trainer": trainer, "iteration": 3}, tmp_path / "model_0000003.pth")
+    return cfg
+
+
+def test_what_decides_no_weight_may_change_when_a_run_is_resumed(resumed):
+    check_resumed(resumed)
+    cfg = resumed.clone()
+    for key, value in items_of(cfg):
+        if any(key == name or key.startswith(f"{name}.") for name in FREE - {"SEED", "OUTPUT_DIR"}):
+            *path, last = key.split(".")
+            node = functools.reduce(getattr, path, cfg)
+            node[last] = {bool: not value, str: "other"}.get(type(value), ["other"])
+    check_resumed(cfg)
+
+
+def test_an_empty_seed_and_weights_become_the_runs(resumed):
+    resumed.SEED, resumed.MODEL.WEIGHTS = -1, ""
+    check_resumed(resumed)
+    assert (resumed.SEED, resumed.MODEL.WEIGHTS) == (7, "w.pkl")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SOLVER.BASE_LR", 0.5, "a run with other values of SOLVER.BASE_LR: resume it with its own config.yaml"),
+        ("SOLVER.MAX_ITER", 9, "other values of SOLVER.MAX_ITER"),
+        ("SOLVER.STEPS", (1, 2), "other values of SOLVER.STEPS"),
+        ("MODEL.WEIGHTS", "other.pkl", "other values of MODEL.WEIGHTS"),
+        ("MODEL.BACKBONE.FREEZE_AT", 0, "other values of MODEL.BACKBONE.FREEZE_AT"),
+        ("TEST.PRECISE_BN.NUM_ITER", 3, "other values of TEST.PRECISE_BN.NUM_ITER"),
+        ("INPUT.MIN_SIZE_TRAIN", (1,), "other values of INPUT.MIN_SIZE_TRAIN"),
+        ("SEED", 8, "SEED is 8, but the run began with 7"),
+        ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.IMS_PER_BATCH is 2, but the run began with 8"),
+    ],
+)
+def test_what_decides_the_weights_is_refused(resumed, key, value, message):
+    resumed.merge_from_list([key, value])
+    with pytest.raises(ValueError, match=message):
+        check_resumed(resumed)
+
+
+def test_a_checkpoint_of_version_01_goes_on(resumed, tmp_path):
+    path = tmp_path / "model_0000003.pth"
+    content = torch.load(path, weights_only=True)
+    del content["trainer"]["config"]
+    torch.save(content, path)
+    resumed.SOLVER.BASE_LR = 0.5
+    check_resumed(resumed)
+
+
+def test_other_data_are_told_by_their_content():
+    def digest(**change):
+        batches = Batches([True], 1, 0)
+        annotation = {"category_id": 1, "bbox": [1, 2, 3, 4], "bbox_mode": 1}
+        record = {"file_name": "/a/b/1.jpg", "width": 3, "height": 4, "annotations": [annotation]}
+        batches.records = [record | change]
+        return batches.digest
+
+    same = digest()
+    assert digest(file_name="/elsewhere/1.jpg") == same
+    other = {"category_id": 1, "bbox": [1, 2, 3, 5]}
+    changes = ({"file_name": "/a/b/2.jpg"}, {"width": 4}, {"annotations": [other]}, {"annotations": []})
+    assert len({digest(**change) for change in changes} | {same}) == 5

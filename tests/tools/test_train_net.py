@@ -200,7 +200,8 @@ def named(out, *options):
 
 def state(out, name="model_final"):
     found = torch.load(out / f"{name}.pth", weights_only=True)
-    del found["trainer"]["seconds"], found["trainer"]["weights"]
+    for key in ("seconds", "weights", "config"):  # the config has OUTPUT_DIR
+        del found["trainer"][key]
     return found
 
 
