@@ -156,8 +156,9 @@ def check_run(cfg, resume=False, eval_only=False):
 
     Raises:
         FileNotFoundError: if there is nothing to resume, or no such weights.
-        ValueError: if no weights or no data are named, there is no evaluator for the data or of that name, or the batch
-            does not fit SOLVER.REFERENCE_WORLD_SIZE.
+        ValueError: if no weights or no data are named, there is no evaluator for the data or of that name, mixed
+            precision is to be trained on another device than a GPU, or the batch does not fit
+            SOLVER.REFERENCE_WORLD_SIZE.
     """
     if resume:
         if not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
@@ -166,6 +167,11 @@ def check_run(cfg, resume=False, eval_only=False):
         raise ValueError("MODEL.WEIGHTS is empty: name a converted checkpoint, or random for a random initialisation")
     elif cfg.MODEL.WEIGHTS != "random":
         check_file(cfg.MODEL.WEIGHTS)
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ValueError(
+            f"SOLVER.AMP.ENABLED True needs a GPU, for Detectron2 trains in float16 there only: on MODEL.DEVICE "
+            f"{cfg.MODEL.DEVICE} set it to False"
+        )
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         raise ValueError(
             f"no data to {'evaluate' if eval_only else 'train'} on: name a --config-file, "

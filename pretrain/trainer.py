@@ -19,6 +19,7 @@ from .checkpoint import AtomicCheckpointer, named_errors
 from .curves import LossPlot
 from .data import UNREADABLE, build_loader, list_images, read_image
 from .distributed import GradientReducer, StopOnSigterm, Terminated, broadcast_state, worst_of_processes
+from .engine.precision import with_precision
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
 from .readout.evaluation import Evaluation
@@ -36,6 +37,9 @@ class Trainer(TrainerBase):
 
     ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of every unit, their sum ``total_loss``, ``grad_norm``,
     ``lr``, ``images_per_second``, ``time``, ``data_time`` and ``eta_seconds``.
+
+    Attributes:
+        cfg: the config, in which SOLVER.AMP.ENABLED auto has become True or False.
     """
 
     def __init__(self, cfg, resume=False):
@@ -49,7 +53,7 @@ class Trainer(TrainerBase):
             ValueError: if the config cannot work, or what is to be resumed is damaged or another run.
         """
         super().__init__()
-        self.cfg = cfg
+        self.cfg = cfg = with_precision(cfg, resume)
         solver = cfg.SOLVER
         if comm.get_world_size() > 1 and (cfg.MODEL.DEVICE == "cuda") != (torch.distributed.get_backend() == "nccl"):
             raise ValueError(

@@ -289,7 +289,7 @@ def train_two_iterations(dump):
     reached = {block for unit in cfg.MODEL.UNITS for block in blocks_of(unit, learner.encoder)}
     for step in range(2):
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.SOLVER.AMP.ENABLED):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.SOLVER.AMP.ENABLED is not False):
             losses = learner.forward_backward(views())
         for block, parameters in parameters_of(learner.encoder).items():
             for p in parameters:

@@ -18,6 +18,7 @@ from detectron2.utils.logger import setup_logger
 
 from loco_det.convert import add_encoder_config, load_encoder_of
 from pretrain.checkpoint import write_config
+from pretrain.engine.precision import with_precision
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder, cached_features
 from pretrain.readout.knn import knn_of_features, warn_of_k
@@ -50,6 +51,7 @@ def main(args):
         logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
         for note in (readable.summary(), *readable.source.notes):
             logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
+        cfg = with_precision(cfg)
         torch.set_flush_denormal(True)  # as in pretraining
         path = os.path.join(cfg.OUTPUT_DIR, "results.json")
         if comm.is_main_process():

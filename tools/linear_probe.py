@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from loco_det.convert import add_encoder_config, load_encoder_of
 from pretrain.checkpoint import write_config
+from pretrain.engine.precision import with_precision
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder
 from pretrain.readout.probe import LinearProbe
@@ -45,6 +46,7 @@ def main(args):
         logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="pretrain")
         for note in (readable.summary(), *readable.source.notes):
             logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
+        cfg = with_precision(cfg, args.resume)
         torch.set_flush_denormal(True)  # as in pretraining
         (mean, std), stages = readable.conventions[1:3], cfg.MODEL.STAGES or readable.encoder.feature_names
         encoder = PooledEncoder(readable.encoder, mean, std, stages, cfg.SOLVER.AMP.ENABLED)

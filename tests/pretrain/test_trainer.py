@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.checkpoint import FREE, _items
+from pretrain.checkpoint import FREE, _items, write_config
 from pretrain.config import check, get_cfg
+from pretrain.engine import precision
 from pretrain.learner import build_learner
 from pretrain.trainer import Trainer
 
@@ -153,6 +154,27 @@ def test_knn_and_the_picture_of_losses(images, reference, tmp_path):
     assert min(Image.open(out / "losses.png").size) > 300
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Trainer(config(images, out, **{"KNN.TRAIN": "/nowhere"}))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_is_one_of_two_types_for_the_whole_run(images, tmp_path, monkeypatch, fast):
+    keys = {"INPUT.CROP_SIZE": 64, "SOLVER.CHECKPOINT_PERIOD": 1}
+    expected = train(config(images, tmp_path / "expected", **keys, **{"SOLVER.AMP.ENABLED": fast}))
+    auto = config(images, tmp_path / "auto", **keys, **{"SOLVER.AMP.ENABLED": "auto"})
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"amx_bf16"} if fast else {"avx2"})
+    torch.manual_seed(auto.SEED)
+    first = Trainer(auto)
+    write_config(first.cfg)
+    first.max_iter = 1  # killed after the first of two iterations
+    first.train()
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx2"} if fast else {"amx_bf16"})  # on another machine
+    second = Trainer(auto, resume=True)
+    second.train()
+    assert torch.equal(torch.cat([p.detach().flatten() for p in second.learner.encoder.parameters()]), expected)
+    saved = torch.load(tmp_path / "auto" / "model_final.pth", weights_only=True)
+    assert f"ENABLED: {str(fast).lower()}" in saved["config"] and auto.SOLVER.AMP.ENABLED == "auto"
+    with pytest.raises(ValueError, match="a run with other values of SOLVER.AMP.ENABLED: "):
+        Trainer(config(images, tmp_path / "auto", **keys, **{"SOLVER.AMP.ENABLED": not fast}), resume=True)
 
 
 def test_all_keys_are_tested():

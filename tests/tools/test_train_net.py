@@ -127,6 +127,7 @@ def test_cityscapes_layout(run_tool, data, tmp_path):
         (["--eval-only"], "tensors of the detector"),
         (["--resume"], "nothing to resume"),
         (["--num-gpus", "2", "--dist-url", "auto"], "--num-gpus above 1 needs GPUs"),
+        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED True needs a GPU"),
         (["SOLVER.REFERENCE_WORLD_SIZE", "8"], "SOLVER.IMS_PER_BATCH 2 is no multiple"),
     ],
 )

@@ -1,0 +1,1 @@
+"""What training loops share, of pretraining, readouts and detection alike."""
