@@ -2,7 +2,10 @@
 
 from types import SimpleNamespace
 
-from detectron2.engine import DefaultTrainer
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.engine import DefaultTrainer, hooks
 
 from loco_det import trainer
 from loco_det.trainer import Trainer
@@ -20,3 +23,16 @@ def test_results_are_those_of_the_detector_and_not_of_its_wrapper(monkeypatch, t
     run.checkpointer = SimpleNamespace(model="detector")
     run.train()
     assert given == ["detector"]
+
+
+@pytest.mark.parametrize(("period", "start", "times"), [(0, 0, 1), (100, 0, 4), (100, 250, 2)])
+def test_what_the_estimate_counts_beside_iterations(monkeypatch, period, start, times):
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: [{}] * 80)
+    run = object.__new__(Trainer)
+    run.cfg, run.start_iter, run.max_iter = get_cfg(), start, 350
+    run.cfg.merge_from_list(["TEST.EVAL_PERIOD", period, "TEST.PRECISE_BN.NUM_ITER", 20, "DATASETS.TEST", "('a', 'b')",
+                             "SOLVER.IMS_PER_BATCH", 8])  # fmt: skip
+    batches = pytest.approx(times * 20 * 0.4)  # 160 images are 20 batches, too
+    precise = object.__new__(hooks.PreciseBN)
+    assert run._extras([precise, None]) == [("precise BN", batches), ("evaluation", batches)]
+    assert run._extras([None]) == [("precise BN", 0), ("evaluation", batches)]

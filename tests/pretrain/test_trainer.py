@@ -11,8 +11,9 @@ from PIL import Image
 from pretrain.checkpoint import FREE, _items, write_config
 from pretrain.config import check, get_cfg
 from pretrain.engine import precision
+from pretrain.engine.estimate import TimeEstimate
 from pretrain.learner import build_learner
-from pretrain.trainer import Trainer
+from pretrain.trainer import KNN_IMAGE, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,33 @@ def test_all_keys_are_tested():
 def test_another_run_is_not_resumed(images, reference, key, value):
     with pytest.raises(ValueError, match=f"a run with other values of {key}: "):
         Trainer(config(images, reference[1], **{key: value}), resume=True)
+
+
+def estimate_of(trainer):
+    return next(hook for hook in trainer._hooks if isinstance(hook, TimeEstimate))
+
+
+def test_the_estimate_counts_knn(images, tmp_path):
+    assert estimate_of(Trainer(config(images, tmp_path))).extras == []
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for path in images.iterdir():
+                (tmp_path / split / label / path.name).write_bytes(path.read_bytes())
+    for test, passes in (("", 16), (str(tmp_path / "test"), 32)):
+        knn = {"KNN.TRAIN": str(tmp_path / "train"), "KNN.TEST": test, "KNN.PERIOD": 0.5}
+        estimate = estimate_of(Trainer(config(images, tmp_path, **knn)))
+        assert estimate.extras == [("kNN", pytest.approx(2 * passes * KNN_IMAGE / 4))]  # twice; 4 images in a step
+
+
+@pytest.mark.parametrize(("batch", "said"), [(64, 1), (8, 0)])
+def test_a_recipe_for_gpus_is_named_before_data_are_read(tmp_path, caplog, batch, said):
+    logging.getLogger("pretrain").propagate = True  # other tests have it log to a file
+    cfg = config("/nowhere", tmp_path, **{"INPUT.CROP_SIZE": 224, "SOLVER.IMS_PER_BATCH": batch})
+    with pytest.raises(FileNotFoundError, match="/nowhere"):
+        Trainer(cfg)
+    assert sum("two CPU cores take about 19 s for a step of 64 images" in text for text in caplog.messages) == said
+    assert sum("configs/pretrain/cpu_loco.yaml" in text for text in caplog.messages) == said
 
 
 @pytest.fixture

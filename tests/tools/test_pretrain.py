@@ -60,8 +60,9 @@ def test_files_and_figures_of_a_run(whole_run):
 
 
 def test_auto_is_resolved_in_the_runs_config(call_tool, images, tmp_path):
-    options = ["DATASETS.TRAIN", images, "OUTPUT_DIR", tmp_path, *SMALL, "INPUT.CROP_SIZE", 64, "SOLVER.EPOCHS", 1.0]
-    assert call_tool("pretrain", *options, "SOLVER.WARMUP_EPOCHS", 0.0, "SOLVER.AMP.ENABLED", "auto") == 0
+    options = ["DATASETS.TRAIN", images, "OUTPUT_DIR", tmp_path, *SMALL, "INPUT.CROP_SIZE", 64]
+    one_step = ["SOLVER.EPOCHS", 1.0, "SOLVER.IMS_PER_BATCH", 16, "SOLVER.WARMUP_EPOCHS", 0.0]
+    assert call_tool("pretrain", *options, *one_step, "SOLVER.AMP.ENABLED", "auto") == 0
     fast, why = bfloat16_support("cpu")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["SOLVER"]["AMP"]["ENABLED"] is fast
     assert f"auto: {'bfloat16' if fast else 'float32'}, because {why}" in (tmp_path / "log.txt").read_text()
