@@ -46,7 +46,8 @@ def main(args):
     cfg.freeze()
     with run_folder(cfg.OUTPUT_DIR):
         default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loco_det")
+        for name in ("loco_det", "pretrain"):  # what is shared with pretraining logs under its name
+            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
         quiet_trainer()
         torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
         if not args.eval_only:

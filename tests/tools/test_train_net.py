@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from loco_det.convert import convert
 from loco_det.data.demo import make_demo_data
 from pretrain.encoders import build_encoder
+from pretrain.engine import estimate
 
 TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(1,)", "SOLVER.CHECKPOINT_PERIOD", 1, "DATALOADER.NUM_WORKERS", 0,
@@ -236,8 +238,15 @@ def whole(call_tool, killed, data, tmp_path_factory, request):
     options = [*arguments(data, out, "demo_coco_loco_finetune"), *STEPS, "SEED", state(killed)["trainer"]["seed"]]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(request.config.rootpath)
+        patch.setattr(estimate, "ENOUGH", 0.0)
         assert call_tool("train_net", *named(out, *options)) == 0
     return out
+
+
+def test_how_long_it_takes_is_in_the_log(whole):
+    """Of 4 iterations with a batch of precise BN and 3 test images after every two."""
+    lines = re.findall(r"about .* for 4 iterations at .* each, with .*", (whole / "log.txt").read_text())
+    assert len(lines) == 1 and re.search(r"precise BN \(about .*\) and evaluation \(about .*\) on cpu$", lines[0])
 
 
 def test_a_killed_run_ends_with_the_same_bits(killed, whole):
