@@ -5,11 +5,12 @@ import os
 import time
 
 import torch
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.utils import comm
 
 from pretrain.engine.checkpoint import checkpoint_names, differing_keys, refuse_other_config, saved_config
+from pretrain.engine.estimate import TimeEstimate, times_due, warning_of_size
 from pretrain.engine.metrics import MetricPrinter, MetricsWriter, TensorboardWriter
 
 from . import backbones, roi_heads  # noqa: F401, registers them
@@ -31,6 +32,9 @@ FREE = {
     "TEST.KEYPOINT_OKS_SIGMAS", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG", "TEST.COCO_EVALUATOR", "TEST.NUM_PICTURES",
     "TEST.PICTURE_THRESHOLD",
 }  # fmt: skip
+# Measured by benchmarks/detection_step.py with a frozen ResNet-50 on 2 images of 800 x 1216 (2 cores of an AMD EPYC)
+STEP_SECONDS = 5.0  # for a million pixels
+FORWARD = 0.4  # time of an image in evaluation or precise BN, x that of an image in a step
 
 
 class Trainer(DefaultTrainer):
@@ -132,7 +136,16 @@ class Trainer(DefaultTrainer):
         for hook in built:
             if isinstance(hook, hooks.PreciseBN):
                 hook.__class__ = SamePreciseBN
-        return [*built, StopOnSigterm()]
+        estimate = [TimeEstimate(self.cfg.MODEL.DEVICE, self._extras(built))] if comm.is_main_process() else []
+        return [*built, *estimate, StopOnSigterm()]
+
+    def _extras(self, built):
+        """What else takes time until the end, as :class:`TimeEstimate` has it."""
+        test, batch = self.cfg.TEST, self.cfg.SOLVER.IMS_PER_BATCH
+        times = times_due(self.start_iter, self.max_iter, test.EVAL_PERIOD)
+        images = sum(len(DatasetCatalog.get(name)) for name in self.cfg.DATASETS.TEST)
+        precise = test.PRECISE_BN.NUM_ITER if any(isinstance(hook, hooks.PreciseBN) for hook in built) else 0
+        return [("precise BN", times * precise * FORWARD), ("evaluation", times * images / batch * FORWARD)]
 
     def build_writers(self):
         out = self.cfg.OUTPUT_DIR
@@ -174,6 +187,18 @@ class Trainer(DefaultTrainer):
         return results
 
 
+def size_warning(cfg):
+    """What to say before training on a CPU with steps that are sized for GPUs; None if there is nothing to say.
+
+    Args:
+        cfg: the config, whose batch is not yet that of one process (SOLVER.REFERENCE_WORLD_SIZE).
+    """
+    images = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or 1)
+    height = max(cfg.INPUT.MIN_SIZE_TRAIN)
+    width = min(height * 4 // 3, cfg.INPUT.MAX_SIZE_TRAIN)
+    return warning_of_size(cfg.MODEL.DEVICE, images, height, width, STEP_SECONDS, "configs/cpu_loco_frozen.yaml")
+
+
 def check_run(cfg, resume=False, eval_only=False):
     """What can be said before any data or network is there.
 
@@ -183,8 +208,9 @@ def check_run(cfg, resume=False, eval_only=False):
 
     Raises:
         FileNotFoundError: if there is nothing to resume, or no such weights.
-        ValueError: if no weights or no data are named, there is no evaluator for the data or of that name, or the batch
-            does not fit SOLVER.REFERENCE_WORLD_SIZE.
+        ValueError: if no weights or no data are named, there is no evaluator for the data or of that name, mixed
+            precision is to be trained on another device than a GPU, or the batch does not fit
+            SOLVER.REFERENCE_WORLD_SIZE.
     """
     if resume:
         if not checkpoint_names(cfg.OUTPUT_DIR):
@@ -193,6 +219,11 @@ def check_run(cfg, resume=False, eval_only=False):
         raise ValueError("MODEL.WEIGHTS is empty: name a converted checkpoint, or random for a random initialisation")
     elif cfg.MODEL.WEIGHTS != "random":
         check_file(cfg.MODEL.WEIGHTS)
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ValueError(
+            f"SOLVER.AMP.ENABLED True needs a GPU, for Detectron2 trains in float16 there only: on MODEL.DEVICE "
+            f"{cfg.MODEL.DEVICE} set it to False"
+        )
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         raise ValueError(
             f"no data to {'evaluate' if eval_only else 'train'} on: name a --config-file, "

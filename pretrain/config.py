@@ -1,12 +1,46 @@
 """The pretraining config: every key, its default and what it means. Unknown keys are errors."""
 
+import contextlib
+
 import torch
 from fvcore.common.config import CfgNode as CN
+
+from .engine.precision import AUTO
+
+CHOICES = {"SOLVER.AMP.ENABLED": (True, False, AUTO)}  # keys whose values are of several types, which yacs refuses
+
+
+class Config(CN):
+    """fvcore's CfgNode, which also merges the keys of ``CHOICES``; ValueError on what is none of a key's choices."""
+
+    @classmethod
+    def _decode_cfg_value(cls, value):
+        return CN._decode_cfg_value(value)  # groups become CN, the class of the groups here: yacs merges no others
+
+    def merge_from_other_cfg(self, cfg_other):
+        for key in CHOICES:
+            with contextlib.suppress(KeyError, TypeError):  # it is not among the others, or a part of it is no group
+                self._take_type(key, value_of(cfg_other, key))
+        return super().merge_from_other_cfg(cfg_other)
+
+    def merge_from_list(self, cfg_list):
+        for key, value in zip(cfg_list[::2], cfg_list[1::2], strict=False):
+            if key in CHOICES:
+                self._take_type(key, value)
+        return super().merge_from_list(cfg_list)
+
+    def _take_type(self, key, value):
+        """Before a merge: the type of a key's old value becomes that of the new one."""
+        value, choices = self._decode_cfg_value(value), CHOICES[key]
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise ValueError(f"{key} is {value}, but must be {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
+        group, _, name = key.rpartition(".")
+        value_of(self, group)[name] = value
 
 
 def get_cfg():
     """A fresh config with the defaults: LoCo ResNet-50 as in the paper."""
-    _C = CN()
+    _C = Config()
     _C.OUTPUT_DIR = "./output/pretrain"
     _C.SEED = 0  # of initialisation, order of the data and augmentation
 
@@ -83,7 +117,9 @@ def get_cfg():
     _C.SOLVER.LOG_PERIOD = 20  # iterations between lines on the terminal and in metrics.json
 
     _C.SOLVER.AMP = CN()
-    _C.SOLVER.AMP.ENABLED = False  # bfloat16 autocast of the forward passes; the losses stay in float32
+    # bfloat16 autocast of the forward passes; the losses stay in float32. auto: where MODEL.DEVICE is faster with it
+    # (pretrain/engine/precision.py); decided once, when the run begins, whose config.yaml says True or False
+    _C.SOLVER.AMP.ENABLED = False
     return _C
 
 

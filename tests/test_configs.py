@@ -16,8 +16,11 @@ import pretrain.learner as learner_module
 from pretrain.config import check, value_of
 from pretrain.config import get_cfg as pretrain_cfg
 from pretrain.encoders import StageEncoder, build_encoder
+from pretrain.engine.checkpoint import items_of
+from pretrain.engine.estimate import warning_of_size
 from pretrain.learner import build_learner
 from pretrain.optim import build_optimizer
+from pretrain.trainer import STEP_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -166,6 +169,7 @@ ROWS = {  # published top-1, and in what the row differs from LoCo
 }  # fmt: skip
 OTHERS = {"demo_loco": loco(), "demo_loco_long": loco(), "demo_random": {"MODEL.UNITS": []}}  # not from a paper
 OTHERS["resnet50_random"] = OTHERS["demo_random"]
+OTHERS["cpu_loco"] = OTHERS["demo_loco"]
 
 
 @functools.lru_cache
@@ -203,6 +207,20 @@ def test_learning_rates_as_the_papers_state_them():
     solver = pretraining_cfg("resnet50_barlow").SOLVER
     weights, biases = build_optimizer(solver, torch.nn.BatchNorm2d(2)).param_groups
     assert (weights["lr"], biases["lr"]) == (pytest.approx(0.2 * 8), pytest.approx(0.0048 * 8))
+
+
+def test_the_recipe_for_a_cpu_is_the_demos_with_larger_crops():
+    cpu, demo = dict(items_of(pretraining_cfg("cpu_loco"))), dict(items_of(pretraining_cfg("demo_loco")))
+    assert {key for key in cpu if cpu[key] != demo[key]} == {"DATASETS.TRAIN", "INPUT.CROP_SIZE", "OUTPUT_DIR"}
+
+
+@pytest.mark.parametrize("name", [*ROWS, *OTHERS])
+def test_recipes_for_gpus_are_named_as_such_on_a_cpu(name):
+    cfg = pretraining_cfg(name)
+    size = cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_SIZE, STEP_SECONDS, "small.yaml"
+    said = warning_of_size("cpu", *size)
+    assert said is None if name.startswith(("demo_", "cpu_")) else said.endswith("--config-file small.yaml")
+    assert warning_of_size("cuda", *size) is None
 
 
 # --- pretraining: every row trains ------------------------------------------------------------------------------------
@@ -289,7 +307,7 @@ def train_two_iterations(dump):
     reached = {block for unit in cfg.MODEL.UNITS for block in blocks_of(unit, learner.encoder)}
     for step in range(2):
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.SOLVER.AMP.ENABLED):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.SOLVER.AMP.ENABLED is not False):
             losses = learner.forward_backward(views())
         for block, parameters in parameters_of(learner.encoder).items():
             for p in parameters:

@@ -21,6 +21,7 @@ from torch import nn
 import loco_det.backbones
 import loco_det.roi_heads  # noqa: F401, both register what configs name
 from loco_det.config import add_loco_config
+from loco_det.trainer import size_warning
 from pretrain.config import value_of
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -215,6 +216,7 @@ DEMO = {  # generated scenes: the recipe but for these keys, which follow from s
     "demo_cityscapes_loco_frozen": freeze(5),
     "demo_cityscapes_loco_finetune": freeze(0),
 }
+CPU = {"cpu_loco_frozen": freeze(5)}  # your own data, likewise
 SMALLER = ("SIZE", "TOPK", "CHANNELS", "_DIM", "DEPTH", "WARMUP_ITERS", "WORLD_SIZE")
 
 
@@ -242,7 +244,7 @@ def flat(node, prefix=""):
 
 
 def test_every_config_is_in_these_tables():
-    assert {*ROWS, *DEMO} == set(LEAVES)
+    assert {*ROWS, *DEMO, *CPU} == set(LEAVES)
     bases = {os.path.normpath(os.path.join(os.path.dirname(f), base)) for f in FILES for base in bases_of(f)}
     unused = set(FILES) - set(LEAVES) - {base[: -len(".yaml")] for base in bases}
     assert not unused
@@ -303,13 +305,33 @@ def test_leaves_are_short_and_their_first_line_says_what_they_are(name):
         assert all(word in resolved(name).PUBLISHED.ROW for word in said)
 
 
-@pytest.mark.parametrize("name", DEMO)
-def test_demo_variants_change_data_size_and_schedule_only(name):
-    cfg, recipe = resolved(name), {**FPN, **DEMO[name]}
+@pytest.mark.parametrize("name", [*DEMO, *CPU])
+def test_small_variants_change_data_size_and_schedule_only(name):
+    cfg, recipe = resolved(name), {**FPN, **{**DEMO, **CPU}[name]}
     different = {key for key in recipe if value_of(cfg, key) != recipe[key]}
     assert all(any(word in key for word in SMALLER) for key in different), different
     assert (cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP) == ("", 0.0)
-    assert cfg.MODEL.WEIGHTS == "" and cfg.OUTPUT_DIR.startswith("demo_output/")
+    assert cfg.MODEL.WEIGHTS == "" and cfg.OUTPUT_DIR.startswith("demo_output/" if name in DEMO else "output/")
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_recipes_for_gpus_are_named_as_such_on_a_cpu(name):
+    cfg = resolved(name)
+    cfg.MODEL.DEVICE = "cpu"
+    said = size_warning(cfg)
+    assert said is None if name in {*DEMO, *CPU} else said.endswith(": --config-file configs/cpu_loco_frozen.yaml")
+    cfg.MODEL.DEVICE = "cuda"
+    assert size_warning(cfg) is None
+
+
+def test_what_a_step_takes_on_a_cpu():
+    """As benchmarks/detection_step.py has measured it, 9.7 s for 2 images of 800 x 1216; and the schedule's batch of 16
+    is for 8 GPUs."""
+    cfg = resolved("coco_loco_frozen")
+    cfg.MODEL.DEVICE = "cpu"
+    assert "two CPU cores take about 8.5 s for a step of 2 images of 800 x 1066 pixels" in size_warning(cfg)
+    cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH = 0, 1
+    assert size_warning(cfg) is None
 
 
 # --- every recipe trains ----------------------------------------------------------------------------------------------
@@ -343,7 +365,7 @@ def groups():
     and makes a group is the network, its norms, what is frozen, the number of classes, and the learning rate.
     """
     found = {}
-    for name in [*ROWS, *DEMO]:
+    for name in [*ROWS, *DEMO, *CPU]:
         found.setdefault(shrunk(name).dump(), name)
     return list(found.values())
 

@@ -63,6 +63,8 @@ def run_step(number, count, title, done, checkpoints, command):
     try:
         for line in process.stdout:
             last = [*last[-20:], line.rstrip()]
+            if words := re.search(r"about .* iterations at .* on \S+$|SOLVER.AMP.ENABLED auto: .*", line.rstrip()):
+                print(f"    {words[0]:<100}", flush=True)
             progress = re.search(r"eta: .*?loss[^ ]*: [\d.]+|Inference done \d+/\d+.*ETA=\S+", line)
             if progress and time.time() - shown > (1 if terminal else 20):
                 shown = time.time()

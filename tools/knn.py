@@ -20,6 +20,7 @@ from loco_det.convert import add_encoder_config, load_encoder_of
 from pretrain.engine.checkpoint import write_config
 from pretrain.engine.files import write_json
 from pretrain.engine.logs import start_logs
+from pretrain.engine.precision import with_precision
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder, cached_features
 from pretrain.readout.knn import knn_of_features, warn_of_k
@@ -54,6 +55,7 @@ def main(args):
         start_logs(cfg.OUTPUT_DIR, "pretrain")
         for note in (readable.summary(), *readable.source.notes):
             logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
+        cfg = with_precision(cfg)
         torch.set_flush_denormal(True)  # as in pretraining
         path = os.path.join(cfg.OUTPUT_DIR, "results.json")
         if comm.is_main_process():

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from loco_det.convert import add_encoder_config, load_encoder_of
 from pretrain.engine.checkpoint import write_config
 from pretrain.engine.logs import start_logs
+from pretrain.engine.precision import with_precision
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder
 from pretrain.readout.probe import LinearProbe
@@ -45,6 +46,7 @@ def main(args):
         start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
         for note in (readable.summary(), *readable.source.notes):
             logging.getLogger("pretrain").info(f"{cfg.MODEL.WEIGHTS}: {note}")
+        cfg = with_precision(cfg, args.resume)
         torch.set_flush_denormal(True)  # as in pretraining
         (mean, std), stages = readable.conventions[1:3], cfg.MODEL.STAGES or readable.encoder.feature_names
         encoder = PooledEncoder(readable.encoder, mean, std, stages, cfg.SOLVER.AMP.ENABLED)

@@ -40,7 +40,7 @@ def main(args):
         seed_all_rng(cfg.SEED)
         trainer = Trainer(cfg, resume=args.resume)
         if comm.is_main_process():
-            write_config(cfg)
+            write_config(trainer.cfg)
         environment = collect_env_info().partition("PyTorch built with")[0]
         logging.getLogger("pretrain").info(f"Environment info:\n{environment}")  # for the model card
     trainer.train()

@@ -17,7 +17,7 @@ from detectron2.utils.env import seed_all_rng
 
 from loco_det.config import add_loco_config
 from loco_det.data.datasets import prepare_datasets
-from loco_det.trainer import Trainer, check_resumed, check_run, evaluate
+from loco_det.trainer import Trainer, check_resumed, check_run, evaluate, size_warning
 from pretrain.engine.checkpoint import write_config
 from pretrain.engine.logs import start_logs
 
@@ -48,6 +48,8 @@ def main(args):
     merge_config(cfg, args)
     if comm.get_world_size() > 1 and (cfg.MODEL.DEVICE == "cpu" or not torch.cuda.is_available()):
         raise ValueError("--num-gpus above 1 needs GPUs: Detectron2 trains on the CPU in one process only")
+    if not args.eval_only and (warning := size_warning(cfg)):
+        print(f"WARNING: {warning}", flush=True)  # before data are read, and so before there is a log
     prepare_datasets(cfg)
     check_run(cfg, args.resume, args.eval_only)
     if not (args.resume or args.eval_only):

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode as CN
 
-from ..config import value_of
+from ..config import Config, value_of
 from .results import rate_name
 
 
 def get_cfg():
     """A fresh config with the defaults: the linear readout of the LoCo paper."""
-    _C = CN()
+    _C = Config()
     _C.OUTPUT_DIR = "./output/readout"
     _C.SEED = 0  # of the held-out images, the classifiers' first weights, the order of the data and augmentation
 
@@ -62,7 +62,9 @@ def get_cfg():
     _C.SOLVER.LOG_PERIOD = 20  # iterations between lines on the terminal and in metrics.json
 
     _C.SOLVER.AMP = CN()
-    _C.SOLVER.AMP.ENABLED = False  # bfloat16 autocast of the encoder; the classifiers stay in float32
+    # bfloat16 autocast of the encoder; the classifiers stay in float32. auto: where MODEL.DEVICE is faster with it
+    # (pretrain/engine/precision.py); decided once, when the run begins, whose config.yaml says True or False
+    _C.SOLVER.AMP.ENABLED = False
 
     _C.KNN = CN()  # tools/knn.py only: every K with every TEMPERATURE
     _C.KNN.K = [200]  # neighbours that vote, and temperature, of Wu et al. 2018 (arXiv 1805.01978)

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.engine import DefaultTrainer
+from detectron2.data import DatasetCatalog
+from detectron2.engine import DefaultTrainer, hooks
 
 from loco_det import trainer
 from loco_det.config import add_loco_config
@@ -101,3 +102,14 @@ def test_other_data_are_told_by_their_content():
     other = {"category_id": 1, "bbox": [1, 2, 3, 5]}
     changes = ({"file_name": "/a/b/2.jpg"}, {"width": 4}, {"annotations": [other]}, {"annotations": []})
     assert len({digest(**change) for change in changes} | {same}) == 5
+@pytest.mark.parametrize(("period", "start", "times"), [(0, 0, 1), (100, 0, 4), (100, 250, 2)])
+def test_what_the_estimate_counts_beside_iterations(monkeypatch, period, start, times):
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: [{}] * 80)
+    run = object.__new__(Trainer)
+    run.cfg, run.start_iter, run.max_iter = get_cfg(), start, 350
+    run.cfg.merge_from_list(["TEST.EVAL_PERIOD", period, "TEST.PRECISE_BN.NUM_ITER", 20, "DATASETS.TEST", "('a', 'b')",
+                             "SOLVER.IMS_PER_BATCH", 8])  # fmt: skip
+    batches = pytest.approx(times * 20 * 0.4)  # 160 images are 20 batches, too
+    precise = object.__new__(hooks.PreciseBN)
+    assert run._extras([precise, None]) == [("precise BN", batches), ("evaluation", batches)]
+    assert run._extras([None]) == [("precise BN", 0), ("evaluation", batches)]

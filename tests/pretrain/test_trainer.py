@@ -10,9 +10,11 @@ from PIL import Image
 
 from pretrain.checkpoint import FREE
 from pretrain.config import check, get_cfg
-from pretrain.engine.checkpoint import items_of
+from pretrain.engine import precision
+from pretrain.engine.checkpoint import items_of, write_config
+from pretrain.engine.estimate import TimeEstimate
 from pretrain.learner import build_learner
-from pretrain.trainer import Trainer
+from pretrain.trainer import KNN_IMAGE, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,27 @@ def test_knn_and_the_picture_of_losses(images, reference, tmp_path):
         Trainer(config(images, out, **{"KNN.TRAIN": "/nowhere"}))
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_is_one_of_two_types_for_the_whole_run(images, tmp_path, monkeypatch, fast):
+    keys = {"INPUT.CROP_SIZE": 64, "SOLVER.CHECKPOINT_PERIOD": 1}
+    expected = train(config(images, tmp_path / "expected", **keys, **{"SOLVER.AMP.ENABLED": fast}))
+    auto = config(images, tmp_path / "auto", **keys, **{"SOLVER.AMP.ENABLED": "auto"})
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"amx_bf16"} if fast else {"avx2"})
+    torch.manual_seed(auto.SEED)
+    first = Trainer(auto)
+    write_config(first.cfg)
+    first.max_iter = 1  # killed after the first of two iterations
+    first.train()
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx2"} if fast else {"amx_bf16"})  # on another machine
+    second = Trainer(auto, resume=True)
+    second.train()
+    assert torch.equal(torch.cat([p.detach().flatten() for p in second.learner.encoder.parameters()]), expected)
+    saved = torch.load(tmp_path / "auto" / "model_final.pth", weights_only=True)
+    assert f"ENABLED: {str(fast).lower()}" in saved["config"] and auto.SOLVER.AMP.ENABLED == "auto"
+    with pytest.raises(ValueError, match="a run with other values of SOLVER.AMP.ENABLED: "):
+        Trainer(config(images, tmp_path / "auto", **keys, **{"SOLVER.AMP.ENABLED": not fast}), resume=True)
+
+
 def test_all_keys_are_tested():
     elsewhere = {"LOSS.LAMBDA", "MODEL.DECODER.TIE", "SOLVER.AMP.ENABLED", "MODEL.COMPILE"}
     assert {key for key, _ in items_of(get_cfg())} == {*CHANGES, *FREE, *elsewhere}
@@ -165,6 +188,33 @@ def test_all_keys_are_tested():
 def test_another_run_is_not_resumed(images, reference, key, value):
     with pytest.raises(ValueError, match=f"a run with other values of {key}: "):
         Trainer(config(images, reference[1], **{key: value}), resume=True)
+
+
+def estimate_of(trainer):
+    return next(hook for hook in trainer._hooks if isinstance(hook, TimeEstimate))
+
+
+def test_the_estimate_counts_knn(images, tmp_path):
+    assert estimate_of(Trainer(config(images, tmp_path))).extras == []
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for path in images.iterdir():
+                (tmp_path / split / label / path.name).write_bytes(path.read_bytes())
+    for test, passes in (("", 16), (str(tmp_path / "test"), 32)):
+        knn = {"KNN.TRAIN": str(tmp_path / "train"), "KNN.TEST": test, "KNN.PERIOD": 0.5}
+        estimate = estimate_of(Trainer(config(images, tmp_path, **knn)))
+        assert estimate.extras == [("kNN", pytest.approx(2 * passes * KNN_IMAGE / 4))]  # twice; 4 images in a step
+
+
+@pytest.mark.parametrize(("batch", "said"), [(64, 1), (8, 0)])
+def test_a_recipe_for_gpus_is_named_before_data_are_read(tmp_path, caplog, batch, said):
+    logging.getLogger("pretrain").propagate = True  # other tests have it log to a file
+    cfg = config("/nowhere", tmp_path, **{"INPUT.CROP_SIZE": 224, "SOLVER.IMS_PER_BATCH": batch})
+    with pytest.raises(FileNotFoundError, match="/nowhere"):
+        Trainer(cfg)
+    assert sum("two CPU cores take about 19 s for a step of 64 images" in text for text in caplog.messages) == said
+    assert sum("configs/pretrain/cpu_loco.yaml" in text for text in caplog.messages) == said
 
 
 @pytest.fixture

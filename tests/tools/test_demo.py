@@ -57,6 +57,16 @@ def test_a_finished_step_is_skipped_and_an_interrupted_one_resumed(demo, capfd, 
     assert "python tools/tool.py --resume KEY 1" in capfd.readouterr().out
 
 
+def test_how_long_it_takes_and_in_which_precision_is_shown(demo, capfd, tmp_path):
+    lines = ["[time pretrain.engine.precision]: SOLVER.AMP.ENABLED auto: float32, because of this CPU", "[time]: other",
+             "[time pretrain.engine.estimate]: about 17 min for 460 iterations at 2.2 s each on cpu"]  # fmt: skip
+    stand_in(f"print(*{lines}, sep='\\n'); open('done', 'w')")
+    demo.run_step(1, 1, "a step", tmp_path / "done", None, ["tool.py"])
+    shown = [line.strip() for line in capfd.readouterr().out.splitlines()]
+    assert shown[2:4] == ["SOLVER.AMP.ENABLED auto: float32, because of this CPU",
+                          "about 17 min for 460 iterations at 2.2 s each on cpu"]  # fmt: skip
+
+
 def test_a_failing_step_shows_why_and_stops(demo, capfd, tmp_path):
     stand_in("print('some context'); sys.exit('error: no such thing')")
     with pytest.raises(SystemExit, match="step 1, a step, failed; the same command goes on from here"):

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from pretrain.encoders import build_encoder
+from pretrain.engine import precision
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"config.yaml", "command.txt", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint", "results.json",
@@ -83,6 +85,20 @@ def test_the_features_are_shared_and_stages_chosen(call_tool, cached_run, data, 
     found = results(tmp_path)
     assert list(found["linear"]) == ["res4"] and found["linear"]["res4"] == results(cached_run[0])["linear"]["res4"]
     assert features.stat().st_mtime_ns == before and not (tmp_path / "features.pth").exists()
+
+
+@pytest.mark.parametrize("tool", ["linear_probe", "knn"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_features_type_follows_the_machine(call_tool, data, tmp_path, monkeypatch, tool, fast):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"amx_bf16"} if fast else {"avx2"})
+    more = ("SOLVER.AMP.ENABLED", "auto", "INPUT.CROP_SIZE", 64, "MODEL.STAGES", "['res2']", "SOLVER.EPOCHS", 1.0)
+    assert call_tool(tool, *CACHED, *arguments(data, tmp_path, *more)) == 0
+    assert torch.load(tmp_path / "features.pth", weights_only=True)["key"]["amp"] is fast
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["SOLVER"]["AMP"]["ENABLED"] is fast
+    if tool == "linear_probe":  # goes on with features of the type that it began with
+        monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx2"} if fast else {"amx_bf16"})
+        assert call_tool(tool, *CACHED, "--resume", *arguments(data, tmp_path, *more)) == 0
+        assert torch.load(tmp_path / "features.pth", weights_only=True)["key"]["amp"] is fast
 
 
 def test_a_finished_run_is_tested_again(call_tool, cached_run, data):

@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+
+from pretrain.engine.precision import bfloat16_support
 
 SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
          "SOLVER.IMS_PER_BATCH", 8, "SOLVER.EPOCHS", 3.0, "SOLVER.WARMUP_EPOCHS", 1.0, "SOLVER.LOG_PERIOD", 1,
@@ -54,6 +57,15 @@ def test_files_and_figures_of_a_run(whole_run):
     for word in ("eta:", "iter: 6/6", "loss_res3:", "loss_res5:", "lr:", "images/s"):
         assert word in done.stdout
     assert Image.open(out / "views.png").size[0] > 3 * 128
+
+
+def test_auto_is_resolved_in_the_runs_config(call_tool, images, tmp_path):
+    options = ["DATASETS.TRAIN", images, "OUTPUT_DIR", tmp_path, *SMALL, "INPUT.CROP_SIZE", 64]
+    one_step = ["SOLVER.EPOCHS", 1.0, "SOLVER.IMS_PER_BATCH", 16, "SOLVER.WARMUP_EPOCHS", 0.0]
+    assert call_tool("pretrain", *options, *one_step, "SOLVER.AMP.ENABLED", "auto") == 0
+    fast, why = bfloat16_support("cpu")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["SOLVER"]["AMP"]["ENABLED"] is fast
+    assert f"auto: {'bfloat16' if fast else 'float32'}, because {why}" in (tmp_path / "log.txt").read_text()
 
 
 def test_checkpoint_is_ours_and_loads_safely(whole_run):
@@ -212,6 +224,7 @@ def test_two_processes_without_units(run_tool, images, tmp_path):
         (["DATASETS.TRAIN", "/nowhere"], "/nowhere: no such folder of images"),
         (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LRR"),
         (["SOLVER.EPOCHS", "many"], "SOLVER.EPOCHS"),
+        (["SOLVER.AMP.ENABLED", "maybe"], "SOLVER.AMP.ENABLED is maybe, but must be True, False or auto"),
         (["--config-file", "/nowhere.yaml"], "/nowhere.yaml"),
         (["MODEL.ENCODER", "resnet7"], "unknown encoder 'resnet7'"),
         (["MODEL.UNITS", "[['res2','res4']]"], "not a run of consecutive stages"),

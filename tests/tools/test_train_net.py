@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from loco_det.convert import convert
 from loco_det.data.demo import make_demo_data
 from pretrain.encoders import build_encoder
+from pretrain.engine import estimate
 
 TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(1,)", "SOLVER.CHECKPOINT_PERIOD", 1, "DATALOADER.NUM_WORKERS", 0,
@@ -129,6 +131,7 @@ def test_cityscapes_layout(run_tool, data, tmp_path):
         (["--eval-only"], "tensors of the detector"),
         (["--resume"], "nothing to resume"),
         (["--num-gpus", "2", "--dist-url", "auto"], "--num-gpus above 1 needs GPUs"),
+        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED True needs a GPU"),
         (["SOLVER.REFERENCE_WORLD_SIZE", "8"], "SOLVER.IMS_PER_BATCH 2 is no multiple"),
     ],
 )
@@ -145,6 +148,8 @@ def test_no_data_where_detectron2_datasets_points(run_tool, data, tmp_path):
                     "MODEL.WEIGHTS", data / "r18.pkl", DETECTRON2_DATASETS=str(tmp_path))  # fmt: skip
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "coco_2017_train" in done.stderr and "DETECTRON2_DATASETS" in done.stderr
+    on_a_cpu = not torch.cuda.is_available()
+    assert ("--config-file configs/cpu_loco_frozen.yaml" in done.stdout) == on_a_cpu  # said before data are looked for
 
 
 def test_random_weights_only_by_name(run_tool, data, tmp_path):
@@ -236,8 +241,15 @@ def whole(call_tool, killed, data, tmp_path_factory, request):
     options = [*arguments(data, out, "demo_coco_loco_finetune"), *STEPS, "SEED", state(killed)["trainer"]["seed"]]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(request.config.rootpath)
+        patch.setattr(estimate, "ENOUGH", 0.0)
         assert call_tool("train_net", *named(out, *options)) == 0
     return out
+
+
+def test_how_long_it_takes_is_in_the_log(whole):
+    """Of 4 iterations with a batch of precise BN and 3 test images after every two."""
+    lines = re.findall(r"about .* for 4 iterations at .* each, with .*", (whole / "log.txt").read_text())
+    assert len(lines) == 1 and re.search(r"precise BN \(about .*\) and evaluation \(about .*\) on cpu$", lines[0])
 
 
 def test_a_killed_run_ends_with_the_same_bits(killed, whole):

@@ -207,6 +207,23 @@ def test_few_held_out_images_that_choose_are_named(folders, pooled, probe_config
         assert sum("is chosen on 6 held-out images, of which one is 16.7 points" in m for m in caplog.messages) == said
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_estimate_counts_tests_where_they_need_the_encoder(folders, pooled, probe_config, tmp_path, cached):
+    keys = {"FEATURES.CACHED": cached, "DATASETS.HELD_OUT": 0.25, "SOLVER.IMS_PER_BATCH": 6}
+    trained = LinearProbe(probe_config(folders, tmp_path, **keys), pooled, WEIGHTS)
+    (estimate,) = (hook for hook in trained._hooks if isinstance(hook, probe.TimeEstimate))
+    assert estimate.extras == ([] if cached else [("tests", 2 * (12 + 6) / 6)])
+
+
+@pytest.mark.parametrize(("cached", "size", "said"), [(False, 2000, 1), (True, 2000, 0), (False, 28, 0)])
+def test_a_recipe_for_gpus_is_named(pooled, probe_config, tmp_path, caplog, monkeypatch, cached, size, said):
+    monkeypatch.setattr(pooled, "forward", lambda images: {"res2": torch.zeros(1, 4)})
+    cfg = probe_config(("/nowhere", "/no"), tmp_path, **{"FEATURES.CACHED": cached, "INPUT.CROP_SIZE": size})
+    with caplog.at_level(logging.WARNING, "pretrain.readout"), pytest.raises(FileNotFoundError, match="/nowhere"):
+        LinearProbe(cfg, pooled, WEIGHTS)
+    assert sum("--config-file configs/readout/cached.yaml" in text for text in caplog.messages) == said
+
+
 def test_a_stage_whose_classifiers_all_diverge(folders, pooled, probe_config, tmp_path):
     pooled.encoder.res3[0].weight.data.fill_(math.nan)
     found = run(probe_config(folders, tmp_path), pooled)[1]
