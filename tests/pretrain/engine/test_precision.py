@@ -6,9 +6,9 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from pretrain.checkpoint import write_config
 from pretrain.config import get_cfg
 from pretrain.engine import precision
+from pretrain.engine.checkpoint import write_config
 from pretrain.engine.precision import bfloat16_support, with_precision
 from pretrain.readout.config import get_cfg as readout_cfg
 
