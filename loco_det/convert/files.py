@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from .archives import other_file
 from .stand_ins import ALLOWED, INERT, inert
 
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began its files before version 1.6
@@ -64,13 +65,15 @@ class _Refused(ValueError):
 
 
 def _reader(path, head):
+    # A JSON header behind its length, whose bytes may begin as those of an archive (19280 is PK)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
+        return _read_safetensors
+    if what := other_file(path, head):
+        raise _Refused(what)
     if head[:2] == b"PK":
         return _read_npz if _zip_names(path)[0].endswith(".npy") else _read_torch
     if head.startswith(TORCH_MAGIC):
         return _read_torch
-    # A JSON header behind its length
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
-        return _read_safetensors
     if head[:1] == b"\x80":
         return _read_pickle
     raise _Refused(f"not a PyTorch checkpoint, nor safetensors, .pkl or .npz (it begins with {head[:20]!r})")
