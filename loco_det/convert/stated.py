@@ -52,14 +52,6 @@ def _pixels_of(config):
     return mean, std
 
 
-def plain(content):
-    """Raise ValueError if the config in OpenMMLab's "meta" says what shapes do not tell: strides, dilation, colours."""
-    meta = content.get("meta")
-    text = " ".join(str(meta.get(key)) for key in ("cfg", "config")) if isinstance(meta, dict) else ""
-    if odd := re.search(r"style=.caffe|to_rgb=False|dilations=\((?!\s*1,\s*1,\s*1,\s*1)[\d,\s]*\)", text):
-        raise ValueError(f"its config has {odd[0]}: no plain RGB ResNet, its features would not be these; refused")
-
-
 def agree(stated, found, location=""):
     """Raise ValueError if the file says that it holds another network than the one that its shapes tell.
 
