@@ -97,8 +97,11 @@ def prefix_of(one, found):
 
 def _command(found, path):
     """The command that converts the first encoder that was found, to be copied into a shell."""
-    prefix = shlex.quote(prefix_of(found[0], found))
-    return f"python tools/convert_to_d2.py {shlex.quote(str(path))} OUT.pkl --prefix {prefix}"
+    prefix = prefix_of(found[0], found)
+    option = (
+        f"--prefix{'=' if prefix.startswith('-') else ' '}{shlex.quote(prefix)}"  # else it would be an option itself
+    )
+    return f"python tools/convert_to_d2.py {shlex.quote(str(path))} OUT.pkl {option}"
 
 
 def _places(found):

@@ -215,5 +215,7 @@ def yaml_lines(config, indent=""):
             yield f"{indent}{key}:"
             yield from yaml_lines(value, indent + "  ")
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+            plain = not isinstance(value, str) or value.isprintable()  # a path may hold line breaks
+            style = {"allow_unicode": plain, "default_style": None if plain else '"'}
+            text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), **style)
             yield f"{indent}{key}: {text.splitlines()[0]}"

@@ -20,6 +20,7 @@ from .networks import source_network
 from .search import state_dicts
 from .sources import Source, load_source
 from .stated import FORMAT, stated_by
+from .text import for_terminal
 from .writing import sha256_of
 
 
@@ -176,7 +177,7 @@ def _naming(path):
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(for_terminal(f"{path}: {error}")) from None
 
 
 def _is_function(name):

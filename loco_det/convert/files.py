@@ -175,6 +175,8 @@ def _reason(head, error):
         return "a TorchScript archive, expected a state dict saved with torch.save"
     if isinstance(error, (ImportError, AttributeError)):
         return f"was saved with code that is not installed here ({text}): save its state dict alone where it is"
+    if isinstance(error, UnicodeEncodeError):
+        return "a file whose path is not UTF-8, which torch and safetensors cannot open: rename it"
     if isinstance(error, MemoryError):
         return "asks for more memory than there is"
     return f"a damaged or truncated checkpoint ({type(error).__name__}): copy or download it again"

@@ -18,6 +18,7 @@ from .huggingface import weights_file
 from .layouts import Conventions
 from .openmmlab import openmmlab_pixels
 from .stated import agree, detectron2_config, detectron2_conventions, stated_by
+from .text import for_terminal
 
 
 @dataclass
@@ -95,7 +96,7 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
         state_dict, changed = _complete(parts, found_arch)
         notes += [*unsaid, *changed]
     except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(for_terminal(f"{path}: {error}")) from None
     if has_ema:
         notes.append("the file has the network of a moving average (EMA, teacher), too: --ema takes that one")
     dropped = Counter(name.split(".")[0] for name in [*inside, *outside])

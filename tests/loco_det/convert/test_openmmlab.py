@@ -32,7 +32,7 @@ def pixels(path):
     return load_source(path)[0].conventions[1:3]
 
 
-# --- mmengine's -------------------------------------------------------------------------------------------------------
+# --- mmengine's ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", ["cfg", "config"])
@@ -78,7 +78,7 @@ def test_one_number_for_all_channels(checkpoint):
     assert pixels(checkpoint(config)) == ((127.5,) * 3, (64,) * 3)
 
 
-# --- older ones' -------------------------------------------------------------------------------------------------------
+# --- older ones' ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_config_that_does_not_say_leaves_imagenets(config, checkpoint):
     assert pixels(checkpoint(config)) == IMAGENET
 
 
-# --- what is not certain ------------------------------------------------------------------------------------------------
+# --- what is not certain ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_what_belongs_to_other_parts_of_a_detector(checkpoint):
     assert pixels(checkpoint(config)) == OTHER
 
 
-# --- hostile ------------------------------------------------------------------------------------------------------------
+# --- hostile ---------------------------------------------------------------------------------------------------------
 
 LAUGHS = "a0 = [1]\n" + "".join(f"a{i} = [a{i - 1}, a{i - 1}, a{i - 1}]\n" for i in range(1, 200))
 HOSTILE = {
