@@ -179,7 +179,7 @@ LAYOUTS = (
         "Hugging Face's transformers: ResNetForImageClassification, ResNetModel",
         "embedder.* and encoder.stages.*, alone or behind resnet.; a folder, too",
         r"(^|/)(resnet\.)?$",
-        heads="",
+        heads=r"classifier\.",
         naming="huggingface",
     ),
     Layout("vissl", "VISSL", "_feature_blocks.*", r"(^|/)(trunk\.)?(base_model\.)?_feature_blocks\.$"),

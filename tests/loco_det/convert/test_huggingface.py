@@ -228,6 +228,13 @@ def test_relatives_are_refused_by_name(message, refused):
     refused({name: torch.zeros(4, 3, 7, 7) for name in RELATIVES[message]}, message)
 
 
+def test_a_classifier_whose_prefix_was_taken_away(network, save, assert_same_bits):
+    weights = transformers_classifier(network(), None)
+    source, got = load_source(save({name.removeprefix("resnet."): value for name, value in weights.items()}))
+    assert (source.location, source.dropped) == ("", {"classifier": 2})
+    assert_same_bits(got, network())
+
+
 def test_other_names_in_the_encoder_are_refused(saved, network, refused):
     weights = transformers_resnet(network()).state_dict()
     refused({**weights, "encoder.stages.4.layers.0.layer.0.convolution.weight": torch.zeros(2)}, "1 left over .layer5")
