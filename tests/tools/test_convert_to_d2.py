@@ -475,6 +475,11 @@ def test_names_in_errors(tool, capsys, tmp_path, content):
     assert line.rstrip("\n").isprintable() and r"in\x1b[31m\n.pth: " in line and "damaged" not in line
 
 
+def test_names_in_errors_of_the_command_line(tool, capsys, tmp_path):
+    line = refused(tool, capsys, tmp_path / f"no{EVIL}.pth", tmp_path / "o.pkl", 2)
+    assert line.rstrip("\n").isprintable() and f"no{SPELLED}.pth: no such file" in line
+
+
 def test_a_path_that_is_not_utf_8(tool, capsys, checkpoint, tmp_path):
     checkpoint = checkpoint.rename(tmp_path / "Z\udcfcrich.pth")  # Latin-1
     assert "whose path is not UTF-8" in refused(tool, capsys, checkpoint, tmp_path / "o.pkl", 1)
