@@ -50,4 +50,5 @@ def main(argv=None):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of a file, on a terminal of another encoding
     sys.exit(main())

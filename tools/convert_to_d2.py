@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
 
 from loco_det.convert import LAYOUTS, VerificationError, check, check_output, convert, yaml_lines
+from loco_det.convert.text import for_terminal
 
 EXAMPLE = """examples:
   python tools/convert_to_d2.py output/loco/model_final.pth output/loco/backbone.pkl
@@ -36,14 +37,16 @@ def parser():
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("checkpoint", nargs="?", help=".pth, .pt, .tar, .ckpt, .safetensors, .pkl or .npz")
+    p.add_argument("checkpoint", nargs="?", help=".pth, .pt, .tar, .ckpt, .bin, .safetensors, .pkl or .npz, or a "
+                   "folder of Hugging Face's transformers")  # fmt: skip
     p.add_argument("output", metavar="OUT.pkl", nargs="?", help="the file to write, for MODEL.WEIGHTS")
     sources = ["auto", *dict.fromkeys(row.name for row in LAYOUTS)]
     p.add_argument("--source", choices=sources, default="auto", metavar="NAME",
                    help="refuse any other layout than this of --list-sources (default: auto)")  # fmt: skip
     p.add_argument("--arch", default="auto", metavar="NAME", help="refuse any other network, such as resnet50")
     p.add_argument("--ema", action="store_true", help="take the network of the moving average (EMA, key, teacher)")
-    p.add_argument("--prefix", help="of the encoder's names, for a project that --list-sources does not have")
+    p.add_argument("--prefix", help="of the encoder's names as they are in the file (module.encoder.), for a project "
+                   "that --list-sources does not have")  # fmt: skip
     p.add_argument("--base", metavar="CONFIG", help="config that OUT.yaml shall build upon, to be trained as it is")
     p.add_argument("--config-file", metavar="CONFIG", help="of the run, for a checkpoint of Detectron2's own; "
                    "default: config.yaml beside it")  # fmt: skip
@@ -118,33 +121,42 @@ def report(result, as_json=False):
         }
         print(json.dumps(content, indent=2))
         return
+    for line in _lines(result):
+        print(for_terminal(line))
+
+
+def _lines(result):
+    """What a conversion did, in lines of text."""
+    source = result.source
     dropped = ", ".join(f"{count} of {name}" for name, count in source.dropped.items()) or "none"
     place = f" at {source.location!r}" if source.location else ""
-    print(f"source: {source.arch}{place}, laid out as {source.layout} ({source.project}); entries dropped: {dropped}")
+    yield f"source: {source.arch}{place}, laid out as {source.layout} ({source.project}); entries dropped: {dropped}"
     for note in source.notes:
-        print(f"note: {note}")
-    print("largest difference from the source network, absolute (relative):")
+        yield f"note: {note}"
+    yield "largest difference from the source network, absolute (relative):"
     for name, evaluated in result.differences["eval"].items():
         trained = result.differences["train"][name]
-        print(
+        yield (
             f"  {name}  eval mode {evaluated.absolute:.3g} ({evaluated.relative:.3g})"
             f"  training mode {trained.absolute:.3g} ({trained.relative:.3g})"
         )
     kind = f"{source.arch}, {result.entries} arrays, {result.size / 1e6:.1f} MB, verified"
-    print(f"wrote {result.output}: {kind}" if result.output else f"checked, nothing written: {kind}")
+    yield f"wrote {result.output}: {kind}" if result.output else f"checked, nothing written: {kind}"
     if result.config_file or not result.output:
         where = f", written to {result.config_file}" if result.config_file else ""
-        print(f"config that these weights need{where}:", *yaml_lines(result.config), sep="\n")
+        yield f"config that these weights need{where}:"
+        yield from yaml_lines(result.config)
 
 
 def fail(message, code):
     """Print one line to stderr, whatever characters a file's names have; returns the exit code."""
     if "LOCO_DET_TRACEBACK" in os.environ:
         raise message
-    print("error:", "".join(c if c.isprintable() else " " for c in str(message)), file=sys.stderr)
+    print("error:", for_terminal(message), file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of a file, on a terminal of another encoding
     sys.exit(main())

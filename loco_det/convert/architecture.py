@@ -2,6 +2,7 @@
 
 import functools
 import re
+import reprlib
 
 import torch
 
@@ -14,6 +15,8 @@ WIDEST = 4096  # output channels of res2: a limit to what a file can ask for in 
 RELATIVES = {
     r"(cls_token|class_token|patch_embed\.|conv_proj\.|pos_embed)": "a vision transformer",
     r"conv1\.0\.": "a ResNet-C, -D or -S, with a deep stem of several convs, as timm's resnet50d",
+    r"regnet\.": "a RegNet",
+    r"encoder\.stages\.\d+\.(layers|blocks)\.": "another network of transformers than its ResNet (ConvNeXt, BiT, ...)",
     r"stages\.\d": "a ResNet v2 (pre-activation) or another network of timm",
     r"stem\.\d+\.": "a ResNet-C or -D, with a deep stem of several convs, as MMPretrain's ResNetV1d",
     r"downsample\.[2-9]\.": "a ResNet-D, with a pool in its shortcuts",
@@ -29,6 +32,12 @@ def some(items):
     items = list(items)
     more = f" and {len(items) - 3} more" if len(items) > 3 else ""
     return ", ".join(items[:3]) + more
+
+
+def short(value):
+    """A value of a file's, of any kind and size, for a one-line message."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 @functools.lru_cache(maxsize=4)

@@ -63,7 +63,7 @@ def convert(checkpoint, output, base=None, **options):
     """Convert a checkpoint to Detectron2's format; verified from the written file before it gets its name.
 
     Args:
-        checkpoint: a file that :func:`loco_det.convert.load_source` reads.
+        checkpoint: a file or folder that :func:`loco_det.convert.load_source` reads.
         output: the file to write, ``*.pkl``; its config goes beside it, ``*.yaml``. Both are replaced only when
             everything went well.
         base: a config for the written one to build upon (its ``_BASE_``).
@@ -83,7 +83,7 @@ def convert(checkpoint, output, base=None, **options):
     wanted = source_features(source.arch, state_dict, source.conventions)
     config_file = Path(output).with_suffix(".yaml")
     config = detectron2_config(source.arch, source.conventions, os.path.abspath(output))
-    result = _summary(checkpoint, output, config_file, config, source, len(state_dict))
+    result = _summary(output, config_file, config, source, len(state_dict))
     with staged(config_file, output) as (temporary_config, temporary):
         names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
         content = {
@@ -114,11 +114,11 @@ def _to_encoder_backbone(state_dict):
     return {f"encoder.{name}": tensor for name, tensor in state_dict.items()}
 
 
-def _summary(checkpoint, output, config_file, config, source, entries):
+def _summary(output, config_file, config, source, entries):
     """A Conversion that is not done yet."""
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     config_file = config_file and str(config_file)
-    return Conversion(str(output), config_file, config, source, entries, 0, sha256_of(checkpoint), date, {})
+    return Conversion(str(output), config_file, config, source, entries, 0, sha256_of(source.path), date, {})
 
 
 def check(checkpoint, **options):
@@ -157,7 +157,7 @@ def convert_back(checkpoint, output, **options):
     if pixels != Conventions()[:3]:
         source.notes.append("it expects {} images with mean {} and std {}, from 0 to 255".format(*pixels))
     config = detectron2_config(source.arch, source.conventions, str(checkpoint))
-    result = _summary(checkpoint, output, None, config, source, len(state_dict))
+    result = _summary(output, None, config, source, len(state_dict))
     with tempfile.TemporaryDirectory() as folder, staged(output) as (temporary,):
         write_new(temporary, partial(torch.save, state_dict), output)
         # The checkpoint's own names, but not the checkpoint itself: Detectron2 would unpickle whatever is in a .pkl,
@@ -217,5 +217,7 @@ def yaml_lines(config, indent=""):
             yield f"{indent}{key}:"
             yield from yaml_lines(value, indent + "  ")
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+            plain = not isinstance(value, str) or value.isprintable()  # a path may hold line breaks
+            style = {"allow_unicode": plain, "default_style": None if plain else '"'}
+            text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), **style)
             yield f"{indent}{key}: {text.splitlines()[0]}"

@@ -14,11 +14,13 @@ from pretrain.engine.files import sha256_of
 from pretrain.engine.safe_load import read
 
 from .choose import choose
+from .huggingface import weights_file
 from .layouts import Conventions
 from .networks import source_network
 from .search import state_dicts
 from .sources import Source, load_source
 from .stated import FORMAT, stated_by
+from .text import for_terminal
 
 
 class Readable(NamedTuple):
@@ -99,6 +101,7 @@ def load_encoder(path, arch="auto", source="auto", ema=False, prefix=None, unsaf
         ValueError: if it cannot be read, or has no such encoder; one line that begins with the path.
     """
     with _naming(path):
+        path, notes = weights_file(path)
         content = read(path, unsafe)
         ours = prefix is None and isinstance(content, dict) and content.get("format") == FORMAT
         own = ours and source in ("auto", "loco-det") and not ema and is_own_code(content.get("encoder"))
@@ -108,6 +111,7 @@ def load_encoder(path, arch="auto", source="auto", ema=False, prefix=None, unsaf
             found = Source(Path(path), arch, "loco-det", "ours", "model/encoder.", {}, conventions, {})
     if not own:
         found, state_dict = load_source(path, arch, source, ema, prefix, unsafe, config_file)
+        found.notes[:0] = notes
         encoder = source_network(found.arch, state_dict, found.conventions)
     with _naming(path):
         places = {}
@@ -162,6 +166,7 @@ def load_encoder_of(cfg):
 def _as_keys(line):
     """A line of the converter's with keys of the config for its command line's options."""
     options = {"--ema": "EMA", "--prefix": "PREFIX", "--config-file": "CONFIG_FILE", "--unsafe-load": "UNSAFE_LOAD"}
+    line = re.sub(r"python tools/convert_to_d2\.py .* OUT\.pkl (?=--prefix)", "", line)
     return re.sub("|".join(options), lambda option: f"MODEL.SOURCE.{options[option[0]]}", line)
 
 
@@ -171,12 +176,12 @@ def _naming(path):
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(for_terminal(f"{path}: {error}")) from None
 
 
 def _weights(content):
     """Names, without wrappers, and tensors of the learner in one of our checkpoints."""
-    return next((weights for _, weights in state_dicts(content.get("model"))), {})
+    return next((weights for _, weights, _ in state_dicts(content.get("model"))), {})
 
 
 def _own_encoder(content, arch):

@@ -174,6 +174,14 @@ LAYOUTS = (
         r"^student/(backbone\.)?$",
         r"^teacher/(backbone\.)?$",
     ),
+    Layout(
+        "huggingface",
+        "Hugging Face's transformers: ResNetForImageClassification, ResNetModel",
+        "embedder.* and encoder.stages.*, alone or behind resnet.; a folder, too",
+        r"(^|/)(resnet\.)?$",
+        heads=r"classifier\.",
+        naming="huggingface",
+    ),
     Layout("vissl", "VISSL", "_feature_blocks.*", r"(^|/)(trunk\.)?(base_model\.)?_feature_blocks\.$"),
     Layout(
         "simclrv2",

@@ -50,11 +50,36 @@ def _from_simclrv2(name):
     raise ValueError(f"{name!r} is not a name of SimCLRv2-Pytorch's ResNet")
 
 
+_HUGGINGFACE = re.compile(
+    r"(?:embedder\.embedder|encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\.(?:layer\.(?P<conv>[0-2])|shortcut))"
+    r"\.(?P<part>convolution|normalization)\.(?P<parameter>\w+)"
+)
+
+
+def _from_huggingface(name):
+    """transformers' ResNetModel: ``embedder`` for the stem, ``convolution`` and ``normalization`` in each layer."""
+    match = _HUGGINGFACE.fullmatch(name)
+    if re.match(r"embedder\.embedder\.\d", name):
+        raise ValueError(f"RT-DETR's ResNet-D, with a deep stem ({name}), which Detectron2's ResNet cannot compute")
+    if not match:
+        raise ValueError(f"{name!r} is not a name of transformers' ResNet")
+    conv = match["part"] == "convolution"
+    if not match["stage"]:
+        return f"{'conv1' if conv else 'bn1'}.{match['parameter']}"
+    module = f"downsample.{int(not conv)}"
+    if match["conv"]:
+        module = f"{'conv' if conv else 'bn'}{int(match['conv']) + 1}"
+    return f"layer{int(match['stage']) + 1}.{match['block']}.{module}.{match['parameter']}"
+
+
 NAMINGS = {
     "torchvision": Naming("layer1.0.conv1.weight", r"(conv1|bn1|layer\d)\.", str),
     "children": Naming("4.0.conv1.weight", r"[014567]\.", _from_children),
     "detectron2": Naming("res2.0.conv1.weight", r"(stem\.conv1|res\d)\.", to_torchvision_name),
     "simclrv2": Naming("net.1.blocks.0.net.0.weight", r"net\.", _from_simclrv2),
+    "huggingface": Naming(
+        "encoder.stages.0.layers.0.layer.0.convolution.weight", r"(embedder|encoder)\.", _from_huggingface
+    ),
     "pretrain": Naming("res2.0.0.0.weight", r"res\d\.", str),  # PResNet-50 and ShuffleNet v2-50
 }
 
@@ -67,12 +92,14 @@ class Found(NamedTuple):
         naming: a key of ``NAMINGS``.
         weights: the dictionary's names, without wrappers -> values.
         prefix: of the encoder's names among them.
+        written: the same as it is in the file, with the parts of wrappers: what a user sees there.
     """
 
     location: str
     naming: str
     weights: dict
     prefix: str
+    written: str
 
     def split(self):
         """Divide the dictionary's names.
@@ -106,37 +133,49 @@ def find_encoders(content):
         ValueError: if two names are one without their wrappers, or if the file has FSDP's flat parameters.
     """
     found = []
-    for path, weights in state_dicts(content):
+    for path, weights, written in state_dicts(content):
         for naming, (anchor, _, _) in NAMINGS.items():
             for name in weights:
                 if name == anchor or name.endswith(f".{anchor}"):
                     prefix = name[: -len(anchor)]
                     if naming != "children" or f"{prefix}0.weight" in weights:
-                        found.append(Found("/".join([*path, prefix]), naming, weights, prefix))
+                        # A wrapper within the encoder's own names has no prefix to be told from
+                        whole = written[name].removesuffix(anchor) if written[name].endswith(anchor) else prefix
+                        found.append(Found("/".join([*path, prefix]), naming, weights, prefix, whole))
     return found
 
 
 def state_dicts(content, path=(), seen=()):
-    """Yield (path, {name without wrappers: value}) for every dictionary that holds tensors or arrays, each once."""
+    """Yield the dictionaries in a checkpoint that hold tensors or arrays, each once.
+
+    Yields:
+        tuple: path, its place: keys of dictionaries; weights: names without wrappers -> values; written: the same names
+        -> those in the file.
+    """
     if isinstance(content, torch.nn.Module):
         content = content.state_dict()
     if not isinstance(content, dict) or len(path) > DEEPEST or id(content) in (seen := seen or set()):
         return
     seen.add(id(content))
-    weights = {}
+    weights, written = {}, {}
     for name, value in dict.items(content):  # a pickle can give an OrderedDict an attribute of that name
         value = value.array if isinstance(value, PickledArray) else value
         if isinstance(name, str) and isinstance(value, (torch.Tensor, np.ndarray)):
             if "flat_param" in name:
                 raise ValueError(f"holds FSDP's flat parameters ({name}): save a full state dict where it was trained")
-            short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+            short = without_wrappers(name)
             if short in weights:
                 raise ValueError(f"holds {short} twice, once as {name}: save one network's state dict alone")
-            weights[short] = value
+            weights[short], written[short] = value, name
     if weights:
-        yield path, weights
+        yield path, weights, written
     for key, value in dict.items(content):
         yield from state_dicts(value, (*path, name_of(key)), seen)
+
+
+def without_wrappers(name):
+    """A name without the parts that wrappers put into it: ``module.encoder.`` is ``encoder.``."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def name_of(key):

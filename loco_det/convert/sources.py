@@ -11,10 +11,14 @@ import torch
 from pretrain.engine.safe_load import read
 from pretrain.resnet import resnet_shape
 
+from . import huggingface
 from .architecture import COUNTER, infer_arch, reference, relative, some
 from .choose import choose
+from .huggingface import weights_file
 from .layouts import Conventions
-from .stated import agree, detectron2_config, detectron2_conventions, plain, stated_by
+from .openmmlab import openmmlab_pixels
+from .stated import agree, detectron2_config, detectron2_conventions, stated_by
+from .text import for_terminal
 
 
 @dataclass
@@ -22,7 +26,7 @@ class Source:
     """What a checkpoint was found to be.
 
     Attributes:
-        path: of the file.
+        path: of the file; if a folder was named, of that in it.
         arch: name of the encoder, for ``pretrain.encoders.build_encoder``.
         layout: which project's it is, a name of ``layouts.LAYOUTS`` or "prefix".
         project: the same in words.
@@ -48,11 +52,11 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
     """Read the encoder of a checkpoint.
 
     Args:
-        path: the file: .pth, .pt, .tar, .ckpt, .safetensors, .pkl, .npz.
+        path: the file: .pth, .pt, .tar, .ckpt, .safetensors, .pkl, .npz; or a folder of Hugging Face's transformers.
         arch: the encoder it must hold, a name for ``pretrain.encoders.build_encoder``, or "auto".
         source: the layout it must have, a name of ``layouts.LAYOUTS``, or "auto".
         ema: take the network of the moving average (momentum, key, target, teacher).
-        prefix: of the encoder's names, for a project without a layout.
+        prefix: of the encoder's names as they are in the file, for a project without a layout.
         unsafe: unpickle whatever is in the file, which can run code that it brings along.
         config_file: of the run, for Detectron2's checkpoints; None: the ``config.yaml`` beside the file.
 
@@ -65,8 +69,9 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
         ValueError: if it cannot be read, or has no such encoder; one line that begins with the path.
     """
     try:
+        path, notes = weights_file(path)
         content = read(path, unsafe)
-        layout, found, has_ema = choose(content, source, ema, prefix)
+        layout, found, has_ema = choose(content, source, ema, prefix, path)
         names, inside, outside = found.split()
         heads = layout.heads or r"(?!)"
         if odd := [name for name in inside if not re.match(heads, name)]:
@@ -79,16 +84,7 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
             raise ValueError(f"laid out as {layout.name}: --config-file is for checkpoints of Detectron2 only")
         parts = {name: _tensor(name, found.weights[found.prefix + old]) for name, old in names.items()}
         found_arch = infer_arch(parts)
-        timm = layout.name in ("timm", "torchvision")  # its weights on the hub are bare
-        stated, pixels = stated_by(content, path, timm) if prefix is None else (None, None)
-        conventions = layout.conventions
-        if layout.name == "openmmlab":
-            plain(content)
-        if conventions is None:
-            config = detectron2_config(content, path, config_file)
-            conventions, stated = detectron2_conventions(config), config["MODEL"].get("ENCODER") or stated
-        elif pixels:
-            conventions = conventions._replace(mean=pixels[0], std=pixels[1])
+        conventions, stated, unsaid = _surroundings(content, path, layout, found, found_arch, config_file)
         if layout.same or (stated and stated.endswith("_same")):
             found_arch += "_same"
         agree(stated, found_arch, found.location if layout.name in ("loco-det", "detectron2") else "")
@@ -97,9 +93,10 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
             conventions = conventions._replace(stride_in_1x1=False)  # of no meaning to blocks of another kind
         if arch not in ("auto", found_arch):
             raise ValueError(f"this is a {found_arch}, not the {arch} that was asked for")
-        state_dict, notes = _complete(parts, found_arch)
+        state_dict, changed = _complete(parts, found_arch)
+        notes += [*unsaid, *changed]
     except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(for_terminal(f"{path}: {error}")) from None
     if has_ema:
         notes.append("the file has the network of a moving average (EMA, teacher), too: --ema takes that one")
     dropped = Counter(name.split(".")[0] for name in [*inside, *outside])
@@ -114,6 +111,28 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
         dropped=dict(dropped),
         notes=notes,
     ), state_dict
+
+
+def _surroundings(content, path, layout, found, arch, config_file):
+    """What the network expects of its surroundings, by what the checkpoint says, the files beside it, and its layout.
+
+    Returns:
+        tuple: Conventions; name of the network as the checkpoint or a file beside it states it, or None; and notes.
+    """
+    named = layout.name == "prefix"  # by the user, who knows the file better than its contents tell
+    timm = layout.name in ("timm", "torchvision")  # its weights on the hub are bare
+    stated, pixels = (None, None) if named else stated_by(content, path, timm)
+    if layout.conventions is None:
+        config = detectron2_config(content, path, config_file)
+        return detectron2_conventions(config), config["MODEL"].get("ENCODER") or stated, []
+    if found.naming == "huggingface":
+        conventions, notes = huggingface.surroundings(path, arch)
+        return conventions, stated, notes
+    if not named and layout.name != "loco-det":
+        pixels = openmmlab_pixels(content, found.written or found.location) or pixels
+    if pixels:
+        return layout.conventions._replace(mean=pixels[0], std=pixels[1]), stated, []
+    return layout.conventions, stated, []
 
 
 def _tensor(name, value):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
 
 from detectron2.config import get_cfg
@@ -16,6 +17,8 @@ FORMAT = "loco-det pretraining"  # what our pretraining checkpoints say they are
 
 def stated_by(content, path, timm=False):
     """What a checkpoint, or with ``timm`` the config.json beside it, says its network is and its pixels were.
+
+    It says so in ours, in LightlyTrain's and in those of timm's train.py; for OpenMMLab's there is ``openmmlab``.
 
     Returns:
         tuple: name of the network or None, (mean, std) of RGB pixels from 0 to 255 or None.
@@ -33,11 +36,22 @@ def stated_by(content, path, timm=False):
     stated = next((name for name in [*stated, card.get("architecture")] if isinstance(name, str)), None)
     if isinstance(content, dict) and dict.get(content, "format") == FORMAT and "config" in content:
         return stated, _pixels_of(content["config"])
-    pixels = card.get("pretrained_cfg") if stated else None
-    pixels = [pixels.get(key) for key in ("mean", "std")] if isinstance(pixels, dict) else [None]
-    if not all(isinstance(v, list) and len(v) == 3 and all(isinstance(n, (int, float)) for n in v) for v in pixels):
-        return stated, None
-    return stated, tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
+    found = [dict.get(content, "lightly_train")] if isinstance(content, dict) else []
+    found = [dict.get(one, "normalize_args") for one in found if isinstance(one, dict)]
+    if timm and isinstance(content, dict) and isinstance(dict.get(content, "args"), Namespace):
+        found.append(vars(content["args"]))  # --mean and --std of timm's train.py
+    found.append(card.get("pretrained_cfg") if stated else None)
+    return stated, next(filter(None, map(_pixels_from_0_to_1, found)), None)
+
+
+def _pixels_from_0_to_1(config):
+    """(mean, std), times 255, of a dictionary that has them for pixels from 0 to 1; None of others."""
+    pixels = [config.get(key) for key in ("mean", "std")] if isinstance(config, dict) else [None]
+    if not all(isinstance(v, (list, tuple)) and len(v) == 3 for v in pixels):
+        return None
+    if not all(isinstance(number, (int, float)) for values in pixels for number in values):
+        return None
+    return tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
 
 
 def _pixels_of(config):
@@ -50,14 +64,6 @@ def _pixels_of(config):
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError("the config in it has no PIXEL_MEAN and PIXEL_STD of three numbers each") from None
     return mean, std
-
-
-def plain(content):
-    """Raise ValueError if the config in OpenMMLab's "meta" says what shapes do not tell: strides, dilation, colours."""
-    meta = content.get("meta")
-    text = " ".join(str(meta.get(key)) for key in ("cfg", "config")) if isinstance(meta, dict) else ""
-    if odd := re.search(r"style=.caffe|to_rgb=False|dilations=\((?!\s*1,\s*1,\s*1,\s*1)[\d,\s]*\)", text):
-        raise ValueError(f"its config has {odd[0]}: no plain RGB ResNet, its features would not be these; refused")
 
 
 def agree(stated, found, location=""):

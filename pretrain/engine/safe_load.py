@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from .archives import other_file
 from .stand_ins import ALLOWED, INERT, Inert, PickledArray, inert
 
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began its files before version 1.6
@@ -115,13 +116,15 @@ class _Refused(ValueError):
 
 
 def _reader(path, head):
+    # A JSON header behind its length, whose bytes may begin as those of an archive (19280 is PK)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
+        return _read_safetensors
+    if what := other_file(path, head):
+        raise _Refused(what)
     if head[:2] == b"PK":
         return _read_npz if _zip_names(path)[0].endswith(".npy") else _read_torch
     if head.startswith(TORCH_MAGIC):
         return _read_torch
-    # A JSON header behind its length
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
-        return _read_safetensors
     if head[:1] == b"\x80":
         return _read_pickle
     raise _Refused(f"not a PyTorch checkpoint, nor safetensors, .pkl or .npz (it begins with {head[:20]!r})")
@@ -223,6 +226,8 @@ def _reason(head, error, remedy):
         return "a TorchScript archive, expected a state dict saved with torch.save"
     if isinstance(error, (ImportError, AttributeError)):
         return f"was saved with code that is not installed here ({text}): save its state dict alone where it is"
+    if isinstance(error, UnicodeEncodeError):
+        return "a file whose path is not UTF-8, which torch and safetensors cannot open: rename it"
     if isinstance(error, MemoryError):
         return "asks for more memory than there is"
     return f"a damaged or truncated checkpoint ({type(error).__name__}): copy or download it again"

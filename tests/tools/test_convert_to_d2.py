@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -427,3 +428,74 @@ def test_ctrl_c(checkpoint, tmp_path):
         process.kill()
     assert (process.returncode, stdout, stderr) == (130, "", "error: interrupted, nothing was written\n")
     assert listing(tmp_path) == before
+
+
+# --- names in a file are data ----------------------------------------------------------------------------------------
+
+EVIL = "\x1b[31m\r\n\x07\u202e\u2028\x9b\udc80"
+SPELLED = r"\x1b[31m\r\n\x07\u202e\u2028\x9b\udc80"
+
+
+def test_names_beside_the_encoder_in_what_is_printed_and_written(tool, capsys, tmp_path):
+    path, out = (
+        tmp_path / "a\x1b[31m\r\n\u202eb.pth",
+        tmp_path / "o\x1b[31m\u202e\udc80.pkl",
+    )  # a URL has no line breaks
+    torch.save({EVIL: {**{f"encoder_q.{n}": t for n, t in weights().items()}, EVIL: torch.zeros(1)}}, path)
+    assert tool.main([str(path), str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isprintable() for line in lines) and f"1 of {SPELLED}" in lines[0]
+    text = out.with_suffix(".yaml").read_text()
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert yaml.safe_load(text)["MODEL"]["WEIGHTS"] == str(out)  # and the rest is as it was
+    assert tool.main([str(path), "--check-only", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["source"]["location"] == f"{EVIL}/encoder_q."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {f"{EVIL}.{n}": t for n, t in weights().items()},  # no layout: a command with the prefix
+        {EVIL: {**weights(), f"layer2{EVIL}": torch.zeros(1)}, "arch": "resnet50"},
+        {"state_dict": {**weights(), EVIL: torch.zeros(1)}},
+        {"state_dict": {**weights(), f"layer1.0.se.{EVIL}": torch.zeros(1)}},
+        {"state_dict": weights(), "arch": EVIL} | {"arch": f"resnetblur50{EVIL}"},
+        {f"flat_param{EVIL}": torch.zeros(1)},
+        {EVIL: torch.zeros(1), f"module.{EVIL}": torch.zeros(1)},
+        {f"{EVIL}x": torch.zeros(1)},
+        {EVIL: 1},
+        {"resnet.encoder.stages.0.layers.0.layer.0.convolution.weight": torch.zeros(1), f"resnet.embedder.{EVIL}": 0}
+        | {f"resnet.embedder.embedder.0.{EVIL}": torch.zeros(1)},
+    ],
+)
+def test_names_in_errors(tool, capsys, tmp_path, content):
+    path = tmp_path / "in\x1b[31m\n.pth"
+    torch.save(content, path)
+    line = refused(tool, capsys, path, tmp_path / "o.pkl", 1)
+    assert line.rstrip("\n").isprintable() and r"in\x1b[31m\n.pth: " in line and "damaged" not in line
+
+
+def test_names_in_errors_of_the_command_line(tool, capsys, tmp_path):
+    line = refused(tool, capsys, tmp_path / f"no{EVIL}.pth", tmp_path / "o.pkl", 2)
+    assert line.rstrip("\n").isprintable() and f"no{SPELLED}.pth: no such file" in line
+
+
+def test_a_path_that_is_not_utf_8(tool, capsys, checkpoint, tmp_path):
+    checkpoint = checkpoint.rename(tmp_path / "Z\udcfcrich.pth")  # Latin-1
+    assert "whose path is not UTF-8" in refused(tool, capsys, checkpoint, tmp_path / "o.pkl", 1)
+
+
+def test_names_in_an_archive(tool, capsys, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x\x1b[31m\n\u202e.pth", b"")
+    line = refused(tool, capsys, tmp_path / "a.zip", tmp_path / "o.pkl", 1)
+    assert line.rstrip("\n").isprintable() and r"'x\x1b[31m\n\u202e.pth'" in line
+
+
+def test_a_terminal_that_has_no_such_letters(tmp_path):
+    torch.save({"encoder_q": 0, "日本": {**{f"encoder_q.{n}": t for n, t in weights().items()}, "é": torch.zeros(1)}},
+               tmp_path / "日本.pth")  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, str(TOOL), str(tmp_path / "日本.pth"), str(tmp_path / "日.pkl")]
+    done = subprocess.run(command, capture_output=True, env=env, timeout=120)
+    assert done.returncode == 0 and rb"1 of \xe9" in done.stdout and done.stderr == b""

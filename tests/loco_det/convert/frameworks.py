@@ -123,6 +123,25 @@ def lightly_dino(q, k):
     return lightning(Nest(student_backbone=children(q), teacher_backbone=children(k), **heads))
 
 
+def transformers_resnet(q):
+    """The module tree of transformers' ResNetModel, with a torchvision network's weights."""
+
+    def layer(conv, norm):
+        return Nest(convolution=conv, normalization=norm)
+
+    def block(b):
+        convs = [i for i in (1, 2, 3) if hasattr(b, f"conv{i}")]
+        layers = nn.Sequential(*(layer(getattr(b, f"conv{i}"), getattr(b, f"bn{i}")) for i in convs))
+        return Nest(layer=layers, **({"shortcut": layer(*b.downsample)} if b.downsample else {}))
+
+    stages = (Nest(layers=nn.Sequential(*map(block, stage))) for stage in (q.layer1, q.layer2, q.layer3, q.layer4))
+    return Nest(embedder=Nest(embedder=layer(q.conv1, q.bn1)), encoder=Nest(stages=nn.ModuleList(stages)))
+
+
+def transformers_classifier(q, k):
+    return Nest(resnet=transformers_resnet(q), classifier=nn.Sequential(nn.Flatten(), mlp("L")[0])).state_dict()
+
+
 def timm_script(q, k):
     content = training(q, arch="resnet18", version=2, metric=71.5, args=argparse.Namespace(model="resnet18"))
     return {**content, "state_dict_ema": k.state_dict()}
@@ -150,6 +169,8 @@ FRAMEWORKS = {
     "solo-learn": solo_learn("backbone"),
     "solo-learn-older": solo_learn("encoder"),
     "solo-learn-barlow": solo_learn_barlow,
+    "huggingface": transformers_classifier,
+    "huggingface-model": lambda q, k: transformers_resnet(q).state_dict(),
     "vissl": vissl,
     "openmmlab-ema-hook": ema_hook,
     "openmmlab": mmselfsup("encoder_k", queue=lambda: torch.zeros(8, 16)),

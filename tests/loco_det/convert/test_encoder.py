@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.config import get_cfg as detectron2_cfg
 from frameworks import FRAMEWORKS, detectron2_resnet
 from project_parts import children, ddp, training
@@ -11,7 +12,7 @@ from projects import RESEARCH
 from torch import nn
 from weights import SMALL, random_weights
 
-from loco_det.convert import load_encoder
+from loco_det.convert import add_encoder_config, load_encoder, load_encoder_of
 from pretrain.checkpoint import AtomicCheckpointer
 from pretrain.config import get_cfg
 from pretrain.decoders import GlobalAvgPool
@@ -130,6 +131,16 @@ def test_a_prefix_of_no_known_project(network, save):
     with pytest.raises(ValueError, match="which no known project's layout fits"):
         load_encoder(path)
     assert_equal(load_encoder(path, prefix="net/student."), by_torchvision(network()))
+
+
+def test_a_prefix_as_it_is_in_the_file(network, save):
+    path = save({f"module.encoder.{n}": t for n, t in network().state_dict().items()})
+    cfg = CfgNode({"MODEL": {"WEIGHTS": str(path)}})
+    add_encoder_config(cfg)
+    with pytest.raises(ValueError, match=r"with MODEL\.SOURCE\.PREFIX: MODEL\.SOURCE\.PREFIX module\.encoder\.$"):
+        load_encoder_of(cfg)
+    cfg.merge_from_list(["MODEL.SOURCE.PREFIX", "module.encoder."])
+    assert_equal(load_encoder_of(cfg), by_torchvision(network()))
 
 
 # --- our own checkpoints, and expansions ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 The online (trained) network and its moving average have different weights, so that a mistake between them shows.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -153,6 +154,15 @@ EXPECTED = {
     "barlow": Expected("barlow", "Barlow Twins", "model/backbone.", {"projector": 13, "bn": 3}),
     "vicreg": Expected("vicreg", "VICReg", "model/backbone.", {"projector": 15}),
     "dino": Expected("dino", "DINO", "student/backbone.", {"head": 8}, ema="teacher/backbone."),
+    "huggingface": Expected(
+        "huggingface",
+        "Hugging Face's transformers: ResNetForImageClassification, ResNetModel",
+        "resnet.",
+        {"classifier": 2},
+    ),
+    "huggingface-model": Expected(
+        "huggingface", "Hugging Face's transformers: ResNetForImageClassification, ResNetModel", "", {}
+    ),
     "vissl": Expected("vissl", "VISSL", "classy_state_dict/base_model/model/trunk/_feature_blocks.", {}),
     "simclrv2": Expected(
         "simclrv2", "SimCLR v2 by SimCLRv2-Pytorch", "resnet/", {"fc": 2}, pixels=ZERO_TO_ONE, arch="resnet50"
@@ -266,6 +276,10 @@ def write(key, folder, network):
     torch.save(content, path)
     if EXPECTED[key].row == "detectron2":  # its config does not say what is Detectron2's default
         (folder / "config.yaml").write_text("MODEL: {RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64}}\n")
+    if EXPECTED[key].row == "huggingface":  # what save_pretrained writes beside it
+        (folder / "config.json").write_text('{"model_type": "resnet"}')
+        pixels = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "rescale_factor": 1 / 255}
+        (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
     return path, content, network(arch, 0), network(arch, 1)
 
 

@@ -1,5 +1,9 @@
 """What wrappers put into names is ignored; whatever is not known for certain is refused in a line that says why."""
 
+import shlex
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,9 @@ from torch import nn
 
 from loco_det.convert import convert, convert_back, load_source
 from pretrain.encoders import build_encoder
+
+sys.path.append(str(Path(__file__).parents[3] / "tools"))
+import convert_to_d2  # noqa: E402
 
 
 @pytest.fixture
@@ -77,6 +84,54 @@ def test_an_unknown_prefix_has_to_be_named(place, network, refused, assert_same_
         source, weights = load_source(save(content), prefix=named)
         assert (source.layout, source.location, source.dropped) == ("prefix", place, {"fc": 2})
         assert_same_bits(weights, network())
+
+
+AS_IN_THE_FILE = {  # prefix in the file -> what a user may call it
+    "module.encoder.": ["module.encoder.", "module.encoder", "encoder.", "encoder", "state_dict/module.encoder."],
+    "_orig_mod.module.net.": ["_orig_mod.module.net.", "module.net.", "net.", "state_dict/_orig_mod.module.net"],
+    "a.module.b.": ["a.module.b.", "a.b.", "a.b", "state_dict/a.module.b."],
+    "module.": ["module.", "module", "", "state_dict/", "state_dict", "state_dict/module."],
+}
+
+
+@pytest.mark.parametrize("prefix", AS_IN_THE_FILE)
+def test_a_place_is_named_as_it_is_in_the_file(prefix, network, save, refused):
+    path = save({"state_dict": prefixed(prefix, network().state_dict()), "epoch": 3})
+    for named in AS_IN_THE_FILE[prefix]:
+        source, weights = load_source(path, prefix=named)
+        assert torch.equal(weights["conv1.weight"], network().conv1.weight) and source.dropped == {"fc": 2}
+    for other in ("module.decoder.", "ncoder.", "x/module.encoder.", prefix + "x"):
+        refused(path, "0 encoders with the prefix", prefix=other)
+
+
+@pytest.mark.parametrize("prefix", ["module.encoder.", "backbone.", "a b.", "$(touch x).", "-x.", "m.module.n."])
+def test_a_file_without_its_projects_marks_gets_the_command_to_copy(prefix, network, tmp_path, monkeypatch):
+    """SimSiam without its predictor, for one; the command is run as a shell and a user would."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(prefixed(prefix, with_fc(network()).state_dict()), "it's mine.pth")
+    with pytest.raises(ValueError, match="which no known project's layout fits") as caught:
+        load_source("it's mine.pth")
+    words = shlex.split(str(caught.value).partition("name its place with --prefix: ")[2])
+    assert words[:2] == ["python", "tools/convert_to_d2.py"]
+    args = convert_to_d2.parser().parse_args(words[2:])
+    assert (args.checkpoint, args.output, args.prefix) == ("it's mine.pth", "OUT.pkl", prefix)
+    _, weights = load_source(args.checkpoint, prefix=args.prefix)
+    assert torch.equal(weights["conv1.weight"], network().conv1.weight)
+
+
+def test_the_command_tells_two_encoders_apart(network, save):
+    nets = [prefixed("module.net.", network(seed=seed).state_dict()) for seed in (0, 1)]
+    with pytest.raises(ValueError, match=r"'a/net\.', 'b/net\.'.* --prefix a/module\.net\.$"):
+        load_source(save({"a": nets[0], "b": nets[1]}))
+    queries = {key: prefixed("module.encoder_q.", network().state_dict()) for key in ("a", "b")}
+    with pytest.raises(ValueError, match=r"several encoders, .* such as python .* --prefix a/module\.encoder_q\.$"):
+        load_source(save(queries))
+
+
+def test_an_exact_place_goes_before_one_that_differs_by_wrappers(network, save):
+    content = {"module": network().state_dict(), "": {"x": network(seed=1).state_dict()}}
+    _, weights = load_source(save(content), prefix="module/")
+    assert torch.equal(weights["conv1.weight"], network().conv1.weight)
 
 
 def test_a_named_prefix_is_converted(network, assert_written, save, tmp_path):

@@ -1,5 +1,6 @@
 """What no weight tells (strides, dilation, colours, own code) is read where it stands, or the file is refused."""
 
+import argparse
 import re
 
 import numpy as np
@@ -116,6 +117,28 @@ def test_arrays_of_other_kinds(tmp_path, kind):
     np.savez(tmp_path / "in.npz", **arrays)
     with pytest.raises(ValueError, match=re.escape("conv1.weight holds")):
         convert(tmp_path / "in.npz", tmp_path / "out.pkl")
+
+
+PIXELS = {"mean": [0.5, 0.25, 0.5], "std": (0.5, 0.5, 0.25)}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "content"),
+    [
+        ("", {"arch": "resnet18", "args": argparse.Namespace(**PIXELS)}),  # --mean and --std of timm's train.py
+        ("embedding_model.wrapped_model._features.", {"lightly_train": {"normalize_args": PIXELS}}),
+    ],
+)
+def test_pixels_that_the_script_was_given(tmp_path, prefix, content):
+    weights = {prefix + name: value for name, value in random_weights("resnet18").items()}
+    source = convert(put(tmp_path, {"state_dict": weights, **content}), tmp_path / "out.pkl").source
+    assert source.conventions[1:3] == ((127.5, 63.75, 127.5), (127.5, 127.5, 63.75))
+
+
+@pytest.mark.parametrize("args", [{"mean": None, "std": None}, {}, {"mean": 3, "std": "x"}, {"mean": ["a"] * 3}])
+def test_a_script_that_was_given_none(tmp_path, args):
+    content = {"arch": "resnet18", "args": argparse.Namespace(**args), "state_dict": random_weights("resnet18")}
+    assert convert(put(tmp_path, content), tmp_path / "out.pkl").source.conventions[2] == (58.395, 57.12, 57.375)
 
 
 def test_another_models_card_beside_the_file(tmp_path):
