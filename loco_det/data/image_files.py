@@ -1,6 +1,8 @@
 """Checks of image files: are they there, of the size that the annotations say, and readable."""
 
+import functools
 import os
+import unicodedata
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,29 +12,109 @@ from tqdm import tqdm
 EXIF_ORIENTATION = 0x0112  # tag; 1 is upright, 5 to 8 swap width and height
 
 
-def check_files(report, folder, names):
-    """Add ``image_missing`` for every name that is not a file below the folder; returns the names that are.
+def check_files(report, folder, names, allow_outside=False, links=False):
+    """Check that every name is a file below the folder.
 
     Each folder is listed once: a question for every file takes minutes on network drives.
+
+    Args:
+        report: gets ``image_missing``, with the file that is meant where one differs in case or in the form of its
+            letters only; ``image_outside``; and ``image_elsewhere``.
+        folder: that the names start from.
+        names: list of str.
+        allow_outside: whether names may lead out of the folder.
+        links: report symbolic links that lead out of the folder.
+
+    Returns:
+        list of str: the names of files that are there and allowed.
     """
-    listed = {}
-    missing = set()
+    listed, good, root = {}, [], os.path.realpath(folder)
     for name in names:
-        parent, base = os.path.split(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        outside = not is_inside(folder, name)
+        if outside and not allow_outside:
+            report.add("image_outside", name)
+            continue
+        parent, base = os.path.split(path)
         if parent not in listed:
-            listed[parent] = _files(parent)
-        if base not in listed[parent]:
-            missing.add(name)
-            report.add("image_missing", os.path.join(parent, base))
-    return [name for name in names if name not in missing]
+            listed[parent] = _Folder(parent)
+        if base not in listed[parent].files:
+            report.add("image_missing", lambda at=listed[parent], base=base, path=path: f"{path}{at.hint(base)}")
+            continue
+        good.append(name)
+        target = listed[parent].target(base) if links or outside else path
+        if outside or links and not _is_below(root, target):
+            report.add("image_elsewhere", f"{name}: {target}")
+    return good
 
 
-def _files(folder):
+def is_inside(folder, name):
+    """Whether a file name of an annotation file stays in the folder of images: one with ".." or an absolute one may."""
+    if not os.path.isabs(name) and ".." not in name:
+        return True
+    folder = os.path.abspath(folder)
+    return _is_below(folder, os.path.normpath(os.path.join(folder, name)))
+
+
+def _is_below(folder, path):
+    return path.startswith(os.path.join(folder, ""))
+
+
+class _Folder:
+    """Names in a folder; of one that is missing or cannot be read, none.
+
+    Attributes:
+        files: names of files and of links to files.
+        links: names of links, whatever they lead to.
+    """
+
+    def __init__(self, path):
+        self.path, self.real, self.files, self.links = path, os.path.realpath(path), set(), set()
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        self.links.add(entry.name)
+                    if entry.is_file():
+                        self.files.add(entry.name)
+        except (OSError, ValueError):  # ValueError: a name with a null byte
+            pass
+
+    def target(self, name):
+        """The path of a file with all links followed."""
+        path = os.path.join(self.real, name)
+        return os.path.realpath(path) if name in self.links else path
+
+    def hint(self, name):
+        """Why a name is missing, as the end of a sentence; empty if nothing is known."""
+        if name in self.links:
+            return f" is a link to {os.readlink(os.path.join(self.path, name))}, which is no file"
+        similar = self._similar.get(_plain(name))
+        if similar is None:
+            return ""
+        if _letters(similar) == _letters(name):
+            return (
+                f": the folder has {similar!a}, the annotations {name!a}, the same letters in another encoding or "
+                "Unicode form: rename the file, or write its name as the folder has it"
+            )
+        return f": the folder has {similar}, which differs in upper and lower case"
+
+    @functools.cached_property
+    def _similar(self):
+        return {_plain(name): name for name in self.files}
+
+
+def _letters(name):
+    """A file name in one Unicode form; bytes that are no UTF-8 are taken for Latin-1."""
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
+        name.encode()
+    except UnicodeEncodeError:  # how Python gives such bytes
+        name = os.fsencode(name).decode("latin-1")
+    return unicodedata.normalize("NFC", name)
+
+
+def _plain(name):
+    return _letters(name).casefold()
 
 
 def check_images(report, folder, sizes, decode=False):

@@ -1,0 +1,265 @@
+"""COCO instance files: one reading for the checks, for training, for evaluation and for the analysis.
+
+What is read here is what all of them see: a file that the check accepts is not refused after the training.
+"""
+
+import contextlib
+import functools
+import gc
+import io
+import json
+import os
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import coco as d2
+from detectron2.structures import BoxMode
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+
+LISTS = ("images", "categories", "annotations")
+EVALUATED = {  # what COCO's metrics of boxes and masks read; everything else is left out
+    "images": ("id", "width", "height"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
+}
+KEYPOINTS = ("keypoints", "num_keypoints")
+BEGINNINGS = {  # of files that are given by mistake
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"version https://git-lfs": "a Git LFS pointer: fetch the file with git lfs pull",
+    b"<": "XML or a web page: convert it to COCO's JSON, or download the file again",
+    b"\xff\xfe": "UTF-16 text: save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text: save it as UTF-8",
+}
+
+
+@contextlib.contextmanager
+def without_collector():
+    """Python's garbage collector finds nothing to free among millions of new lists, and triples the time."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
+
+
+@without_collector()
+def read_coco(path, lists=LISTS):
+    """Parse a COCO instance file: JSON in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: of the file.
+        lists: that it must have.
+
+    Returns:
+        dict: with those lists, whose entries may still be anything.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no JSON in UTF-8, has a key twice in one object, or is not COCO's format; one line that
+            says what it seems to be instead.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such annotation file")
+    with open(path, "rb") as f:
+        data = f.read()
+    try:
+        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
+    except DuplicateKeyError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON{_why_no_json(data, error)}") from None
+    if problem := _why_no_coco(content, lists):
+        raise ValueError(f"{path} is no COCO instance file: {problem}")
+    return content
+
+
+class DuplicateKeyError(ValueError):
+    """A JSON object has a key more than once; json would keep the last."""
+
+
+def _without_duplicates(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        where = ", ".join(f"{key} {str(value)[:30]}" for key, value in pairs[:4])
+        raise DuplicateKeyError(f"duplicate key {twice!r} in one JSON object ({where}): keep one of them")
+    return content
+
+
+def _why_no_json(data, error):
+    """What follows "is no JSON": what the file is instead, as far as its bytes tell, or where the error is."""
+    if not data.strip():
+        return ": it is empty"
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for beginning, what in BEGINNINGS.items():
+        if start.startswith(beginning):
+            return f" but {what}"
+    if isinstance(error, UnicodeDecodeError):
+        if b"\0" in data[:4]:
+            return f" but {BEGINNINGS[bytes((0xFF, 0xFE))]}"
+        line = data.count(b"\n", 0, error.start) + 1
+        return f" in UTF-8: byte 0x{data[error.start]:02x} in line {line}; save it as UTF-8"
+    if start[:1] not in (b"{", b"["):
+        return f" (YAML?): {error}; COCO's JSON begins with {{"
+    if str(error).startswith("Extra data"):
+        return f": {error}; of JSON lines make one object with the lists {', '.join(LISTS)}"
+    return f": {error}"
+
+
+def _why_no_coco(content, lists):
+    """What is wrong with parsed JSON, or None if it has the lists of COCO's format."""
+    needed = f"it needs the lists {', '.join(LISTS)}"
+    if isinstance(content, list):
+        if content and isinstance(content[0], dict) and "score" in content[0]:
+            return f"a list with scores holds detections (COCO's results format), no ground truth; {needed}"
+        return f"it is a list; {needed}"
+    if not isinstance(content, dict):
+        return needed
+    annotations = content.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    first = first if isinstance(first, dict) else {}
+    for key, what in {"segments_info": "panoptic segments", "caption": "captions"}.items():
+        if key in first and "bbox" not in first:
+            return f"its annotations are {what}; take the instances_*.json of the same data"
+    lacking = [part for part in lists if not isinstance(content.get(part), list)]
+    if lacking == ["annotations"]:
+        return "it has no annotations, as the files of test sets; take one that has them"
+    return f"{needed}; {', '.join(lacking)} is none" if lacking else None
+
+
+def read_ground_truth(path, more=()):
+    """Read what the evaluation needs of a COCO instance file, and nothing else.
+
+    pycocotools and hotcoco stop at fields that no metric reads if these are not of the type that COCO's own files have
+    (``date_captured`` as a number, ``info`` as text). The annotations may be missing, as in the files of test sets.
+
+    Args:
+        path: of the file.
+        more: further fields of the annotations to keep, such as ``KEYPOINTS``.
+
+    Returns:
+        pycocotools' COCO, its ``dataset`` with the fields in ``EVALUATED`` only.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_coco`; also if an entry has no id.
+    """
+    return as_coco(evaluated(read_coco(path, ("images", "categories")), more), path)
+
+
+def as_coco(dataset, path):
+    """pycocotools' COCO of a parsed file; ValueError, with the file's path, if an entry lacks an id."""
+    coco = COCO()
+    coco.dataset = dataset
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            coco.createIndex()
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: ids are missing or of the wrong type: {error}; see tools/check_dataset.py") from None
+    return coco
+
+
+def evaluated(content, more=()):
+    """The fields in ``EVALUATED`` of a parsed file, those that are there; ``content`` is not changed.
+
+    Args:
+        content: as :func:`read_coco` returns it.
+        more: further fields of the annotations to keep.
+
+    Returns:
+        dict: in COCO's format. ``iscrowd`` is 0 or 1, empty segmentations are left out, run-length codes have ``size``
+        and ``counts`` only.
+    """
+    kept = {part: [_only(entry, EVALUATED[part]) for entry in content[part]] for part in ("images", "categories")}
+    fields = (*EVALUATED["annotations"], *more)
+    if "annotations" in content:
+        kept["annotations"] = [_only(entry, fields) for entry in content["annotations"]]
+    for annotation in kept.get("annotations", ()):
+        if type(annotation.get("iscrowd")) is bool:
+            annotation["iscrowd"] = int(annotation["iscrowd"])
+        mask = annotation.get("segmentation")
+        if type(mask) is dict:
+            annotation["segmentation"] = _only(mask, ("size", "counts"))
+        elif not mask:
+            annotation.pop("segmentation", None)
+    return kept
+
+
+def _only(entry, fields):
+    return {field: entry[field] for field in fields if field in entry}
+
+
+def use_own_reader(masks=True):
+    """Have the sets that Detectron2 loads from COCO instance files loaded by :func:`load_coco`, so that the check and
+    the loader read the same; sets with keypoints and those with a loader of their own stay as they are.
+
+    Args:
+        masks: whether the masks are loaded, too.
+    """
+    for name in DatasetCatalog.list():
+        metadata, loader = MetadataCatalog.get(name), DatasetCatalog[name]
+        ours = isinstance(loader, functools.partial) and loader.func is load_coco
+        if not ours and (getattr(loader, "__module__", None) != d2.__name__ or metadata.get("keypoint_names")):
+            continue
+        if metadata.get("evaluator_type") == "coco" and metadata.get("json_file"):
+            DatasetCatalog.remove(name)
+            load = functools.partial(load_coco, metadata.json_file, metadata.image_root, name, masks)
+            DatasetCatalog.register(name, load)
+
+
+def load_coco(path, images, name, masks=True):
+    """Load a COCO instance file as Detectron2's ``load_coco_json`` does, of a file that the check has passed.
+
+    Args:
+        path: the JSON file.
+        images: folder that the file names in it start from.
+        name: of the registered data set; its metadata get the classes.
+        masks: whether the masks are loaded; without, no object is left out for want of a usable polygon.
+
+    Returns:
+        list of dict: in Detectron2's format, in order of the image ids.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_coco`; also if the data set is registered with other classes.
+    """
+    content = read_coco(path)
+    coco = as_coco(content, path)
+    categories = sorted(coco.cats)
+    places = {category: i for i, category in enumerate(categories)}
+    metadata = MetadataCatalog.get(name)
+    try:
+        metadata.set(
+            thing_classes=[coco.cats[i]["name"] for i in categories], thing_dataset_id_to_contiguous_id=places
+        )
+    except AssertionError:
+        raise ValueError(
+            f"{path}: its categories are not those of the data set {name}; train on it as DATASETS.CUSTOM"
+        ) from None
+    records = []
+    for key in sorted(coco.imgs):
+        image, annotations = coco.imgs[key], coco.imgToAnns.get(key, [])
+        objects = [o for o in (_object(a, places, masks) for a in annotations) if o]
+        size = {"height": image["height"], "width": image["width"]}
+        file_name = os.path.join(images, image["file_name"])
+        records.append({"file_name": file_name, **size, "image_id": key, "annotations": objects})
+    return records
+
+
+def _object(annotation, places, masks):
+    """Detectron2's form of an annotation; None if it has polygons, but none with three points or more."""
+    kept = {"iscrowd": annotation["iscrowd"], "bbox": annotation["bbox"]}
+    kept |= {"category_id": places[annotation["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
+    mask = annotation.get("segmentation") if masks else None
+    if isinstance(mask, dict):
+        if isinstance(mask["counts"], list):
+            mask = mask_utils.frPyObjects(mask, *mask["size"])
+        kept["segmentation"] = mask
+    elif mask:
+        usable = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        if not usable:
+            return None
+        kept["segmentation"] = usable
+    return kept
