@@ -18,6 +18,9 @@ def check_boxes(report, objects, shapes):
         report: gets the findings.
         objects: :class:`loco_det.data.objects.Objects`.
         shapes: :class:`loco_det.data.check_masks.Shapes` of the same annotations.
+
+    Returns:
+        ndarray: (N,) bool, boxes that are in the image and in its pixels.
     """
     x, y, w, h = objects.box.T
     width, height = objects.size.T
@@ -43,7 +46,9 @@ def check_boxes(report, objects, shapes):
     }
     for kind, which in found.items():
         report.add_each(kind, np.flatnonzero(which), objects.where_box)
-    _check_fit(report, objects, shapes, sane & ~far & ~outside)
+    sane &= ~far & ~outside
+    _check_fit(report, objects, shapes, sane)
+    return sane
 
 
 def _corners(objects, shapes, solid, cut):
@@ -98,16 +103,16 @@ def _box(edges):
     return [round(float(value), 1) for value in (x0, y0, x1 - x0, y1 - y0)]
 
 
-def check_areas(report, objects, shapes):
-    """Check the areas, which decide on small, medium and large in COCO's evaluation; arguments as in
-    :func:`check_boxes`.
+def check_areas(report, objects, shapes, sane):
+    """Check the areas, which decide on small, medium and large in COCO's evaluation, of all but crowd regions.
 
-    Crowd regions have no part in that.
+    Args:
+        report, objects, shapes: as in :func:`check_boxes`.
+        sane: what that returned.
     """
     area, known = objects.area, ~np.isnan(shapes.area)
     with np.errstate(invalid="ignore", over="ignore"):
-        box = np.clip(objects.box[:, 2:], 0, objects.size).prod(1)
-        box = np.where(np.isfinite(box), box, 0)
+        box = np.where(sane, np.clip(objects.box[:, 2:], 0, objects.size).prod(1), np.nan)
         wanted = np.where(known, shapes.area, box)
         low, high = np.where(known, wanted / AREA_FACTOR, wanted / THIN), wanted * AREA_FACTOR
         limits = (SMALL, MEDIUM)
@@ -115,11 +120,12 @@ def check_areas(report, objects, shapes):
         impossible = ~np.isfinite(area) | (area < 0) | (area > (objects.size + 2 * TOLERANCE).prod(1))
         # the odd pixel is rounding; a fifth is more than drawing a polygon on pixels changes
         off = known & ~(np.abs(area - shapes.area) <= np.maximum(0.2 * shapes.area, 20))
-    wrong = (impossible | moved & (wanted > 0)) & ~objects.crowd
+    wrong = (impossible | moved) & ~objects.crowd
 
     def describe(i):
         value, what = objects.entries[i]["area"], "mask" if known[i] else "box"
-        return f"{objects.where(i)}: area {value:g}, its {what} has {wanted[i]:g} pixels"
+        pixels = "" if np.isnan(wanted[i]) else f", its {what} has {wanted[i]:g} pixels"
+        return f"{objects.where(i)}: area {value:g}{pixels}"
 
     report.add_each("area_wrong", np.flatnonzero(wrong), describe)
     report.add_each("area", np.flatnonzero(off & ~wrong), describe)

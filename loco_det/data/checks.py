@@ -56,8 +56,7 @@ def check_coco(path, images, name=None, full=True, decode=False, only=None, mask
         report.add("empty", "crowd regions only")
     objects = Objects.of(annotations, known)
     shapes = check_masks(report, objects) if masks else Shapes.unknown(len(objects))
-    check_boxes(report, objects, shapes)
-    check_areas(report, objects, shapes)
+    check_areas(report, objects, shapes, check_boxes(report, objects, shapes))
     names = list(dict.fromkeys(image["file_name"] for image in known.values()))
     there = set(check_files(report, images, names, allow_outside, links=full))
     if full:
@@ -68,12 +67,11 @@ def check_coco(path, images, name=None, full=True, decode=False, only=None, mask
 
 
 def _listed(content):
-    """Ids of all images and categories, of entries with faults too: what refers to them has no fault of its own."""
-    ids = {}
-    for part in ("images", "categories"):
-        found = [entry.get("id") for entry in content[part] if isinstance(entry, dict)]
-        ids[part] = {i for i in found if isinstance(i, int | float | str)}
-    return ids
+    """Ids of all images and categories as text, of entries with faults too: what refers to them is not unknown."""
+    return {
+        part: {str(entry.get("id")).removesuffix(".0") for entry in content[part] if isinstance(entry, dict)}
+        for part in ("images", "categories")
+    }
 
 
 def _twice(report, kind, values, text="{}"):
@@ -111,9 +109,9 @@ def _check_links(report, annotations, known, listed):
             report.add("ignore", f"annotation {a['id']}")
         if a["image_id"] in known and a["category_id"] in report.classes:
             good.append(a)
-        elif a["image_id"] not in listed["images"]:
+        elif str(a["image_id"]) not in listed["images"]:
             report.add("image_id_unknown", f"annotation {a['id']}: image_id {a['image_id']}")
-        elif a["category_id"] not in listed["categories"]:
+        elif str(a["category_id"]) not in listed["categories"]:
             report.add("category_unknown", f"annotation {a['id']}: category_id {a['category_id']}")
     return good
 

@@ -23,13 +23,14 @@ EVALUATED = {  # what COCO's metrics of boxes and masks read; everything else is
     "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
 }
 KEYPOINTS = ("keypoints", "num_keypoints")
+UTF_16 = "UTF-16 text: save it as UTF-8"
 BEGINNINGS = {  # of files that are given by mistake
     b"PK\x03\x04": "a zip archive: unpack it",
     b"\x1f\x8b": "compressed with gzip: unpack it",
     b"version https://git-lfs": "a Git LFS pointer: fetch the file with git lfs pull",
     b"<": "XML or a web page: convert it to COCO's JSON, or download the file again",
-    b"\xff\xfe": "UTF-16 text: save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text: save it as UTF-8",
+    b"\xff\xfe": UTF_16,
+    b"\xfe\xff": UTF_16,
 }
 
 
@@ -98,9 +99,9 @@ def _why_no_json(data, error):
     for beginning, what in BEGINNINGS.items():
         if start.startswith(beginning):
             return f" but {what}"
+    if b"\0" in data[:4]:
+        return f" but {UTF_16}"
     if isinstance(error, UnicodeDecodeError):
-        if b"\0" in data[:4]:
-            return f" but {BEGINNINGS[bytes((0xFF, 0xFE))]}"
         line = data.count(b"\n", 0, error.start) + 1
         return f" in UTF-8: byte 0x{data[error.start]:02x} in line {line}; save it as UTF-8"
     if start[:1] not in (b"{", b"["):

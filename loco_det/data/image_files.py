@@ -69,8 +69,9 @@ class _Folder:
     """
 
     def __init__(self, path):
-        self.path, self.real, self.files, self.links = path, os.path.realpath(path), set(), set()
+        self.path, self.real, self.files, self.links = path, path, set(), set()
         try:
+            self.real = os.path.realpath(path)
             with os.scandir(path) as entries:
                 for entry in entries:
                     if entry.is_symlink():
