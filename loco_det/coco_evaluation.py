@@ -51,7 +51,7 @@ class ReducedCOCOEvaluator(COCOEvaluator):
             options = {"max_dets_per_image": max_dets_per_image, "kpt_oks_sigmas": kpt_oks_sigmas}
             options |= {"use_fast_impl": False, "allow_cached_coco": allow_cached_coco}
             super().__init__(dataset_name, tasks, distributed, output_dir, **options)
-            self._coco_api = as_coco(evaluated(self._coco_api.dataset, KEYPOINTS), dataset_name)
+            self._coco_api = as_coco(evaluated(self._coco_api.dataset, KEYPOINTS))
             return
         # Detectron2's __init__ but for its reading of the file
         self._logger = logging.getLogger(COCOEvaluator.__module__)
@@ -116,6 +116,12 @@ def _whole(number, least):
     return isinstance(number, int) and least <= number < 2**53  # all of which are float64, too
 
 
+def _without_masks(dataset):
+    """The same without segmentations: hotcoco reads them, too, where boxes are evaluated."""
+    annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in dataset["annotations"]]
+    return dataset | {"annotations": annotations}
+
+
 def evaluate(coco_gt, detections, task, img_ids=None, max_dets=(1, 10, 100)):
     """COCO's figures of boxes or masks.
 
@@ -150,7 +156,7 @@ def evaluate(coco_gt, detections, task, img_ids=None, max_dets=(1, 10, 100)):
     if strange := {row[0] for row in rows} - set(coco_gt.imgs):
         raise ValueError(f"{len(strange)} images of the detections are not in the ground truth, {strange.pop()} is one")
     official = COCOevalMaxDets(coco_gt, iouType=task)
-    truth = hotcoco.COCO(coco_gt.dataset)
+    truth = hotcoco.COCO(_without_masks(coco_gt.dataset) if task == "bbox" else coco_gt.dataset)
     columns = np.array(rows, dtype=float)  # [N, 7]: dictionaries take hotcoco ten times as long
     if task == "bbox":
         found = truth.load_res(columns)

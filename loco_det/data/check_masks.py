@@ -49,7 +49,7 @@ def check_masks(report, objects):
             elif type(mask) is dict:
                 _check_code(report, objects, shapes, i)
             elif not polygons.add(i, mask):
-                _explain(report, mask, objects.where(i))
+                _explain(report, mask, objects.where(i), objects.size[i])
         _check_polygons(report, objects, shapes, polygons)
     return shapes
 
@@ -113,33 +113,40 @@ def _check_polygons(report, objects, shapes, polygons):
     shapes.box[which[known]] = np.hstack([low, high])[known]
 
 
-def _explain(report, polygons, where):
+def _explain(report, polygons, where, size):
     """Report what is wrong with the polygons of an annotation, of which some cannot be used."""
     lengths = list(map(len, polygons))
     if any(type(value) is list for polygon in polygons for value in polygon) or _are_points(polygons):
         report.add("polygon_nested", f"{where}: {str(polygons)[:60]}")
         return
     for polygon in polygons:
-        strange = [value for value in polygon if type(value) not in (int, float)]
+        usable = len(polygon) >= 6 and len(polygon) % 2 == 0
+        numbers = [value for value in polygon if isinstance(value, int | float)]
+        strange = [value for value in polygon if not isinstance(value, int | float)]
         if strange:
             report.add("wrong_type", f"{where}: coordinate {strange[0]!r:.60} of a polygon must be a number")
-        elif len(polygon) < 6:
-            report.add("polygon_short", f"{where}: {len(polygon)} coordinates")
-        elif len(polygon) % 2:
-            report.add("polygon_odd", f"{where}: {len(polygon)} coordinates")
-        else:
-            _explain_huge(report, polygon, where)
+        elif not usable:
+            report.add("polygon_odd" if len(polygon) > 6 else "polygon_short", f"{where}: {len(polygon)} coordinates")
+        _explain_values(report, numbers, where, size, usable)
     if lengths[0] < 6:
         report.add("mask_stops_evaluation", f"{where}: {lengths[0]} coordinates")
     if not any(n >= 6 and n % 2 == 0 for n in lengths):
         report.add("mask_dropped", where)
 
 
-def _explain_huge(report, polygon, where):
-    """Whole numbers too large for a float."""
+def _explain_values(report, polygon, where, size, usable):
+    """Coordinates of one polygon; of usable ones only those that are too large for a float, as the others are among
+    :class:`_Polygons`. pycocotools draws the unusable ones, too."""
     try:
-        array("d", polygon)
+        values = np.array(array("d", polygon))
     except OverflowError:
+        report.add("coordinates_far", f"{where}: its polygons")
+        return
+    if usable or not len(values):
+        return
+    if not np.isfinite(values).all():
+        report.add("polygon_not_finite", where)
+    elif max(-values.min(), values.max() - size.max()) > FAR * size.max():
         report.add("coordinates_far", f"{where}: its polygons")
 
 

@@ -146,20 +146,29 @@ def read_ground_truth(path, more=()):
         pycocotools' COCO, its ``dataset`` with the fields in ``EVALUATED`` only.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_coco`; also if an entry has no id.
+        FileNotFoundError, ValueError: as :func:`read_coco`; also if entries are no objects or have no ids.
     """
-    return as_coco(evaluated(read_coco(path, ("images", "categories")), more), path)
+    content = read_coco(path, ("images", "categories"))
+    with _explained(path):
+        return as_coco(evaluated(content, more))
 
 
-def as_coco(dataset, path):
-    """pycocotools' COCO of a parsed file; ValueError, with the file's path, if an entry lacks an id."""
+@contextlib.contextmanager
+def _explained(path):
+    """ValueError, with the file's path, where entries that no check has passed are not what they have to be."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is wrong: {error}"
+        raise ValueError(f"{path}: an entry {what}; tools/check_dataset.py says which") from None
+
+
+def as_coco(dataset):
+    """pycocotools' COCO of a parsed file; KeyError or TypeError if an entry has no ids."""
     coco = COCO()
     coco.dataset = dataset
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            coco.createIndex()
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: ids are missing or of the wrong type: {error}; see tools/check_dataset.py") from None
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco.createIndex()
     return coco
 
 
@@ -171,13 +180,14 @@ def evaluated(content, more=()):
         more: further fields of the annotations to keep.
 
     Returns:
-        dict: in COCO's format. ``iscrowd`` is 0 or 1, empty segmentations are left out, run-length codes have ``size``
-        and ``counts`` only.
+        dict: in COCO's format. Annotations of images that are not listed are left out, and empty segmentations;
+        ``iscrowd`` is 0 or 1, and run-length codes have ``size`` and ``counts`` only.
     """
     kept = {part: [_only(entry, EVALUATED[part]) for entry in content[part]] for part in ("images", "categories")}
     fields = (*EVALUATED["annotations"], *more)
     if "annotations" in content:
-        kept["annotations"] = [_only(entry, fields) for entry in content["annotations"]]
+        known = {image["id"] for image in kept["images"]}
+        kept["annotations"] = [_only(a, fields) for a in content["annotations"] if a["image_id"] in known]
     for annotation in kept.get("annotations", ()):
         if type(annotation.get("iscrowd")) is bool:
             annotation["iscrowd"] = int(annotation["iscrowd"])
@@ -227,7 +237,11 @@ def load_coco(path, images, name, masks=True):
         FileNotFoundError, ValueError: as :func:`read_coco`; also if the data set is registered with other classes.
     """
     content = read_coco(path)
-    coco = as_coco(content, path)
+    with _explained(path):
+        return _records(as_coco(content), path, images, name, masks)
+
+
+def _records(coco, path, images, name, masks):
     categories = sorted(coco.cats)
     places = {category: i for i, category in enumerate(categories)}
     metadata = MetadataCatalog.get(name)

@@ -106,11 +106,11 @@ def _coco_records(content, folder, classes, allow_outside):
     """A few of the images as Detectron2's dataset dicts, with those of their annotations that can be drawn."""
     indices, objects = {key: i for i, key in enumerate(classes)}, {}
     for a in content["annotations"]:
-        if isinstance(a, dict):
+        if isinstance(a, dict) and type(a.get("image_id")) is int:
             objects.setdefault(a.get("image_id"), []).append(a)
     images = [i for i in content["images"] if isinstance(i, dict) and isinstance(i.get("file_name"), str)]
     images = [i for i in images if allow_outside or is_inside(folder, i["file_name"])]
-    images = [i for i in images if type(i.get("id")) is int and os.path.isfile(os.path.join(folder, i["file_name"]))]
+    images = [i for i in images if type(i.get("id")) is int and _is_file(os.path.join(folder, i["file_name"]))]
     records = []
     for image in pick_records([{**i, "annotations": objects.get(i["id"])} for i in images], PICTURES):
         size = [image.get("height"), image.get("width")]
@@ -118,6 +118,13 @@ def _coco_records(content, folder, classes, allow_outside):
         file_name = os.path.join(folder, image["file_name"])
         records.append({"file_name": file_name, "annotations": [a for a in drawn if a]})
     return records
+
+
+def _is_file(path):
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a null byte in its name
+        return False
 
 
 def _drawable(annotation, indices, size):
@@ -131,7 +138,7 @@ def _drawable(annotation, indices, size):
             usable = [p for p in mask or [] if len(p) >= 6 and len(p) % 2 == 0]
             mask = [p for p in usable if all(math.isfinite(v) for v in p)]
         found = {"bbox": list(box), "bbox_mode": BoxMode.XYWH_ABS, "segmentation": mask}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return {**found, "category_id": indices[annotation["category_id"]], "iscrowd": annotation.get("iscrowd", 0)}
 

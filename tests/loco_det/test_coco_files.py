@@ -121,8 +121,16 @@ def test_the_evaluation_gets_what_it_reads_and_nothing_else(write):
 
 
 def test_ground_truth_without_ids(write):
-    with pytest.raises(ValueError, match="ids are missing or of the wrong type: 'image_id'; see tools/che"):
+    with pytest.raises(ValueError, match="an entry lacks 'image_id'; tools/check_dataset.py says which"):
         read_ground_truth(write(GOOD | {"annotations": [{"id": 1}]}))
+    for entries in ([7], ["id"], [None], [{"id": []}]):
+        with pytest.raises(ValueError, match="an entry (is wrong|lacks)"):
+            read_ground_truth(write(GOOD | {"images": entries}))
+
+
+def test_annotations_of_unknown_images_are_left_out():
+    reduced = evaluated(GOOD | {"images": GOOD["images"][1:]})
+    assert [a["id"] for a in reduced["annotations"]] == [3, 8]
 
 
 def test_records_are_those_of_detectron2(write, new_name):
