@@ -132,6 +132,7 @@ def _why_no_coco(content, lists):
     return f"{needed}; {', '.join(lacking)} is none" if lacking else None
 
 
+@without_collector()
 def read_ground_truth(path, more=()):
     """Read what the evaluation needs of a COCO instance file, and nothing else.
 
@@ -221,6 +222,7 @@ def use_own_reader(masks=True):
             DatasetCatalog.register(name, load)
 
 
+@without_collector()
 def load_coco(path, images, name, masks=True):
     """Load a COCO instance file as Detectron2's ``load_coco_json`` does, of a file that the check has passed.
 
@@ -236,7 +238,7 @@ def load_coco(path, images, name, masks=True):
     Raises:
         FileNotFoundError, ValueError: as :func:`read_coco`; also if the data set is registered with other classes.
     """
-    content = read_coco(path)
+    content = read_coco(path, ("images", "categories"))
     with _explained(path):
         return _records(as_coco(content), path, images, name, masks)
 

@@ -11,7 +11,7 @@ KINDS = {
     "not_coco": ("error", "no COCO instance file", "Detectron2 cannot load it"),
     "field_missing": ("error", "entries lack fields", "Detectron2 or pycocotools stops with a KeyError"),
     "wrong_type": ("error", "values of the wrong type", "Detectron2 or pycocotools stops"),
-    "empty": ("error", "nothing to train on", "Detectron2 stops: no image with annotations is left"),
+    "empty": ("error", "nothing to train on or to evaluate", "Detectron2 stops: no image with annotations is left"),
     "box_corners": (
         "error",
         "boxes are given as x0, y0, x1, y1",

@@ -39,7 +39,8 @@ def check_files(report, folder, names, allow_outside=False, links=False):
         if parent not in listed:
             listed[parent] = _Folder(parent)
         if base not in listed[parent].files:
-            report.add("image_missing", lambda at=listed[parent], base=base, path=path: f"{path}{at.hint(base)}")
+            hint = functools.partial(_why_missing, listed[parent], folder, name)
+            report.add("image_missing", lambda path=path, hint=hint: f"{path}{hint()}")
             continue
         good.append(name)
         target = listed[parent].target(base) if links or outside else path
@@ -86,23 +87,43 @@ class _Folder:
         path = os.path.join(self.real, name)
         return os.path.realpath(path) if name in self.links else path
 
-    def hint(self, name):
-        """Why a name is missing, as the end of a sentence; empty if nothing is known."""
-        if name in self.links:
-            return f" is a link to {os.readlink(os.path.join(self.path, name))}, which is no file"
-        similar = self._similar.get(_plain(name))
-        if similar is None:
-            return ""
-        if _letters(similar) == _letters(name):
-            return (
-                f": the folder has {similar!a}, the annotations {name!a}, the same letters in another encoding or "
-                "Unicode form: rename the file, or write its name as the folder has it"
-            )
-        return f": the folder has {similar}, which differs in upper and lower case"
+    def similar(self, name):
+        """The file whose name differs from this one in case or in the form of its letters only, or None."""
+        return self._plain.get(_plain(name))
 
     @functools.cached_property
-    def _similar(self):
+    def _plain(self):
         return {_plain(name): name for name in self.files}
+
+
+def _why_missing(listed, root, name):
+    """Why a name is not there, as the end of a sentence; empty if nothing is known.
+
+    Args:
+        listed: the ``_Folder`` in which it would be.
+        root: folder that the names start from.
+        name: as in the annotations.
+    """
+    base = os.path.basename(name)
+    similar, slashes = listed.similar(base), name.replace("\\", "/")
+    if base in listed.links:
+        return f" is a link to {os.readlink(os.path.join(listed.path, base))}, which is no file"
+    if similar and _letters(similar) == _letters(base):
+        return (
+            f": the folder has {similar!a}, the annotations {base!a}, the same letters in another encoding or "
+            "Unicode form: rename the file, or write its name as the folder has it"
+        )
+    if similar:
+        return f": the folder has {similar}, which differs in upper and lower case"
+    if slashes != name and _is_file(root, slashes):
+        return ": there is one with / for \\: write it so"
+    if base != name and _is_file(root, base):
+        return f": {root} has {base}: leave out the folder in file_name"
+    return ""
+
+
+def _is_file(folder, name):
+    return is_inside(folder, name) and os.path.isfile(os.path.join(folder, name))
 
 
 def _letters(name):

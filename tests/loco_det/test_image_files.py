@@ -68,6 +68,15 @@ def test_other_case(look):
     assert line.endswith("img_1.jpg: the folder has IMG_1.JPG, which differs in upper and lower case")
 
 
+def test_names_of_windows_and_with_a_folder_too_many(look):
+    (line,) = look("sub\\b.png")[1]["image_missing"]
+    assert line.endswith("b.png: there is one with / for \\: write it so")
+    (line,) = look("images/a.png")[1]["image_missing"]
+    assert line.endswith(f"images/a.png: {look.folder} has a.png: leave out the folder in file_name")
+    (line,) = look("..\\private.png")[1]["image_missing"]
+    assert line.endswith("private.png")  # what lies outside is not told
+
+
 def test_broken_link(look):
     (look.folder / "link.png").symlink_to("../gone.png")
     (line,) = look("link.png")[1]["image_missing"]
