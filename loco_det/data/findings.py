@@ -30,7 +30,7 @@ KINDS = {
     "coordinates_far": (
         "error",
         "coordinates are farther out of the image than it is long",
-        "the annotation is of another image or unit, and drawing such polygons takes all memory",
+        "the annotation is of another image or unit, and pycocotools may crash when it draws such polygons",
     ),
     "boxes_of_others": (
         "error",
