@@ -102,11 +102,23 @@ def _are_texts(values):
     return _types(values, str)
 
 
+def _are_names(values):
+    """Text that can be written: half a surrogate pair cannot. File names may have one, for a byte that is no UTF-8."""
+    if not _are_texts(values):
+        return False
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 _WHOLE = "a whole number without quotes, of 64 bits"
 _WANTED = {  # field: (test of all of its values, what they have to be)
     **dict.fromkeys(("id", "image_id", "category_id"), (_are_ids, _WHOLE)),
     **dict.fromkeys(("height", "width"), (_are_sizes, "a positive whole number of pixels")),
-    **dict.fromkeys(("name", "file_name"), (_are_texts, "text")),
+    "file_name": (_are_texts, "text"),
+    "name": (_are_names, "text in valid Unicode"),
     "area": (_are_numbers, "a number"),
     "iscrowd": (_are_flags, "0 or 1"),
     "bbox": (_are_boxes, "four numbers [x, y, width, height]"),

@@ -135,6 +135,11 @@ def test_areas_that_drop_or_move_an_object(value, masks):
     assert area(value, masks=masks, iscrowd=1) == {}
 
 
+def test_negative_areas_of_small_objects():
+    """Not in another group of sizes, but in none."""
+    assert area(-100, (10, 10, 10, 10)) == area(-1e-3, (10, 10, 10, 10)) == {"area_wrong": 1}
+
+
 @pytest.mark.parametrize(
     ("value", "box"),
     [(5000, (10, 10, 100, 100)), (20000, (10, 10, 100, 100)), (0, (10, 10, 10, 10)), (400, (10, 10, 10, 20))],

@@ -32,6 +32,7 @@ WHOLE = "a whole number without quotes"
         ("images", "file_name", 123, "text"),
         ("categories", "id", "1", WHOLE),
         ("categories", "name", None, "text"),
+        ("categories", "name", "caf\udce9", "text in valid Unicode"),
         ("annotations", "id", -(2**63) - 1, "of 64 bits"),
         ("annotations", "image_id", "1", WHOLE),
         ("annotations", "category_id", True, WHOLE),
