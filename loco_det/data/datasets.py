@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from loco_det.data.checks import check_coco
 from loco_det.data.cityscapes import alias_cityscapesscripts, cache_cityscapes
 from loco_det.data.cityscapes_checks import check_cityscapes
-from loco_det.data.coco_files import load_coco, use_own_reader
+from loco_det.data.coco_loader import load_coco, use_own_reader
 from loco_det.data.findings import KINDS
 from loco_det.data.low_shot import register_low_shot
 

@@ -14,7 +14,7 @@ from PIL import Image
 from loco_det.data.checks import check_coco
 from loco_det.data.cityscapes import list_files, read_one
 from loco_det.data.cityscapes_checks import check_cityscapes
-from loco_det.data.coco_files import use_own_reader
+from loco_det.data.coco_loader import use_own_reader
 from loco_det.data.image_files import is_inside
 from loco_det.data.low_shot import register_low_shot
 from loco_det.visualize import draw_half, objects_of_record, pick_records

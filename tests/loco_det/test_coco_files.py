@@ -1,14 +1,12 @@
-"""Reading COCO files: the same for all, one line for what is no such file, and records as Detectron2's."""
+"""Reading COCO files: the same for all, one line for what is no such file, and what the evaluation gets of it."""
 
 import codecs
 import copy
 import json
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json, register_coco_instances
 
-from loco_det.data.coco_files import evaluated, load_coco, read_coco, read_ground_truth, use_own_reader
+from loco_det.data.coco_files import evaluated, read_coco, read_ground_truth
 
 GOOD = {
     "images": [
@@ -39,21 +37,6 @@ def write(tmp_path):
         return str(path)
 
     return write
-
-
-@pytest.fixture
-def new_name():
-    """Names of data sets that are forgotten after the test."""
-    names = []
-
-    def name():
-        names.append(f"coco_files_{len(names)}")
-        return names[-1]
-
-    yield name
-    for used in names:
-        MetadataCatalog.pop(used, None)
-        DatasetCatalog.pop(used, None)
 
 
 def test_byte_order_mark(write):
@@ -131,38 +114,3 @@ def test_ground_truth_without_ids(write):
 def test_annotations_of_unknown_images_are_left_out():
     reduced = evaluated(GOOD | {"images": GOOD["images"][1:]})
     assert [a["id"] for a in reduced["annotations"]] == [3, 8]
-
-
-def test_records_are_those_of_detectron2(write, new_name):
-    path, ours, theirs = write(GOOD), new_name(), new_name()
-    assert load_coco(path, "images", ours) == load_coco_json(path, "images", theirs)
-    kept = [MetadataCatalog.get(n).as_dict() for n in (ours, theirs)]
-    assert {**kept[0], "name": ""} == {**kept[1], "name": ""}
-
-
-def test_records_without_masks(write, new_name):
-    first, second = load_coco(write(GOOD), "images", new_name(), masks=False)
-    assert [a["category_id"] for a in first["annotations"] + second["annotations"]] == [1, 1, 0, 1, 1]
-    assert not any("segmentation" in a for a in first["annotations"] + second["annotations"])
-
-
-def test_own_reader(write, new_name):
-    """Of what Detectron2 has registered, again with other masks; a set with keypoints stays Detectron2's."""
-    path, name, other = write("\ufeff" + TEXT), new_name(), new_name()
-    register_coco_instances(name, {}, path, "images")
-    register_coco_instances(other, {"keypoint_names": ["nose"]}, path, "images")
-    with pytest.raises(ValueError, match="BOM"):
-        DatasetCatalog.get(name)
-    use_own_reader()
-    assert len(DatasetCatalog.get(name)[0]["annotations"]) == 1  # the other one has no usable polygon
-    use_own_reader(masks=False)
-    assert len(DatasetCatalog.get(name)[0]["annotations"]) == 2
-    with pytest.raises(ValueError, match="BOM"):
-        DatasetCatalog.get(other)
-
-
-def test_other_categories_than_registered(write, new_name):
-    name = new_name()
-    MetadataCatalog.get(name).thing_classes = ["cat"]
-    with pytest.raises(ValueError, match=f"its categories are not those of the data set {name}; train on it as DATA"):
-        load_coco(write(GOOD), "images", name)
