@@ -55,9 +55,7 @@ def _records(coco, path, images, name, masks):
     places = {category: i for i, category in enumerate(categories)}
     metadata = MetadataCatalog.get(name)
     try:
-        metadata.set(
-            thing_classes=[coco.cats[i]["name"] for i in categories], thing_dataset_id_to_contiguous_id=places
-        )
+        metadata.set(thing_classes=[coco.cats[i]["name"] for i in categories], thing_dataset_id_to_contiguous_id=places)
     except AssertionError:
         raise ValueError(
             f"{path}: its categories are not those of the data set {name}; train on it as DATASETS.CUSTOM"

@@ -22,9 +22,7 @@ from loco_det.visualize import draw_half, objects_of_record, pick_records
 PICTURES, COLUMNS, TILE = 12, 4, 480  # images a data set, in so many columns of that width in pixels
 
 
-def check_all(
-    names=(), json_file=None, images=None, cityscapes=None, decode=False, masks=True, allow_outside=False
-):
+def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=False, masks=True, allow_outside=False):
     """Check data sets in full.
 
     Args:
