@@ -12,6 +12,8 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from .data.coco_files import read_ground_truth
+
 IOU = 0.5  # boxes of a confusion overlap at least so much
 SIZES = ("all", "small", "medium", "large")  # pycocotools' order; limits are 32² and 96² pixels
 CURVES = {"0.50": 0, "0.75": 5, "0.50:0.95": slice(None)}  # name -> index among pycocotools' IoU thresholds
@@ -36,14 +38,13 @@ def analyze(ground_truth, predictions, threshold=0.5, evaluation=COCOeval):
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if predictions are no list in COCO's results format, or of images or classes that are not in the
-            ground truth.
+        ValueError: if the ground truth is no COCO file, or predictions are no list in COCO's results format, or of
+            images or classes that are not in the ground truth.
     """
     for path in (ground_truth, predictions):
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: no such file")
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = COCO(str(ground_truth))
+    truth = read_ground_truth(ground_truth)
     with open(predictions) as f:
         found = json.load(f)
     _check(found, truth, predictions, ground_truth)

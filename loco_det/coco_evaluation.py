@@ -12,23 +12,64 @@ from unittest import mock
 
 import hotcoco
 import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
+
+from .data.coco_files import KEYPOINTS, as_coco, evaluated, read_ground_truth
 
 logger = logging.getLogger(__name__)
 _threads_of = None  # the process in which hotcoco has started its threads
 
 
-class FastCOCOEvaluator(COCOEvaluator):
-    """Detectron2's COCO evaluator with :func:`evaluate` in the middle: same arguments (but ``use_fast_impl``, which is
-    not heeded), results and files.
+class ReducedCOCOEvaluator(COCOEvaluator):
+    """Detectron2's COCO evaluator on what the metrics read of the ground truth, and nothing else.
+
+    Detectron2's own takes the whole file, and stops after the training at fields that no metric reads. Results and
+    files are the same; so are the arguments, but for Detectron2's deprecated ones and ``use_fast_impl``: its C++
+    evaluator is not used.
+
+    Raises:
+        FileNotFoundError, ValueError: if the ground truth cannot be read.
+    """
+
+    def __init__(
+        self,
+        dataset_name,
+        tasks=None,
+        distributed=True,
+        output_dir=None,
+        *,
+        max_dets_per_image=None,
+        use_fast_impl=False,
+        kpt_oks_sigmas=(),
+        allow_cached_coco=True,
+    ):
+        metadata = MetadataCatalog.get(dataset_name)
+        if not metadata.get("json_file"):  # a data set that is no file: Detectron2 writes one
+            options = {"max_dets_per_image": max_dets_per_image, "kpt_oks_sigmas": kpt_oks_sigmas}
+            options |= {"use_fast_impl": False, "allow_cached_coco": allow_cached_coco}
+            super().__init__(dataset_name, tasks, distributed, output_dir, **options)
+            self._coco_api = as_coco(evaluated(self._coco_api.dataset, KEYPOINTS))
+            return
+        # Detectron2's __init__ but for its reading of the file
+        self._logger = logging.getLogger(COCOEvaluator.__module__)
+        self._distributed, self._output_dir, self._use_fast_impl = distributed, output_dir, False
+        self._max_dets_per_image = [1, 10, max_dets_per_image or 100]
+        self._tasks, self._kpt_oks_sigmas = tasks, kpt_oks_sigmas
+        self._cpu_device = torch.device("cpu")
+        self._metadata = metadata
+        self._coco_api = read_ground_truth(metadata.json_file, KEYPOINTS if metadata.get("keypoint_names") else ())
+        self._do_evaluation = "annotations" in self._coco_api.dataset
+
+
+class FastCOCOEvaluator(ReducedCOCOEvaluator):
+    """The same with hotcoco's :func:`evaluate` in the middle.
 
     What :func:`unsupported` names is evaluated with pycocotools, with a warning in the log. ``evaluate()`` raises what
     :func:`evaluate` does, after the files are written.
     """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs | {"use_fast_impl": False})
 
     def _eval_predictions(self, predictions, img_ids=None):
         detections = [d for p in predictions for d in p["instances"]]
@@ -75,6 +116,12 @@ def _whole(number, least):
     return isinstance(number, int) and least <= number < 2**53  # all of which are float64, too
 
 
+def _without_masks(dataset):
+    """The same without segmentations: hotcoco reads them, too, where boxes are evaluated."""
+    annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in dataset["annotations"]]
+    return dataset | {"annotations": annotations}
+
+
 def evaluate(coco_gt, detections, task, img_ids=None, max_dets=(1, 10, 100)):
     """COCO's figures of boxes or masks.
 
@@ -109,7 +156,7 @@ def evaluate(coco_gt, detections, task, img_ids=None, max_dets=(1, 10, 100)):
     if strange := {row[0] for row in rows} - set(coco_gt.imgs):
         raise ValueError(f"{len(strange)} images of the detections are not in the ground truth, {strange.pop()} is one")
     official = COCOevalMaxDets(coco_gt, iouType=task)
-    truth = hotcoco.COCO(coco_gt.dataset)
+    truth = hotcoco.COCO(_without_masks(coco_gt.dataset) if task == "bbox" else coco_gt.dataset)
     columns = np.array(rows, dtype=float)  # [N, 7]: dictionaries take hotcoco ten times as long
     if task == "bbox":
         found = truth.load_res(columns)

@@ -34,6 +34,10 @@ def add_loco_config(cfg):
     cfg.DATASETS.CUSTOM.TEST_JSON = ""
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
 
+    # Whether file names in annotations may lead out of the folder of images, as ../other/a.jpg and absolute paths do.
+    # Training reads whatever they name, so allow it for annotations that you trust only
+    cfg.DATASETS.ALLOW_OUTSIDE = False
+
     # What evaluates COCO-format data: "fast" (hotcoco, which gives pycocotools' figures bit for bit;
     # loco_det/coco_evaluation.py) or "pycocotools"
     cfg.TEST.COCO_EVALUATOR = "fast"

@@ -3,13 +3,12 @@
 import os
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
 
 from .cityscapes_evaluation import CityscapesEvaluator
-from .coco_evaluation import FastCOCOEvaluator
+from .coco_evaluation import FastCOCOEvaluator, ReducedCOCOEvaluator
 
 # TEST.COCO_EVALUATOR -> class; both give the same figures
-COCO_EVALUATORS = {"fast": FastCOCOEvaluator, "pycocotools": COCOEvaluator}
+COCO_EVALUATORS = {"fast": FastCOCOEvaluator, "pycocotools": ReducedCOCOEvaluator}
 
 
 def build_evaluator(dataset_name, output_dir, coco_evaluator="fast"):
@@ -27,7 +26,7 @@ def build_evaluator(dataset_name, output_dir, coco_evaluator="fast"):
         if coco_evaluator not in COCO_EVALUATORS:
             raise ValueError(f"TEST.COCO_EVALUATOR {coco_evaluator!r}: use one of {', '.join(COCO_EVALUATORS)}")
         evaluator = COCO_EVALUATORS[coco_evaluator]
-        return evaluator(dataset_name, output_dir=os.path.join(output_dir, "inference"), use_fast_impl=False)
+        return evaluator(dataset_name, output_dir=os.path.join(output_dir, "inference"))
     return CityscapesEvaluator(dataset_name)
 
 

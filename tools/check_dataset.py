@@ -13,6 +13,7 @@ from common import one_line_errors
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/check_dataset.py coco_2017_train coco_2017_val --pictures samples.png
   python tools/check_dataset.py --json my/train.json --images my/images --decode
+  python tools/check_dataset.py --json my/boxes.json --images my/images --boxes-only
   python tools/check_dataset.py --cityscapes /data/cityscapes --json-report report.json
 exit code: 0 nothing that would stop or spoil training, 1 errors found, 2 bad usage or nothing there"""
 
@@ -25,6 +26,9 @@ def parse():
     parser.add_argument("--json", metavar="FILE", help="COCO instance annotations of your own")
     parser.add_argument("--images", metavar="DIR", help="folder that the file names in --json start from")
     parser.add_argument("--cityscapes", metavar="ROOT", help="folder with leftImg8bit/ and gtFine/")
+    parser.add_argument("--boxes-only", action="store_true", help="for MODEL.MASK_ON False: do not look at masks")
+    outside = "file names may lead out of the folder of images, as with DATASETS.ALLOW_OUTSIDE True"
+    parser.add_argument("--allow-outside", action="store_true", help=outside)
     parser.add_argument("--decode", action="store_true", help="read whole images, not their headers only (slow)")
     parser.add_argument("--pictures", metavar="OUT.png", help="draw a page of images with their annotations")
     parser.add_argument("--json-report", metavar="OUT.json", help="write the findings for scripts")
@@ -39,7 +43,8 @@ def parse():
 def main(args):
     from loco_det.data.inspection import check_all, draw_page, write_report
 
-    checked = check_all(args.names, args.json, args.images, args.cityscapes, args.decode)
+    options = {"decode": args.decode, "masks": not args.boxes_only, "allow_outside": args.allow_outside}
+    checked = check_all(args.names, args.json, args.images, args.cityscapes, **options)
     for report, _ in checked:
         print("\n".join(report.lines()), end="\n\n")
     if args.json_report:

@@ -1,16 +1,17 @@
 """Registering your own COCO-format data, and checking that a data set is there and sane before training."""
 
+import functools
 import logging
 import os
 import shlex
 
-from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from loco_det.data.checks import check_coco
 from loco_det.data.cityscapes import alias_cityscapesscripts, cache_cityscapes
 from loco_det.data.cityscapes_checks import check_cityscapes
+from loco_det.data.coco_loader import load_coco, use_own_reader
 from loco_det.data.findings import KINDS
 from loco_det.data.low_shot import register_low_shot
 
@@ -22,7 +23,7 @@ def prepare_datasets(cfg):
 
     Args:
         cfg: the Detectron2 config, not frozen; for custom data DATASETS.TRAIN and TEST, MODEL.ROI_HEADS.NUM_CLASSES
-            and INPUT.MASK_FORMAT are set.
+            and INPUT.MASK_FORMAT are set. With MODEL.MASK_ON False masks are neither checked nor loaded.
 
     Raises:
         FileNotFoundError: if annotations or images are missing.
@@ -31,7 +32,9 @@ def prepare_datasets(cfg):
     register_low_shot()
     alias_cityscapesscripts()
     cache_cityscapes()
-    _register_custom(cfg)
+    use_own_reader(cfg.MODEL.MASK_ON)
+    options = {"masks": cfg.MODEL.MASK_ON, "allow_outside": cfg.DATASETS.ALLOW_OUTSIDE}
+    _register_custom(cfg, options)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         try:
             metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else None
@@ -47,7 +50,7 @@ def prepare_datasets(cfg):
                 )
         classes = metadata.get("thing_classes") or []
         if metadata.get("json_file"):
-            classes, has_rle = quick_check(metadata.json_file, metadata.image_root, name)
+            classes, has_rle = quick_check(metadata.json_file, metadata.image_root, name, **options)
             if has_rle and name in cfg.DATASETS.TRAIN:
                 cfg.INPUT.MASK_FORMAT = "bitmask"
         elif metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("image_dir"):
@@ -61,14 +64,14 @@ def prepare_datasets(cfg):
             )
 
 
-def _register_custom(cfg):
+def _register_custom(cfg, options):
     custom, names = cfg.DATASETS.CUSTOM, {}
     for split in ("TRAIN", "TEST"):
         path, images = custom[f"{split}_JSON"], custom[f"{split}_IMAGES"]
         if bool(path) != bool(images):
             raise ValueError(f"DATASETS.CUSTOM.{split}_JSON and DATASETS.CUSTOM.{split}_IMAGES go together: set both")
         if path:
-            names[split], has_rle = quick_check(path, images)
+            names[split], has_rle = quick_check(path, images, **options)
             if has_rle:  # Detectron2's polygon masks cannot hold run-length encoded ones
                 cfg.INPUT.MASK_FORMAT = "bitmask"
     if not names:
@@ -79,20 +82,23 @@ def _register_custom(cfg):
         name = f"{custom.NAME}_{split.lower()}"
         if name in MetadataCatalog.list():
             raise ValueError(f"DATASETS.CUSTOM.NAME {custom.NAME}: {name} is registered already; choose another")
-        register_coco_instances(name, {}, custom[f"{split}_JSON"], custom[f"{split}_IMAGES"])
+        path, images = custom[f"{split}_JSON"], custom[f"{split}_IMAGES"]
+        DatasetCatalog.register(name, functools.partial(load_coco, path, images, name, cfg.MODEL.MASK_ON))
+        MetadataCatalog.get(name).set(json_file=path, image_root=images, evaluator_type="coco")
     cfg.DATASETS.TRAIN = (f"{custom.NAME}_train",) if "TRAIN" in names else ()
     cfg.DATASETS.TEST = (f"{custom.NAME}_test",) if "TEST" in names else ()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(next(iter(names.values())))
     cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP, cfg.PUBLISHED.MASK_AP = "", 0.0, 0.0  # of the config's data, not of these
 
 
-def quick_check(path, images, name=None):
+def quick_check(path, images, name=None, masks=True, allow_outside=False):
     """What takes seconds of :func:`loco_det.data.checks.check_coco`: once a file, by one process, for all.
 
     Args:
         path: the JSON file.
         images: folder that the file names in it start from.
         name: of the data set, for messages.
+        masks, allow_outside: as in :func:`loco_det.data.checks.check_coco`.
 
     Returns:
         tuple: dict of category id -> name, in order of the ids, which is the order of the classes; and whether any
@@ -106,16 +112,19 @@ def quick_check(path, images, name=None):
         if not there:
             raise FileNotFoundError(f"{path if 'file' in what else images}: no such {what}")
     state = os.stat(path)
-    key = os.path.abspath(path), os.path.abspath(images), state.st_size, state.st_mtime_ns
+    key = os.path.abspath(path), os.path.abspath(images), state.st_size, state.st_mtime_ns, masks, allow_outside
     new = key not in _CHECKED
     if new:
-        report = check_coco(path, images, full=False)[0] if comm.is_main_process() else None
+        options = {"full": False, "masks": masks, "allow_outside": allow_outside}
+        report = check_coco(path, images, **options)[0] if comm.is_main_process() else None
         _CHECKED[key] = comm.all_gather(report)[0]
-    _stop_on_errors(_CHECKED[key], path, name or shlex.join(("--json", path, "--images", images)), new)
+    arguments = name or shlex.join(("--json", path, "--images", images))
+    arguments += "" if masks else " --boxes-only"
+    _stop_on_errors(_CHECKED[key], path, arguments + " --allow-outside" * allow_outside, new)
     return _CHECKED[key].classes, _CHECKED[key].has_rle
 
 
-_CHECKED = {}  # {file and folder: Report}: sets of the same file, such as the low-shot ones, share it
+_CHECKED = {}  # {file, folder and what is asked: Report}: sets of the same file, such as the low-shot ones, share it
 
 
 def _stop_on_errors(report, path, arguments, warn=True):

@@ -5,12 +5,49 @@ SMALL, MEDIUM = 32**2, 96**2  # pixels: COCO's limits of small, medium and large
 
 # kind: (severity, what it is, what comes of it). "error": training or evaluation would stop or be wrong; "warning": it
 # is dropped or mended on the way; "info": worth knowing. What comes of it was tried on Detectron2 0.7.2 and pycocotools
-# 2.0.11 (tests/loco_det/test_checks.py sends most of the kinds through Detectron2's loader and mapper).
+# 2.0.11 (tests/loco_det/test_checks.py sends most of the kinds through Detectron2's loader and mapper). train_net.py
+# says the first kind of the errors only: causes come before what follows from them.
 KINDS = {
     "not_coco": ("error", "no COCO instance file", "Detectron2 cannot load it"),
     "field_missing": ("error", "entries lack fields", "Detectron2 or pycocotools stops with a KeyError"),
     "wrong_type": ("error", "values of the wrong type", "Detectron2 or pycocotools stops"),
-    "empty": ("error", "nothing to train on", "Detectron2 stops: no image with annotations is left"),
+    "empty": ("error", "nothing to train on or to evaluate", "Detectron2 stops: no image with annotations is left"),
+    "box_corners": (
+        "error",
+        "boxes are given as x0, y0, x1, y1",
+        "they would be read as x, y, width, height: write [x0, y0, x1 - x0, y1 - y0]",
+    ),
+    "box_normalized": (
+        "error",
+        "boxes are smaller than a pixel, as if in shares of the image's size",
+        "COCO's coordinates are pixels: multiply x and width by the image's width, y and height by its height",
+    ),
+    "polygon_nested": (
+        "error",
+        "polygons are lists of points [[x, y], ...]",
+        "training drops them or evaluation stops: write each polygon as one flat list [x, y, x, y, ...]",
+    ),
+    "coordinates_far": (
+        "error",
+        "coordinates are farther out of the image than it is long",
+        "the annotation is of another image or unit, and pycocotools may crash when it draws such polygons",
+    ),
+    "boxes_of_others": (
+        "error",
+        "most boxes do not fit the masks of their objects",
+        "boxes or masks are in another unit, or of other objects",
+    ),
+    "area_wrong": (
+        "error",
+        "areas are negative, not finite, larger than the image, or far off the mask's",
+        "evaluation drops the object or counts it as small, medium or large wrongly: write the mask's area in pixels",
+    ),
+    "image_outside": (
+        "error",
+        "file names lead out of the folder of images",
+        "training would read files from anywhere: if that is meant, set DATASETS.ALLOW_OUTSIDE True "
+        "(check_dataset.py --allow-outside)",
+    ),
     "image_missing": ("error", "image files are missing", "training stops when it comes to the image"),
     "image_unreadable": ("error", "image files cannot be read", "training stops when it comes to the image"),
     "image_truncated": ("error", "image files are cut short", "training stops when it comes to the image"),
@@ -19,10 +56,10 @@ KINDS = {
         "images have another size than the annotations say",
         "Detectron2 stops with a SizeMismatchError (it compares after EXIF orientation)",
     ),
-    "image_id_twice": ("error", "image ids stand twice", "only the last is kept, with the objects of both"),
-    "annotation_id_twice": ("error", "annotation ids stand twice", "Detectron2 stops with an AssertionError"),
+    "image_id_twice": ("error", "duplicate image ids", "only the last is kept, with the objects of both"),
+    "annotation_id_twice": ("error", "duplicate annotation ids", "Detectron2 stops with an AssertionError"),
     "annotation_id_0": ("error", "annotation id 0", 'pycocotools takes 0 for "no match": a hit counts as a miss'),
-    "category_id_twice": ("error", "category ids stand twice", "the last name is taken for all of its classes"),
+    "category_id_twice": ("error", "duplicate category ids", "the last name is taken for all of its classes"),
     "category_unknown": ("error", "category_id not among the categories", "Detectron2 stops with a KeyError"),
     "ignore": ("error", 'annotations with "ignore" set', "Detectron2 stops with an AssertionError; iscrowd is meant"),
     "box_not_finite": (
@@ -41,7 +78,8 @@ KINDS = {
     "mask_missing": (
         "error",
         "objects without a segmentation",
-        "Mask R-CNN stops for want of gt_masks, and so does pycocotools",
+        "Mask R-CNN stops for want of gt_masks, and so does pycocotools; to train and evaluate boxes only set "
+        "MODEL.MASK_ON False (check_dataset.py --boxes-only)",
     ),
     "mask_stops_evaluation": (
         "error",
@@ -58,14 +96,28 @@ KINDS = {
         "run-length masks of another size than the image",
         "training stops with an AssertionError; in evaluation every IoU is -1",
     ),
-    "rle_broken": ("error", "run-length masks that cannot be decoded", "training and evaluation stop"),
+    "rle_broken": (
+        "error",
+        "run-length masks that do not fill the image",
+        "training and evaluation stop, or pycocotools fills the rest from memory that it has not set",
+    ),
+    "box_of_other": (
+        "warning",
+        "boxes that share less than half of their area with the object's mask",
+        "training and evaluation of boxes and of masks see different objects",
+    ),
     "image_id_unknown": ("warning", "annotations of images that are not listed", "Detectron2 leaves them out"),
     "file_name_twice": (
         "warning",
-        "file names stand twice",
+        "duplicate file names",
         "the picture is trained on twice, each time with only the objects of one entry",
     ),
-    "category_name_twice": ("warning", "category names stand twice", "two classes, whose AP has one line in results"),
+    "category_name_twice": ("warning", "duplicate category names", "two classes, whose AP has one line in results"),
+    "image_elsewhere": (
+        "info",
+        "image files lie outside of the folder of images",
+        "by symbolic links, or by names that were allowed: training reads them",
+    ),
     "exif": (
         "info",
         "images with an EXIF orientation",
@@ -78,7 +130,11 @@ KINDS = {
     "run_length": ("info", "objects with run-length masks", 'they need INPUT.MASK_FORMAT "bitmask"'),
     "category_gaps": ("info", "category ids are not 1, 2, 3, ...", "Detectron2 numbers classes in order of ids"),
     "category_empty": ("info", "categories without objects", "they get no AP"),
-    "area": ("info", "area is a fifth off the mask's or more", "only the split into small, medium and large reads it"),
+    "area": (
+        "info",
+        "area is a fifth off the mask's or more",
+        "only the split into small, medium and large reads it",
+    ),
     # Cityscapes
     "file_missing": ("error", "ground-truth files are missing", "Detectron2 stops, or its evaluation does"),
     "file_broken": ("error", "ground-truth files cannot be read", "Detectron2 stops"),
@@ -111,7 +167,15 @@ class Report:
         entry = self.findings.setdefault(kind, [0, []])
         entry[0] += count
         if example and len(entry[1]) < EXAMPLES:
-            entry[1].append(example() if callable(example) else example)
+            text = example() if callable(example) else example
+            entry[1].append(text.encode(errors="backslashreplace").decode())  # bytes of names that are not UTF-8
+
+    def add_each(self, kind, which, describe):
+        """Count a finding for each of many items; ``describe(item)`` gives an example."""
+        for item in which[:EXAMPLES]:
+            self.add(kind, describe(item))
+        if len(which) > EXAMPLES:
+            self.add(kind, count=len(which) - EXAMPLES)
 
     def of(self, severity):
         """The findings of a severity, {kind: [count, examples]}, in the order of ``KINDS``."""

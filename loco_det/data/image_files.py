@@ -1,6 +1,8 @@
 """Checks of image files: are they there, of the size that the annotations say, and readable."""
 
+import functools
 import os
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
@@ -8,29 +10,131 @@ from tqdm import tqdm
 from pretrain.engine.images import UNREADABLE, image_info, read_image
 
 
-def check_files(report, folder, names):
-    """Add ``image_missing`` for every name that is not a file below the folder; returns the names that are.
+def check_files(report, folder, names, allow_outside=False, links=False):
+    """Check that every name is a file below the folder.
 
     Each folder is listed once: a question for every file takes minutes on network drives.
+
+    Args:
+        report: gets ``image_missing``, with the file that is meant where one differs in case or in the form of its
+            letters only; ``image_outside``; and ``image_elsewhere``.
+        folder: that the names start from.
+        names: list of str.
+        allow_outside: whether names may lead out of the folder.
+        links: report symbolic links that lead out of the folder.
+
+    Returns:
+        list of str: the names of files that are there and allowed.
     """
-    listed = {}
-    missing = set()
+    listed, good, root = {}, [], os.path.realpath(folder)
     for name in names:
-        parent, base = os.path.split(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        outside = not is_inside(folder, name)
+        if outside and not allow_outside:
+            report.add("image_outside", name)
+            continue
+        parent, base = os.path.split(path)
         if parent not in listed:
-            listed[parent] = _files(parent)
-        if base not in listed[parent]:
-            missing.add(name)
-            report.add("image_missing", os.path.join(parent, base))
-    return [name for name in names if name not in missing]
+            listed[parent] = _Folder(parent)
+        if base not in listed[parent].files:
+            hint = functools.partial(_why_missing, listed[parent], folder, name)
+            report.add("image_missing", lambda path=path, hint=hint: f"{path}{hint()}")
+            continue
+        good.append(name)
+        target = listed[parent].target(base) if links or outside else path
+        if outside or links and not _is_below(root, target):
+            report.add("image_elsewhere", f"{name}: {target}")
+    return good
 
 
-def _files(folder):
+def is_inside(folder, name):
+    """Whether a file name of an annotation file stays in the folder of images: one with ".." or an absolute one may."""
+    if not os.path.isabs(name) and ".." not in name:
+        return True
+    folder = os.path.abspath(folder)
+    return _is_below(folder, os.path.normpath(os.path.join(folder, name)))
+
+
+def _is_below(folder, path):
+    return path.startswith(os.path.join(folder, ""))
+
+
+class _Folder:
+    """Names in a folder; of one that is missing or cannot be read, none.
+
+    Attributes:
+        files: names of files and of links to files.
+        links: names of links, whatever they lead to.
+    """
+
+    def __init__(self, path):
+        self.path, self.real, self.files, self.links = path, path, set(), set()
+        try:
+            self.real = os.path.realpath(path)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        self.links.add(entry.name)
+                    if entry.is_file():
+                        self.files.add(entry.name)
+        except (OSError, ValueError):  # ValueError: a name with a null byte
+            pass
+
+    def target(self, name):
+        """The path of a file with all links followed."""
+        path = os.path.join(self.real, name)
+        return os.path.realpath(path) if name in self.links else path
+
+    def similar(self, name):
+        """The file whose name differs from this one in case or in the form of its letters only, or None."""
+        return self._plain.get(_plain(name))
+
+    @functools.cached_property
+    def _plain(self):
+        return {_plain(name): name for name in self.files}
+
+
+def _why_missing(listed, root, name):
+    """Why a name is not there, as the end of a sentence; empty if nothing is known.
+
+    Args:
+        listed: the ``_Folder`` in which it would be.
+        root: folder that the names start from.
+        name: as in the annotations.
+    """
+    base = os.path.basename(name)
+    similar, slashes = listed.similar(base), name.replace("\\", "/")
+    if base in listed.links:
+        return f" is a link to {os.readlink(os.path.join(listed.path, base))}, which is no file"
+    if similar and _letters(similar) == _letters(base):
+        return (
+            f": the folder has {similar!a}, the annotations {base!a}, the same letters in another encoding or "
+            "Unicode form: rename the file, or write its name as the folder has it"
+        )
+    if similar:
+        return f": the folder has {similar}, which differs in upper and lower case"
+    if slashes != name and _is_file(root, slashes):
+        return ": there is one with / for \\: write it so"
+    if base != name and _is_file(root, base):
+        return f": {root} has {base}: leave out the folder in file_name"
+    return ""
+
+
+def _is_file(folder, name):
+    return is_inside(folder, name) and os.path.isfile(os.path.join(folder, name))
+
+
+def _letters(name):
+    """A file name in one Unicode form; bytes that are no UTF-8 are taken for Latin-1."""
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
+        name.encode()
+    except UnicodeEncodeError:  # how Python gives such bytes
+        name = os.fsencode(name).decode("latin-1")
+    return unicodedata.normalize("NFC", name)
+
+
+def _plain(name):
+    return _letters(name).casefold()
 
 
 def check_images(report, folder, sizes, decode=False):

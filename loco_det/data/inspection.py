@@ -13,6 +13,8 @@ from PIL import Image
 from loco_det.data.checks import check_coco
 from loco_det.data.cityscapes import list_files, read_one
 from loco_det.data.cityscapes_checks import check_cityscapes
+from loco_det.data.coco_loader import use_own_reader
+from loco_det.data.image_files import is_inside
 from loco_det.data.low_shot import register_low_shot
 from loco_det.visualize import draw_half, objects_of_record, pick_records
 from pretrain.engine.files import write_whole
@@ -21,7 +23,7 @@ from pretrain.engine.images import UNREADABLE, read_image
 PICTURES, COLUMNS, TILE = 12, 4, 480  # images a data set, in so many columns of that width in pixels
 
 
-def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=False):
+def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=False, masks=True, allow_outside=False):
     """Check data sets in full.
 
     Args:
@@ -29,6 +31,7 @@ def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=Fal
         json_file, images: COCO annotations and their folder of images.
         cityscapes: a folder with leftImg8bit and gtFine; the splits train and val are checked, those that are there.
         decode: read all pixels of the images.
+        masks, allow_outside: of COCO annotations, as in :func:`loco_det.data.checks.check_coco`.
 
     Returns:
         list of (Report, list of dict): with each report up to ``PICTURES`` of Detectron2's dataset dicts for a picture,
@@ -39,9 +42,11 @@ def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=Fal
         ValueError: if a name is not registered, or neither COCO nor Cityscapes.
     """
     register_low_shot()
-    checked = [_check_registered(name, decode) for name in names]
+    use_own_reader(masks)
+    options = {"decode": decode, "masks": masks, "allow_outside": allow_outside}
+    checked = [_check_registered(name, options) for name in names]
     if json_file:
-        checked.append(_check_json(json_file, images, json_file, decode))
+        checked.append(_check_json(json_file, images, json_file, options))
     if cityscapes:
         splits = [s for s in ("train", "val") if os.path.isdir(os.path.join(cityscapes, "leftImg8bit", s))]
         if not splits:
@@ -52,7 +57,7 @@ def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=Fal
     return checked
 
 
-def _check_registered(name, decode):
+def _check_registered(name, options):
     if name not in DatasetCatalog.list():
         raise ValueError(f"{name!r} is not a registered data set; for your own use --json and --images")
     metadata = MetadataCatalog.get(name)
@@ -63,15 +68,19 @@ def _check_registered(name, decode):
                 only = {record["image_id"] for record in DatasetCatalog.get(name)}
             except Exception:  # whatever Detectron2 stops at is found below
                 only = None
-        return _check_json(metadata.json_file, metadata.image_root, name, decode, only)
+        return _check_json(metadata.json_file, metadata.image_root, name, options, only)
     if metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("gt_dir"):
-        return _check_city(metadata.image_dir, metadata.gt_dir, name, decode)
+        return _check_city(metadata.image_dir, metadata.gt_dir, name, options["decode"])
     raise ValueError(f"{name!r} is neither of COCO instance annotations nor Cityscapes instances")
 
 
-def _check_json(path, images, name, decode, only=None):
-    report, content = check_coco(path, images, name, decode=decode, only=only)
-    return report, _coco_records(content, images, report.classes) if content else []
+def _check_json(path, images, name, options, only=None):
+    report, content = check_coco(path, images, name, only=only, **options)
+    if content is None:
+        return report, []
+    if not options["masks"]:
+        content["annotations"] = [a | {"segmentation": []} for a in content["annotations"] if isinstance(a, dict)]
+    return report, _coco_records(content, images, report.classes, options["allow_outside"])
 
 
 def _check_city(image_dir, gt_dir, name, decode):
@@ -92,14 +101,15 @@ def _check_city(image_dir, gt_dir, name, decode):
     return report, records
 
 
-def _coco_records(content, folder, classes):
+def _coco_records(content, folder, classes, allow_outside):
     """A few of the images as Detectron2's dataset dicts, with those of their annotations that can be drawn."""
     indices, objects = {key: i for i, key in enumerate(classes)}, {}
     for a in content["annotations"]:
-        if isinstance(a, dict):
+        if isinstance(a, dict) and type(a.get("image_id")) is int:
             objects.setdefault(a.get("image_id"), []).append(a)
     images = [i for i in content["images"] if isinstance(i, dict) and isinstance(i.get("file_name"), str)]
-    images = [i for i in images if type(i.get("id")) is int and os.path.isfile(os.path.join(folder, i["file_name"]))]
+    images = [i for i in images if allow_outside or is_inside(folder, i["file_name"])]
+    images = [i for i in images if type(i.get("id")) is int and _is_file(os.path.join(folder, i["file_name"]))]
     records = []
     for image in pick_records([{**i, "annotations": objects.get(i["id"])} for i in images], PICTURES):
         size = [image.get("height"), image.get("width")]
@@ -107,6 +117,13 @@ def _coco_records(content, folder, classes):
         file_name = os.path.join(folder, image["file_name"])
         records.append({"file_name": file_name, "annotations": [a for a in drawn if a]})
     return records
+
+
+def _is_file(path):
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a null byte in its name
+        return False
 
 
 def _drawable(annotation, indices, size):
@@ -120,7 +137,7 @@ def _drawable(annotation, indices, size):
             usable = [p for p in mask or [] if len(p) >= 6 and len(p) % 2 == 0]
             mask = [p for p in usable if all(math.isfinite(v) for v in p)]
         found = {"bbox": list(box), "bbox_mode": BoxMode.XYWH_ABS, "segmentation": mask}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return {**found, "category_id": indices[annotation["category_id"]], "iscrowd": annotation.get("iscrowd", 0)}
 

@@ -185,3 +185,21 @@ def test_figure_of_many_classes_shows_the_most_confused_pairs(tmp_path):
     pairs = [label.get_text() for label in confusion.get_yticklabels()]
     assert pairs == ["c5 → c6", "c7 → c8", "c9 → c10"] and "77 right, 3 taken" in confusion.get_xlabel()
     assert len(classes.patches) == 24 and "12 best and worst of 80" in classes.get_title(loc="left")
+
+
+def test_fields_that_no_metric_reads(random_files):
+    """They may be anything, in a file with a byte order mark, and masks may be missing where boxes are analysed."""
+    truth, found = random_files
+    wanted = analyze(truth, found)
+    content = json.loads(truth.read_text()) | {"info": "text"}
+    for entry in content["images"] + content["annotations"]:
+        entry |= {"date_captured": 0, "keypoints": "", "attributes": 5}
+    truth.write_text("\ufeff" + json.dumps(content))
+    assert analyze(truth, found) == wanted
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = []
+    truth.write_text(json.dumps(content))
+    boxes = [{key: value for key, value in d.items() if key != "segmentation"} for d in json.loads(found.read_text())]
+    found.write_text(json.dumps(boxes))
+    analysis = analyze(truth, found)
+    assert analysis["tasks"] == {"bbox": wanted["tasks"]["bbox"]} and analysis["confusion"] == wanted["confusion"]

@@ -60,13 +60,13 @@ def first(**fields):
 def test_nothing_to_find_and_counts_per_class(check):
     content = good()
     content["annotations"] += [
-        {**content["annotations"][0], "id": 3, "area": 32**2, "iscrowd": 0, "segmentation": rle(HEIGHT, WIDTH)},
+        {**content["annotations"][0], "id": 3, "bbox": [0, 0, 30, 20], "area": 480, "segmentation": rle(HEIGHT, WIDTH)},
         {**content["annotations"][0], "id": 4, "area": 96**2, "iscrowd": 1},
     ]
     report = check(content)
     assert set(report.findings) == {"run_length", "crowd", "area"} and report.has_rle
     assert (report.images, report.annotations, report.classes) == (2, 4, {1: "dust", 2: "cell"})
-    assert report.table[1] == {"images": 1, "instances": 2, "small": 1, "medium": 1, "large": 0}
+    assert report.table[1] == {"images": 1, "instances": 2, "small": 2, "medium": 0, "large": 0}
     assert report.table[2] == {"images": 1, "instances": 1, "small": 1, "medium": 0, "large": 0}
     assert check(good()).findings == {}
     assert "    1  dust           1          1          1          0          0" in check(good()).lines()
@@ -77,8 +77,8 @@ ANNOTATIONS = {  # kinds: values of an annotation that lead to just these
     ("box_negative",): {"bbox": [10, 2, -8, 6]},
     ("box_flat",): {"bbox": [2, 2, 8, 0]},
     ("box_outside",): {"bbox": [31, 2, 8, 6]},
-    ("box_cut",): {"bbox": [25, 2, 8, 6]},
-    (): {"bbox": [24.5, 2, 6, 6]},  # by half a pixel: rounding
+    ("box_cut", "box_of_other"): {"bbox": [25, 2, 8, 6]},
+    ("box_of_other",): {"bbox": [24.5, 2, 6, 6]},  # out of the image by half a pixel: rounding
     ("mask_missing",): {"segmentation": []},
     ("polygon_odd", "mask_dropped"): {"segmentation": [[2, 2, 10, 2, 10, 8, 2]]},
     ("polygon_short", "mask_stops_evaluation", "mask_dropped"): {"segmentation": [[2, 2, 10, 2]]},
@@ -119,6 +119,7 @@ ENTRIES = {
     "no_annotations": lambda c: c["annotations"].pop(),
     "only_crowd": lambda c: c["annotations"][0].update(iscrowd=1),
     "empty": lambda c: c["annotations"].clear(),
+    "empty ": lambda c: c["images"].clear(),
     "field_missing": lambda c: c["annotations"][0].pop("iscrowd"),
     "wrong_type": lambda c: c["annotations"].append(7),
 }  # fmt: skip
@@ -128,7 +129,7 @@ ENTRIES = {
 def test_entries(check, kind):
     content = good()
     ENTRIES[kind](content)
-    assert kind in check(content).findings
+    assert kind.strip() in check(content).findings
 
 
 @pytest.mark.parametrize("content", ['{"images": [', "[]", '{"images": []}', "\udcff"])
@@ -224,3 +225,48 @@ def test_what_detectron2_makes_of_other_boxes_and_masks(check):
     with pytest.raises(TypeError):
         mask_utils.frPyObjects([[2, 2, 10, 2], [2, 2, 10, 2, 10, 8]], HEIGHT, WIDTH)
     assert mask_utils.iou([[20, 2, 8, 6]], [[NAN, 2, 8, 6]], [0]) == 1  # NaN matches anything
+
+
+@pytest.mark.parametrize("part", ["images", "categories", "all"])
+def test_ids_as_text_have_no_findings_beside_their_own(check, part):
+    """What refers to an image or a category of the wrong type is not unknown for that."""
+    content = good()
+    for entry in content["images"] * (part in ("images", "all")) + content["categories"] * (part == "categories"):
+        entry["id"] = str(entry["id"])
+    if part == "all":
+        for annotation in content["annotations"]:
+            annotation["image_id"] = str(annotation["image_id"])
+    elif part == "images":
+        content["images"][0]["id"] = 1
+        content["annotations"][1]["image_id"] = "2"
+    report = check(content, full=False)
+    assert set(report.of("error")) == {"wrong_type"} and not report.of("warning")
+
+
+def test_boxes_only(check):
+    content = first(segmentation=[[1, "x"]])
+    del content["annotations"][1]["segmentation"]
+    assert check(content, masks=False).findings == {} and set(check(content).of("error")) >= {"mask_missing"}
+
+
+def test_outside_files_are_not_opened(check):
+    """Not even looked at: an unreadable one is no finding."""
+    (check.folder.parent / "private.png").write_bytes(b"no image")
+    content = good()
+    content["images"][0]["file_name"] = "../private.png"
+    assert set(check(content).findings) == {"image_outside"}
+    assert set(check(content, allow_outside=True).findings) == {"image_elsewhere", "image_unreadable"}
+
+
+def test_the_quick_check_finds_what_stops_training_or_evaluation(check):
+    """All but the images themselves, whatever is wrong with the annotations."""
+    for fields in ANNOTATIONS.values():
+        found = [set(check(first(**fields), full=full).of("error")) for full in (True, False)]
+        assert found[0] == found[1]
+
+
+def test_names_that_are_no_unicode(check):
+    """They can be printed."""
+    content = good()
+    content["images"][0]["file_name"] = "\udce9.png"
+    "\n".join(check(content).lines()).encode()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from loco_det.coco_evaluation import FastCOCOEvaluator, evaluate
+from loco_det.coco_evaluation import FastCOCOEvaluator, ReducedCOCOEvaluator, evaluate
 from loco_det.config import add_loco_config
 from loco_det.evaluation import build_evaluator
 from loco_det.trainer import Trainer
@@ -275,6 +275,83 @@ def test_nothing_to_evaluate(register, tmp_path):
     assert both(register, tmp_path, {k: v for k, v in truth.items() if k != "annotations"}, detections) == {}
 
 
+def captured_0(truth):  # as CVAT writes it
+    for image in truth["images"]:
+        image |= {"date_captured": 0, "license": "", "coco_url": 0, "flickr_url": None, "file_name": 3}
+
+
+def odd_annotations(truth):
+    for number, annotation in enumerate(truth["annotations"]):
+        annotation |= {"attributes": {"occluded": False}, "keypoints": "", "num_keypoints": "0", "score": [number]}
+
+
+def odd_crowds(truth):
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = bool(annotation["iscrowd"])
+        if isinstance(annotation["segmentation"], dict):
+            annotation["segmentation"] |= {"color": None, "bitmap": {}}
+
+
+def odd_categories(truth):
+    for category in truth["categories"]:
+        category |= {"supercategory": 5, "color": [1], "keypoints": "", "skeleton": 0}
+
+
+@pytest.mark.parametrize("evaluator", [FastCOCOEvaluator, ReducedCOCOEvaluator])
+@pytest.mark.parametrize(
+    "change",
+    [captured_0, odd_annotations, odd_crowds, odd_categories]
+    + [lambda t, v=v: t.update(v) for v in ({"info": "x"}, {"info": 5, "licenses": ""}, {"licenses": [{"id": "x"}]})],
+)
+def test_fields_that_no_metric_reads(register, change, evaluator):
+    """They may be anything, and the figures stay the same to the last bit."""
+    truth, detections = make(5)
+    wanted = run(COCOEvaluator(register(truth), use_fast_impl=False, output_dir=None), truth, detections)
+    change(truth)
+    assert json.dumps(run(evaluator(register(truth)), truth, detections)) == json.dumps(wanted)
+
+
+def test_attributes_are_those_of_detectron2(register):
+    """Its __init__ is replaced: what another version adds there would be missing."""
+    name = register(make()[0])
+    for options in ({}, {"max_dets_per_image": 7, "tasks": ("bbox",), "distributed": False, "output_dir": "x"}):
+        ours, theirs = (vars(kind(name, **options)) for kind in (ReducedCOCOEvaluator, COCOEvaluator))
+        assert ours.keys() == theirs.keys()
+        same = ours.keys() - {"_coco_api", "_metadata"}
+        assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
+
+
+def test_boxes_only(register, no_pycocotools):
+    """Ground truth without masks, or with masks that are nobody's business: boxes are evaluated as with them."""
+    truth, detections = make(5)
+    wanted = run(FastCOCOEvaluator(register(truth), tasks=("bbox",)), truth, detections)
+    odd = [[], 7, [[1, "x"]], {"counts": None}, None, [[[2, 2], [10, 2]]]]
+    for number, annotation in enumerate(truth["annotations"]):
+        annotation["segmentation"] = odd[number % len(odd)]
+        if number % 7 == 0:
+            del annotation["segmentation"]
+    assert json.dumps(run(FastCOCOEvaluator(register(truth), tasks=("bbox",)), truth, detections)) == json.dumps(wanted)
+
+
+def test_data_that_are_no_file(tmp_path):
+    """Detectron2 writes a file of such a data set; the evaluation of that is reduced, too."""
+    polygon = [10.0, 10, 30, 10, 30, 30, 10, 30]
+    box = {"bbox": [10.0, 10, 20, 20], "bbox_mode": 1, "category_id": 0, "segmentation": [polygon]}
+    record = {"file_name": "a.png", "height": SIZE[0], "width": SIZE[1], "image_id": 3, "annotations": [box]}
+    name = "coco_evaluation_no_file"
+    DatasetCatalog.register(name, lambda: [record])
+    MetadataCatalog.get(name).set(evaluator_type="coco", thing_classes=["one"])
+    evaluator = FastCOCOEvaluator(name, output_dir=str(tmp_path))
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+    truth = evaluator._coco_api.dataset
+    assert truth["images"] == [{"id": 3, "width": SIZE[1], "height": SIZE[0]}] and "info" not in truth
+    detection = {"image_id": 3, "category_id": 0, "score": 1, "bbox": box["bbox"]}
+    mask = {"segmentation": rle(rectangle(10, 10, 20, 20))}
+    results = run(evaluator, {**truth, "categories": [{"id": 0}]}, [detection | mask])
+    assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == pytest.approx(100)
+
+
 def id_0(truth, detections):
     truth["annotations"][0]["id"] = 0
 
@@ -407,7 +484,7 @@ def test_config_chooses(register, tmp_path):
     name = register(make()[0])
     assert type(Trainer.build_evaluator(cfg, name)) is FastCOCOEvaluator
     cfg.TEST.COCO_EVALUATOR = "pycocotools"
-    assert type(Trainer.build_evaluator(cfg, name)) is COCOEvaluator
+    assert type(Trainer.build_evaluator(cfg, name)) is ReducedCOCOEvaluator
     with pytest.raises(ValueError, match="TEST.COCO_EVALUATOR 'slow': use one of fast, pycocotools"):
         build_evaluator(name, str(tmp_path), "slow")
 

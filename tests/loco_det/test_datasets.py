@@ -41,6 +41,7 @@ def write(tmp_path):
 def config(**keys):
     cfg = get_cfg()
     add_loco_config(cfg)
+    cfg.MODEL.MASK_ON = True
     for key, value in keys.items():
         cfg.DATASETS.CUSTOM[key] = value
     return cfg
@@ -68,7 +69,7 @@ def test_classes_are_taken_from_the_file(write):
 
 
 def test_run_length_masks_need_bitmasks(write):
-    rle = {"size": [20, 30], "counts": "\\Y1"}
+    rle = {"size": [20, 30], "counts": "hb0"}
     path, images = write(changed(("annotations", 0, "segmentation"), rle))
     cfg = config(NAME="rle", TRAIN_JSON=path, TRAIN_IMAGES=images)
     prepare_datasets(cfg)
@@ -82,11 +83,17 @@ def test_run_length_masks_need_bitmasks(write):
             changed(("annotations", 0, "category_id"), 9),
             "categories .1.: annotation 5: category_id 9. Detectron2 stops",
         ),
-        (changed(("annotations", 0, "segmentation"), []), r"without a segmentation .1.: annotation 5 of a.png"),
-        (changed(("annotations", 0, "bbox"), None), "bbox None of the entry with id 5"),
+        (
+            changed(("annotations", 0, "segmentation"), []),
+            r"without a segmentation .1.: annotation 5 of a.png.*boxes only set MODEL.MASK_ON False",
+        ),
+        (changed(("annotations", 0, "segmentation"), [[[2, 2], [10, 2], [10, 8]]]), "polygons are lists of points"),
+        (changed(("annotations", 0, "area"), -48), "area -48, its mask has 48 pixels"),
+        (changed(("images", 0, "file_name"), "../images/../train.json"), "DATASETS.ALLOW_OUTSIDE True"),
+        (changed(("annotations", 0, "bbox"), None), "bbox None of the entry with id 5 must be four numbers"),
         (changed(("annotations", 0, "bbox"), [1, 2, float("nan"), 3]), "annotation 5 of a.png: bbox"),
         (changed(("annotations", 0, "id"), 0), "id 0 .1.: annotation 0 of image 1"),
-        (changed(("annotations",), GOOD["annotations"] * 2), "annotation ids stand twice"),
+        (changed(("annotations",), GOOD["annotations"] * 2), "duplicate annotation ids"),
         (changed(("annotations",), []), "no annotations"),
         (changed(("images", 0), {"id": 1, "file_name": "a.png", "width": 30}), "images: .* id 1 lacks height"),
         (changed(("annotations", 0), {"id": 5, "image_id": 1}), "id 5 lacks category_id, bbox, area, iscrowd"),
@@ -103,6 +110,51 @@ def test_wrong_annotations(write, content, message):
         prepare_datasets(config(NAME="wrong", TRAIN_JSON=path, TRAIN_IMAGES=images))
     assert "\n" not in str(error.value)
     assert f"python tools/check_dataset.py --json {path} --images {images}" in str(error.value)
+
+
+def test_boxes_only(write):
+    """With MODEL.MASK_ON False an empty or unusable segmentation is nobody's business, and the object is trained on."""
+    content = changed(("annotations", 0, "segmentation"), [])
+    content["annotations"].append({**GOOD["annotations"][0], "id": 6, "segmentation": [[1, 2]]})
+    content["annotations"].append({**GOOD["annotations"][0], "id": 7})
+    del content["annotations"][2]["segmentation"]
+    path, images = write(content)
+    cfg = config(NAME="boxes", TRAIN_JSON=path, TRAIN_IMAGES=images)
+    cfg.MODEL.MASK_ON = False
+    prepare_datasets(cfg)
+    (record,) = DatasetCatalog.get("boxes_train")
+    assert [a["bbox"] for a in record["annotations"]] == [[2, 2, 8, 6]] * 3
+    assert not any("segmentation" in a for a in record["annotations"])
+    write(changed(("annotations", 0, "bbox"), None))
+    with pytest.raises(ValueError, match="check_dataset.py --json .* --boxes-only$"):
+        quick_check(path, images, masks=False)
+
+
+def test_names_outside_of_the_folder_are_allowed_by_a_key(write):
+    path, images = write(changed(("images", 0, "file_name"), f"{'../' * 9}tmp/../{__file__}"))
+    cfg = config(NAME="outside", TRAIN_JSON=path, TRAIN_IMAGES=images)
+    with pytest.raises(ValueError, match="file names lead out of the folder of images .1.: .*set DATASETS.ALLOW_OUT"):
+        prepare_datasets(cfg)
+    cfg.DATASETS.ALLOW_OUTSIDE = True
+    prepare_datasets(cfg)
+    assert cfg.DATASETS.TRAIN == ("outside_train",)
+
+
+def test_byte_order_mark(write):
+    """The check and the loader agree, for custom data and for what was registered with Detectron2's own function."""
+    path, images = write("\ufeff" + json.dumps(GOOD))
+    register_coco_instances("marked", {}, path, images)
+    cfg = config(NAME="bom", TRAIN_JSON=path, TRAIN_IMAGES=images)
+    prepare_datasets(cfg)
+    assert [len(DatasetCatalog.get(name)[0]["annotations"]) for name in ("bom_train", "marked")] == [1, 1]
+
+
+def test_a_loader_of_ones_own_stays(write):
+    path, images = write(GOOD)
+    DatasetCatalog.register("own_loader", lambda: ["mine"])
+    MetadataCatalog.get("own_loader").set(json_file=path, image_root=images, evaluator_type="coco")
+    prepare_datasets(config(NAME="any", TRAIN_JSON=path, TRAIN_IMAGES=images))
+    assert DatasetCatalog.get("own_loader") == ["mine"]
 
 
 def test_what_detectron2_drops_is_a_warning(write, caplog):

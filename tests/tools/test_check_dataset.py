@@ -102,6 +102,50 @@ def test_warnings_alone_are_fine_and_broken_json_is_not(run, demo, tmp_path):
     assert code == 1 and "error: no COCO instance file: 1" in out
 
 
+def change(demo, tmp_path, edit):
+    content = json.loads((demo / "coco/annotations/instances_val.json").read_text())
+    edit(content)
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(content))
+    return "--json", path, "--images", demo / "coco/val"
+
+
+def test_boxes_only(run, demo, tmp_path):
+    arguments = change(demo, tmp_path, lambda c: [a.update(segmentation=[]) for a in c["annotations"]])
+    code, out, _ = run(*arguments)
+    assert code == 1 and "set MODEL.MASK_ON False (check_dataset.py --boxes-only)" in out
+    code, out, _ = run(*arguments, "--boxes-only", "--pictures", tmp_path / "p.png")
+    assert code == 0 and "0 kinds of errors, 0 of warnings" in out and (tmp_path / "p.png").exists()
+
+
+def test_files_outside_of_the_folder(run, demo, tmp_path):
+    """Reported, and not drawn, unless they are allowed."""
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "private.png")
+
+    def edit(content):
+        for image in content["images"]:
+            image["file_name"] = str(tmp_path / "private.png")
+
+    arguments = change(demo, tmp_path, edit)
+    code, out, _ = run(*arguments)
+    assert code == 1 and "error: file names lead out of the folder of images: 1." in out
+    code, _, error = run(*arguments, "--pictures", tmp_path / "p.png")
+    assert code == 2 and "there is no image to draw" in error and not (tmp_path / "p.png").exists()
+    code, out, _ = run(*arguments, "--pictures", tmp_path / "p.png", "--allow-outside")
+    assert code == 0 and "info: image files lie outside of the folder of images: 1." in out
+    assert (tmp_path / "p.png").exists()
+
+
+def test_odd_entries_are_not_drawn(run, demo, tmp_path):
+    def edit(content):
+        content["annotations"][0]["image_id"] = [1]
+        content["annotations"][1]["bbox"][0] = 10**400
+        content["images"][0]["file_name"] = "a\0b.png"
+
+    code, out, error = run(*change(demo, tmp_path, edit), "--pictures", tmp_path / "p.png")
+    assert code == 1 and error == "" and "must be four numbers [x, y, width, height]" in out
+
+
 def test_cityscapes_tree(run, demo):
     code, out, _ = run("--cityscapes", demo / "cityscapes")
     assert code == 0 and "cityscapes train: 5 images" in out and "cityscapes val: 3 images" in out

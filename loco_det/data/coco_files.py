@@ -1,0 +1,199 @@
+"""COCO instance files: one reading for the checks, training (loco_det/data/coco_loader.py), evaluation and analysis.
+
+What is read here is what all of them see: a file that the check accepts is not refused after the training.
+"""
+
+import contextlib
+import gc
+import io
+import json
+import os
+
+from pycocotools.coco import COCO
+
+LISTS = ("images", "categories", "annotations")
+EVALUATED = {  # what COCO's metrics of boxes and masks read; everything else is left out
+    "images": ("id", "width", "height"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
+}
+KEYPOINTS = ("keypoints", "num_keypoints")
+UTF_16 = "UTF-16 text: save it as UTF-8"
+BEGINNINGS = {  # of files that are given by mistake
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"version https://git-lfs": "a Git LFS pointer: fetch the file with git lfs pull",
+    b"<": "XML or a web page: convert it to COCO's JSON, or download the file again",
+    b"\xff\xfe": UTF_16,
+    b"\xfe\xff": UTF_16,
+}
+
+
+@contextlib.contextmanager
+def without_collector():
+    """Python's garbage collector finds nothing to free among millions of new lists, and triples the time."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
+
+
+@without_collector()
+def read_coco(path, lists=LISTS):
+    """Parse a COCO instance file: JSON in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: of the file.
+        lists: that it must have.
+
+    Returns:
+        dict: with those lists, whose entries may still be anything.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no JSON in UTF-8, has a key twice in one object, or is not COCO's format; one line that
+            says what it seems to be instead.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such annotation file")
+    with open(path, "rb") as f:
+        data = f.read()
+    try:
+        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
+    except DuplicateKeyError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON{_why_no_json(data, error)}") from None
+    if problem := _why_no_coco(content, lists):
+        raise ValueError(f"{path} is no COCO instance file: {problem}")
+    return content
+
+
+class DuplicateKeyError(ValueError):
+    """A JSON object has a key more than once; json would keep the last."""
+
+
+def _without_duplicates(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        where = ", ".join(f"{key} {str(value)[:30]}" for key, value in pairs[:4])
+        raise DuplicateKeyError(f"duplicate key {twice!r} in one JSON object ({where}): keep one of them")
+    return content
+
+
+def _why_no_json(data, error):
+    """What follows "is no JSON": what the file is instead, as far as its bytes tell, or where the error is."""
+    if not data.strip():
+        return ": it is empty"
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for beginning, what in BEGINNINGS.items():
+        if start.startswith(beginning):
+            return f" but {what}"
+    if b"\0" in data[:4]:
+        return f" but {UTF_16}"
+    if isinstance(error, UnicodeDecodeError):
+        line = data.count(b"\n", 0, error.start) + 1
+        return f" in UTF-8: byte 0x{data[error.start]:02x} in line {line}; save it as UTF-8"
+    if start[:1] not in (b"{", b"["):
+        return f" (YAML?): {error}; COCO's JSON begins with {{"
+    if str(error).startswith("Extra data"):
+        return f": {error}; of JSON lines make one object with the lists {', '.join(LISTS)}"
+    return f": {error}"
+
+
+def _why_no_coco(content, lists):
+    """What is wrong with parsed JSON, or None if it has the lists of COCO's format."""
+    needed = f"it needs the lists {', '.join(LISTS)}"
+    if isinstance(content, list):
+        if content and isinstance(content[0], dict) and "score" in content[0]:
+            return f"a list with scores holds detections (COCO's results format), no ground truth; {needed}"
+        return f"it is a list; {needed}"
+    if not isinstance(content, dict):
+        return needed
+    annotations = content.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    first = first if isinstance(first, dict) else {}
+    for key, what in {"segments_info": "panoptic segments", "caption": "captions"}.items():
+        if key in first and "bbox" not in first:
+            return f"its annotations are {what}; take the instances_*.json of the same data"
+    lacking = [part for part in lists if not isinstance(content.get(part), list)]
+    if lacking == ["annotations"]:
+        return "it has no annotations, as the files of test sets; take one that has them"
+    return f"{needed}; {', '.join(lacking)} is none" if lacking else None
+
+
+@without_collector()
+def read_ground_truth(path, more=()):
+    """Read what the evaluation needs of a COCO instance file, and nothing else.
+
+    pycocotools and hotcoco stop at fields that no metric reads if these are not of the type that COCO's own files have
+    (``date_captured`` as a number, ``info`` as text). The annotations may be missing, as in the files of test sets.
+
+    Args:
+        path: of the file.
+        more: further fields of the annotations to keep, such as ``KEYPOINTS``.
+
+    Returns:
+        pycocotools' COCO, its ``dataset`` with the fields in ``EVALUATED`` only.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_coco`; also if entries are no objects or have no ids.
+    """
+    content = read_coco(path, ("images", "categories"))
+    with explained(path):
+        return as_coco(evaluated(content, more))
+
+
+@contextlib.contextmanager
+def explained(path):
+    """ValueError, with the file's path, where entries that no check has passed are not what they have to be."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is wrong: {error}"
+        raise ValueError(f"{path}: an entry {what}; tools/check_dataset.py says which") from None
+
+
+def as_coco(dataset):
+    """pycocotools' COCO of a parsed file; KeyError or TypeError if an entry has no ids."""
+    coco = COCO()
+    coco.dataset = dataset
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco.createIndex()
+    return coco
+
+
+def evaluated(content, more=()):
+    """The fields in ``EVALUATED`` of a parsed file, those that are there; ``content`` is not changed.
+
+    Args:
+        content: as :func:`read_coco` returns it.
+        more: further fields of the annotations to keep.
+
+    Returns:
+        dict: in COCO's format. Annotations of images that are not listed are left out, and empty segmentations;
+        ``iscrowd`` is 0 or 1, and run-length codes have ``size`` and ``counts`` only.
+    """
+    kept = {part: [_only(entry, EVALUATED[part]) for entry in content[part]] for part in ("images", "categories")}
+    fields = (*EVALUATED["annotations"], *more)
+    if "annotations" in content:
+        known = {image["id"] for image in kept["images"]}
+        kept["annotations"] = [_only(a, fields) for a in content["annotations"] if a["image_id"] in known]
+    for annotation in kept.get("annotations", ()):
+        if type(annotation.get("iscrowd")) is bool:
+            annotation["iscrowd"] = int(annotation["iscrowd"])
+        mask = annotation.get("segmentation")
+        if type(mask) is dict:
+            annotation["segmentation"] = _only(mask, ("size", "counts"))
+        elif not mask:
+            annotation.pop("segmentation", None)
+    return kept
+
+
+def _only(entry, fields):
+    return {field: entry[field] for field in fields if field in entry}
