@@ -11,6 +11,8 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from pretrain.engine.text import for_file_name, for_terminal
+
 from .checkpoint import GuardedCheckpointer
 from .results import predict
 from .run_folder import write_whole
@@ -53,7 +55,7 @@ def predict_images(cfg, run, paths, output, threshold=0.5):
         for found in instances_to_coco_json(instances, record["image_id"]):
             annotations.append({**found, "id": len(annotations) + 1, "category_id": ids[found["category_id"]]})
         picture = draw_predictions(pixels, instances, metadata, threshold)
-        stem = Path(record["file_name"]).stem
+        stem = for_file_name(Path(record["file_name"]).stem)
         name = stem if stem not in taken else f"{stem}_{record['image_id']}"  # the same name in several folders
         taken.add(name)
         save = partial(picture.save, format="JPEG", quality=92, subsampling=0)
@@ -87,7 +89,7 @@ def _records(files, skipped):
             unknown = isinstance(error, UnidentifiedImageError)
             reason = "no image, or damaged" if unknown else " ".join(str(error).split()) or type(error).__name__
             skipped.append((path, reason))
-            bar.write(f"skipped {path}: {reason}")
+            bar.write(for_terminal(f"skipped {path}: {reason}"))
             continue
         yield {"file_name": str(path), "image_id": next(ids), "pixels": pixels}
 

@@ -6,7 +6,6 @@ import os
 import platform
 from collections import defaultdict
 from datetime import datetime
-from html import escape
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +16,7 @@ from loco_det.readouts import readout_rows
 from loco_det.run_folder import write_whole
 from loco_det.runs import class_rows, detection_rows, pretraining_rows, seeds_rows
 from loco_det.tables import markdown
+from pretrain.engine.text import for_html, for_markdown
 
 PICTURES = 24  # of detections and views on a page; each run gets the same share, and one at least
 PICTURE_BYTES = 3_000_000  # of all pictures on a page, as base64; curves and text come on top
@@ -71,15 +71,15 @@ def _embed_pictures(runs):
 
 
 def _run_section(run, pictures):
-    part = f"<h3>{escape(run.name)}</h3>\n"
+    part = f"<h3>{for_html(run.name)}</h3>\n"
     if run.problem:
-        return part + f'<p class="dim">{escape(str(run.folder))}: {escape(run.problem)}.</p>\n'
+        return part + f'<p class="dim">{for_html(str(run.folder))}: {for_html(run.problem)}.</p>\n'
     newest = max(p.stat().st_mtime for p in run.folder.iterdir() if p.name in ("metrics.json", "results.json"))
     when = datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
-    part += f'<p class="dim">{escape(str(run.folder))}, last written {when}.'
+    part += f'<p class="dim">{for_html(str(run.folder))}, last written {when}.'
     if run.kind == "detection" and not run.results:
         part += " No results.json: its training or evaluation has not ended."
-    part += "</p>\n" + (f"<pre>{escape(run.command)}</pre>\n" if run.command else "")
+    part += "</p>\n" + (f"<pre>{for_html(run.command, lines=True)}</pre>\n" if run.command else "")
     if run.series("total_loss")[0]:
         draw = pretraining_curves if run.kind == "pretraining" else detection_curves
         last = run.series("total_loss")[1][-1]
@@ -96,7 +96,7 @@ def _run_section(run, pictures):
     if left_out:
         part += f'<p class="dim">{left_out} more pictures in the folder are too many for this page or unreadable.</p>'
     if run.config_text:
-        text = f'<pre class="config">{escape(run.config_text)}</pre>'
+        text = f'<pre class="config">{for_html(run.config_text, lines=True)}</pre>'
         part += f"<details><summary>config.yaml</summary>{text}</details>\n"
     return part
 
@@ -149,7 +149,7 @@ def _detection_section(runs):
         classes = class_rows(group, dataset)
         if classes:
             table = html_table(classes, "AP in percent by class, of masks where there are any.")
-            body += f"<details><summary>AP by class, {escape(dataset)}</summary>{table}</details>\n"
+            body += f"<details><summary>AP by class, {for_html(dataset)}</summary>{table}</details>\n"
     return body
 
 
@@ -168,7 +168,7 @@ def render(runs):
     detection = [run for run in runs if run.kind == "detection"]
     readouts = [run for run in runs if run.kind == "readout"]
     title = _title(runs)
-    body = f'<h1>{escape(title)}</h1>\n<p class="dim">{escape(_written())}</p>\n'
+    body = f'<h1>{for_html(title)}</h1>\n<p class="dim">{for_html(_written())}</p>\n'
     if detection:
         body += _detection_section(runs)
     if readouts:
@@ -185,13 +185,13 @@ def render(runs):
 
 def render_markdown(runs):
     """The tables of the page as Markdown."""
-    parts = [f"# {_title(runs)}", _written()]
+    parts = [f"# {for_markdown(_title(runs))}", _written()]
     if rows := detection_rows(runs):
         parts += ["## Detection and segmentation", markdown(rows), AP_CAPTION]
     if rows := seeds_rows(runs):
         parts += ["### Over seeds", markdown(rows), SEEDS_CAPTION]
     for dataset in dict.fromkeys(run.analysis["dataset"] for run in runs if run.analysis.get("dataset")):
-        parts += [f"### AP by class, {dataset}", markdown(class_rows(runs, dataset))]
+        parts += [f"### AP by class, {for_markdown(dataset)}", markdown(class_rows(runs, dataset))]
     if rows := readout_rows(runs):
         parts += ["## Readouts", markdown(rows), READOUT_CAPTION]
     if rows := pretraining_rows(runs):

@@ -45,6 +45,9 @@ import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.utils import comm
 
+from pretrain.engine.figures import png
+from pretrain.engine.text import for_figure
+
 from .analysis import analyze
 from .analysis_plot import draw_analysis
 from .convert.writing import sha256_of
@@ -178,8 +181,8 @@ def write_analysis(cfg):
         return
     analysis = {"dataset": dataset, **analyze(truth, predictions, cfg.TEST.PICTURE_THRESHOLD)}
     write_whole(folder / "analysis.json", json.dumps(analysis).encode())
-    figure = draw_analysis(analysis, f"{folder.resolve().name}, {dataset}, {analysis['images']} images")
-    write_whole(folder / "analysis.png", lambda f: figure.savefig(f, format="png", dpi=110))
+    title = f"{for_figure(folder.resolve().name)}, {for_figure(dataset)}, {analysis['images']} images"
+    write_whole(folder / "analysis.png", png(draw_analysis(analysis, title), dpi=110))
 
 
 def _without_nan(value):

@@ -14,9 +14,9 @@ from loco_det.tables import (
     decoder_name,
     duration,
     finite,
-    markdown,
     memory,
     one_decimal,
+    terminal_table,
     without_empty,
 )
 
@@ -162,18 +162,18 @@ def class_rows(runs, dataset):
 
 
 def table_text(runs):
-    """The AP table of the detection runs as Markdown (the page also has APs / m / l); empty if there is none."""
+    """The AP table of the detection runs for a terminal (the page also has APs / m / l); empty if there is none."""
     rows = [{k: v for k, v in row.items() if " / " not in k} for row in detection_rows(runs)]
-    return markdown(rows) if rows else ""
+    return terminal_table(rows) if rows else ""
 
 
 def pretraining_text(runs):
-    """The table of :func:`pretraining_rows` as Markdown; empty if there is none."""
+    """The table of :func:`pretraining_rows` for a terminal; empty if there is none."""
     rows = pretraining_rows(runs)
-    return markdown(rows) if rows else ""
+    return terminal_table(rows) if rows else ""
 
 
 def seeds_text(runs):
-    """The table of :func:`seeds_rows` as Markdown; empty if no run has several seeds."""
+    """The table of :func:`seeds_rows` for a terminal; empty if no run has several seeds."""
     rows = seeds_rows(runs)
-    return markdown(rows) if rows else ""
+    return terminal_table(rows) if rows else ""

@@ -11,6 +11,9 @@ from detectron2.utils.events import EventWriter
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from .engine.figures import quiet_fonts
+from .engine.text import for_figure
+
 logger = logging.getLogger(__name__)
 # Okabe and Ito, safe for the colour-blind
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -79,7 +82,7 @@ def draw_losses(metrics_path, out_path, chance=None):
             for name in sorted(curves, key=_upwards):
                 dashed = name in stages and stages.index(name) >= len(COLORS)
                 last = _plot(axes, *curves[name], colors[name], "--" if dashed else "-")
-                ends.append((last, form.format(name, last).rstrip("."), colors[name]))
+                ends.append((last, form.format(for_figure(name), last).rstrip("."), colors[name]))
             if chance and curves is losses:
                 axes.axhline(chance, color=GREY, ls=":", lw=1.2)
                 ends.append((chance, form.format("chance", chance).rstrip("."), GREY))
@@ -180,7 +183,8 @@ def _label_ends(axes, ends, gap):
 def _save(figure, path):
     temporary = f"{path}.tmp{os.getpid()}"
     try:
-        figure.savefig(temporary, format="png", dpi=130)
+        with quiet_fonts():
+            figure.savefig(temporary, format="png", dpi=130)
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from loco_det.report import write_report
 from loco_det.runs import find_runs, seeds_text, table_text
+from pretrain.engine.text import for_terminal
 
 
 def steps(out, seed, long):
@@ -71,7 +72,7 @@ def run_step(number, count, title, done, checkpoints, command):
         process.wait()
         raise
     if process.wait():
-        print("\n".join(last), file=sys.stderr)
+        print(*map(for_terminal, last), sep="\n", file=sys.stderr)
         sys.exit(f"error: step {number}, {title}, failed; the same command goes on from here")
     print(f"    {f'finished in {time.time() - start:.0f} s':<100}", flush=True)
 
@@ -95,7 +96,7 @@ def main():
         sys.exit(130)
     runs = find_runs(out)
     page = write_report(runs, out / "report.html")
-    print("", table_text(runs), seeds_text(runs), f"report: {page.resolve()}", sep="\n")
+    print("", table_text(runs), seeds_text(runs), f"report: {for_terminal(page.resolve())}", sep="\n")
 
 
 if __name__ == "__main__":

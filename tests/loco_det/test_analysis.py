@@ -1,6 +1,7 @@
 """The analysis of predictions, against pycocotools' own summary and against what is counted by hand."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from pycocotools.cocoeval import COCOeval
 
 from loco_det.analysis import analyze, most_confused
 from loco_det.analysis_plot import draw_analysis
+from pretrain.engine.figures import png
+from pretrain.engine.text import for_figure
 
 CAR, BUS, OX = 3, 7, 21  # ids with gaps, as COCO's; nothing is an ox
 
@@ -185,3 +188,17 @@ def test_figure_of_many_classes_shows_the_most_confused_pairs(tmp_path):
     pairs = [label.get_text() for label in confusion.get_yticklabels()]
     assert pairs == ["c5 → c6", "c7 → c8", "c9 → c10"] and "77 right, 3 taken" in confusion.get_xlabel()
     assert len(classes.patches) == 24 and "12 best and worst of 80" in classes.get_title(loc="left")
+
+
+@pytest.mark.parametrize("count", [3, 20])  # a matrix, and pairs
+def test_hostile_names_are_drawn_as_they_are(tmp_path, count):
+    names = ["$5 to $10_bill", "a_$x^{$", "_" + "名" * 300, *(f"$c{i}^{{$" for i in range(count - 3))]
+    ids = list(range(1, count + 1))
+    objects = [(0, i, box_of(20 * i, 0, 18), 0) for i in ids]
+    detections = [(0, 3 - i if i < 3 else i, box, 0.9) for _, i, box, _ in objects]
+    figure = draw_analysis(analyze(*write(tmp_path, objects, detections, names, ids)), for_figure("$a_{$"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert png(figure)[:4] == b"\x89PNG"
+    drawn = [label.get_text() for axes in figure.axes[2:] for label in axes.get_yticklabels()]
+    assert any(r"\$5 to \$10" in label for label in drawn) and max(map(len, drawn)) < 70

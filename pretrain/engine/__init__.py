@@ -1,0 +1,1 @@
+"""What training, probes, converter and detector share around their work: files, text, figures."""
