@@ -112,7 +112,7 @@ def _machine():
 
 AP_CAPTION = (
     "AP in percent, averaged over IoU 0.50 to 0.95 unless it says 50 or 75 (that IoU only); s, m, l: objects below 32² "
-    "pixels, up to 96², above. “–”: no such objects, nothing detected at all, not evaluated, or not known. Memory: "
+    "pixels, up to 96², above. “–”: no such objects, not evaluated, or not known. Memory: "
     "peak of the main process."
 )
 SEEDS_CAPTION = (

@@ -179,7 +179,7 @@ def write_analysis(cfg):
     if not truth or not os.path.isfile(truth) or not predictions.is_file():
         logger.info(f"no analysis: {dataset} has no ground truth or no predictions in COCO's format")
         return
-    analysis = {"dataset": dataset, **analyze(truth, predictions, cfg.TEST.PICTURE_THRESHOLD)}
+    analysis = {"dataset": dataset, **analyze(truth, predictions, cfg.TEST.PICTURE_THRESHOLD, masks=cfg.MODEL.MASK_ON)}
     write_whole(folder / "analysis.json", json.dumps(analysis).encode())
     title = f"{for_figure(folder.resolve().name)}, {for_figure(dataset)}, {analysis['images']} images"
     write_whole(folder / "analysis.png", png(draw_analysis(analysis, title), dpi=110))

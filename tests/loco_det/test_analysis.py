@@ -139,7 +139,9 @@ def test_higher_scores_choose_first(tmp_path):
 
 
 def test_no_detections(tmp_path):
-    analysis = analyze(*write(tmp_path, [(0, CAR, box_of(0, 0), 0)], []))
+    files = write(tmp_path, [(0, CAR, box_of(0, 0), 0)], [])
+    analysis = analyze(*files, masks=True)
+    assert list(analysis["tasks"]) == ["bbox", "segm"] and list(analyze(*files)["tasks"]) == ["bbox"]
     assert analysis["tasks"]["bbox"]["per_class"]["car"]["AP"] == 0.0 and analysis["confusion"]["missed"] == 1
     assert analysis["tasks"]["bbox"]["sizes"]["large"] == {"AP": None, "AR": None}
     json.dumps(analysis, allow_nan=False)
