@@ -79,6 +79,8 @@ def _run_section(run, pictures):
     part += f'<p class="dim">{for_html(str(run.folder))}, last written {when}.'
     if run.kind == "detection" and not run.results:
         part += " No results.json: its training or evaluation has not ended."
+    if run.problems:
+        part += f" Not all of it has succeeded: {for_html('; '.join(run.problems))}."
     part += "</p>\n" + (f"<pre>{for_html(run.command, lines=True)}</pre>\n" if run.command else "")
     if run.series("total_loss")[0]:
         draw = pretraining_curves if run.kind == "pretraining" else detection_curves

@@ -27,6 +27,7 @@ weights_sha256     of that file
 weights_metadata   what tools/convert_to_d2.py wrote into it: "source", "layout", "location", "arch", "sha256", "date"
 decoder            of the pretraining, if the weights lie in a run folder of tools/pretrain.py
 published          "row", "box_ap", "mask_ap": the published figure that this config reproduces (PUBLISHED)
+problems           what has failed in evaluation, analysis or pictures, a line each; empty if nothing has
 thing_classes      names of the classes, in the network's order
 category_ids       their ids in the data set
 ================== ====================================================================================================
@@ -38,6 +39,7 @@ import math
 import os
 import pickle
 import resource
+import shlex
 import sys
 from pathlib import Path
 
@@ -51,18 +53,23 @@ from pretrain.engine.text import for_figure
 from .analysis import analyze
 from .analysis_plot import draw_analysis
 from .convert.writing import sha256_of
-from .run_folder import read_run, write_whole
+from .problems import UnfinishedRun, recorded
+from .run_folder import is_finished, read_run, write_whole
 from .tables import decoder_name
 from .visualize import pick_records, save_comparisons
 
 logger = logging.getLogger(__name__)
 
+PREDICTIONS = os.path.join("inference", "coco_instances_results.json")  # of Detectron2's COCO evaluator
 CITYSCAPES_IMAGES = 2975  # of the fine training set
 COCO_1X = 90000 * 16  # images that Detectron2's 1x schedule of COCO sees
 
 
-def finish(cfg, model, results, state, evaluation_seconds=None):
+def finish(cfg, model, results, state, evaluation_seconds=None, problems=(), resume=True):
     """Write ``results.json``; of the last test set, the analysis; of the first, ``pictures/*.png``.
+
+    What fails is left out, with a warning in the log and a line in results.json, which has the rest. Where there are no
+    results at all, what an earlier evaluation has left in the folder stays.
 
     Args:
         cfg: the config.
@@ -71,18 +78,44 @@ def finish(cfg, model, results, state, evaluation_seconds=None):
         state: of the detector's training, as in its checkpoint: "iteration", and "trainer" with the weights that it
             started from and the seconds that it took; empty if not known.
         evaluation_seconds: of that test.
+        problems: what has failed before, a line each.
+        resume: whether the detector is the folder's last checkpoint, and not MODEL.WEIGHTS.
+
+    Raises:
+        UnfinishedRun: in the end, if anything has failed; one line, with the command that goes on.
     """
-    if not cfg.DATASETS.TEST:
+    folder, problems = Path(cfg.OUTPUT_DIR), list(problems)
+    if not cfg.DATASETS.TEST and not problems:
         return
+    if problems and not any(results.values()) and is_finished(folder):
+        raise UnfinishedRun(_what_is_missing(folder, problems, resume))
     content = {"kind": "detection", "results": _without_nan(results), "evaluation_seconds": evaluation_seconds}
-    content |= describe(cfg, model, state)
-    folder = Path(cfg.OUTPUT_DIR)
-    write_whole(folder / "results.json", json.dumps(content, indent=2).encode())
-    write_analysis(cfg)
-    name = cfg.DATASETS.TEST[0]
-    pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
-    save_comparisons(pairs, MetadataCatalog.get(name), folder / "pictures", cfg.TEST.PICTURE_THRESHOLD)
+    with recorded(problems, "description of the run"):
+        content |= describe(cfg, model, state)
+    _write_results(folder, content, problems)
+    written = len(problems)
+    with recorded(problems, "analysis"):
+        write_analysis(cfg)
+    with recorded(problems, "pictures"):
+        write_pictures(cfg, model)
+    if len(problems) > written:
+        _write_results(folder, content, problems)
+    if problems:
+        raise UnfinishedRun(_what_is_missing(folder, problems, resume))
     logger.info(f"results in {folder / 'results.json'}, pictures in {folder / 'pictures'}")
+
+
+def _write_results(folder, content, problems):
+    with recorded(problems, "results.json"):
+        write_whole(folder / "results.json", json.dumps(content | {"problems": problems}, indent=2).encode())
+
+
+def _what_is_missing(folder, problems, resume):
+    """The problems in a line, and the command that goes on."""
+    processes = ["--num-gpus", str(comm.get_world_size())] if comm.get_world_size() > 1 else []
+    command = ["python", "tools/train_net.py", "--config-file", str(folder / "config.yaml"), *processes, "--eval-only"]
+    command += ["--resume"] if resume else []
+    return f"{'; '.join(problems)}. With that mended, this goes on: {shlex.join(command)}"
 
 
 def describe(cfg, model, state):
@@ -167,6 +200,13 @@ def _classes(metadata):
     return {"thing_classes": list(names), "category_ids": sorted(places, key=places.get)}
 
 
+def write_pictures(cfg, model):
+    """Draw ground truth and predictions of some images of the first test set: ``pictures/*.png``."""
+    name = cfg.DATASETS.TEST[0]
+    pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
+    save_comparisons(pairs, MetadataCatalog.get(name), Path(cfg.OUTPUT_DIR, "pictures"), cfg.TEST.PICTURE_THRESHOLD)
+
+
 def write_analysis(cfg):
     """Analyse the last test set from its files: ``analysis.json`` and ``analysis.png``, or none if there is no file of
     predictions and ground truth in COCO's format.
@@ -174,7 +214,7 @@ def write_analysis(cfg):
     folder = Path(cfg.OUTPUT_DIR)
     for name in ("analysis.json", "analysis.png"):  # of an earlier evaluation
         (folder / name).unlink(missing_ok=True)
-    dataset, predictions = cfg.DATASETS.TEST[-1], folder / "inference" / "coco_instances_results.json"
+    dataset, predictions = cfg.DATASETS.TEST[-1], folder / PREDICTIONS
     truth = MetadataCatalog.get(dataset).get("json_file")
     if not truth or not os.path.isfile(truth) or not predictions.is_file():
         logger.info(f"no analysis: {dataset} has no ground truth or no predictions in COCO's format")

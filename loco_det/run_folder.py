@@ -66,9 +66,14 @@ class Run:
             return "done" if self.results else "not finished"
         if self.kind == "detection":
             if self.results:
-                return "done"
+                return "problems" if self.problems else "done"
             return "not evaluated" if planned and (done or 0) >= planned else "not finished"
         return "not finished" if planned and (done or 0) < planned else "done"
+
+    @property
+    def problems(self):
+        """What has failed in evaluation, analysis or pictures of a detection run, a line each."""
+        return self.results.get("problems") or []
 
     @property
     def seconds(self):
@@ -133,6 +138,15 @@ def read_run(folder):
         pictures=[*folder.glob("views.png"), *sorted((folder / "pictures").glob("*.png"))],
         analysis=_analysis(folder / "analysis.json"),
     )
+
+
+def is_finished(folder):
+    """Whether a run has its results.json, and nothing failed in evaluation, analysis or pictures."""
+    try:
+        content = json.loads(_text(Path(folder) / "results.json"))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and not content.get("problems")
 
 
 def lost_run(folder, problem):

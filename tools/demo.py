@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from loco_det.report import write_report
+from loco_det.run_folder import is_finished
 from loco_det.runs import find_runs, seeds_text, table_text
 from pretrain.engine.text import for_terminal
 
@@ -50,7 +51,7 @@ def steps(out, seed, long):
 def run_step(number, count, title, done, checkpoints, command):
     """Run one step unless its last file is there; shows lines with an ETA, keeps the rest for an error."""
     head = f"[{number}/{count}] {title}"
-    if done.exists():
+    if is_finished(done.parent) if done.name == "results.json" else done.exists():
         print(f"{head}: already done", flush=True)
         return
     command = [str(part) for part in command]

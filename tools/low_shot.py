@@ -24,6 +24,7 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS
+from loco_det.run_folder import is_finished
 
 EXAMPLE = """example:
   python tools/low_shot.py --config-file configs/table3/coco_1k_resnet50_loco_800ep.yaml --num-gpus 8
@@ -85,7 +86,7 @@ def write(path, content):
 
 def train(args, folder, name):
     """Train one split to its end; exits as train_net does if it fails or is stopped."""
-    if (folder / "results.json").exists():  # which is written last
+    if is_finished(folder):
         print(f"{folder}: already done", flush=True)
         return
     resume = ["--resume"] if (folder / "last_checkpoint").exists() else []
@@ -97,7 +98,7 @@ def train(args, folder, name):
         raise KeyboardInterrupt
     if code > 0:  # it has said why
         sys.exit(code)
-    if code or signals or not (folder / "results.json").exists():
+    if code or signals or not is_finished(folder):
         print(f"{folder} is not finished: the same command goes on from here", file=sys.stderr)
         sys.exit(1)
 

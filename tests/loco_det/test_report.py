@@ -247,3 +247,12 @@ def test_hostile_names_are_data_in_page_markdown_and_tables(tmp_path, training_l
     assert max(map(len, table_text(runs).splitlines())) < 600
     for text in (page.read_text(), markdown, table_text(runs)):
         assert not [c for c in text if unicodedata.category(c) in ("Cc", "Cf") and c != "\n"]
+
+
+def test_a_run_with_problems_is_not_done(tmp_path, detection):
+    results = json.loads((detection[0] / "results.json").read_text())
+    (detection[0] / "results.json").write_text(json.dumps({**results, "problems": ["pictures: <b>.png: truncated"]}))
+    runs = find_runs(detection[0])
+    assert runs[0].state == "problems" and " problems " in table_text(runs)
+    page = Page(write_report(runs, tmp_path / "report.html"))
+    assert "Not all of it has succeeded: pictures: <b>.png: truncated." in page.text

@@ -16,7 +16,9 @@ from PIL import Image
 
 from loco_det import results
 from loco_det.config import add_loco_config
+from loco_det.problems import UnfinishedRun
 from loco_det.results import describe, finish, schedule
+from loco_det.run_folder import is_finished
 
 RESULTS = {"bbox": {"AP": 12.5, "APl": math.nan, "AP-ox": math.nan}, "segm": {"AP": 10.0}}
 
@@ -138,3 +140,73 @@ def test_where_the_weights_come_from(cfg, pretraining):
     assert [found[key] for key in ("weights_sha256", "weights_metadata", "decoder")] == [None] * 3
     path.write_bytes(pickle.dumps({"__author__": "another", "model": {}, **metadata}))
     assert describe(cfg, Detector(), {"trainer": {"weights": str(path)}})["weights_metadata"] is None
+
+
+FAILURES = [
+    KeyError("area"),
+    ZeroDivisionError("division by zero"),
+    MemoryError(),
+    OSError(28, "No space left", "a.png"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("step", ["describe", "analyze", "save_comparisons"])
+def test_what_fails_after_the_evaluation_does_not_take_the_rest_along(cfg, monkeypatch, caplog, step, error):
+    """Its line in results.json, a warning, and in the end the command that goes on."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(results, "predict", lambda *_: ())
+    monkeypatch.setattr(results, step, fail)
+    folder = Path(cfg.OUTPUT_DIR)
+    with pytest.raises(UnfinishedRun) as caught:
+        finish(cfg, Detector(), RESULTS, {})
+    content = json.loads((folder / "results.json").read_text())
+    assert content["results"]["bbox"]["AP"] == 12.5
+    (problem,) = content["problems"]
+    name = {"describe": "description of the run", "analyze": "analysis", "save_comparisons": "pictures"}[step]
+    assert problem.startswith(f"{name}: ") and "\n" not in problem
+    warnings = [r.getMessage() for r in caplog.records if r.name == "loco_det.problems" and r.levelname == "WARNING"]
+    assert [text.partition(" failed")[0] for text in warnings] == [name]
+    command = f"python tools/train_net.py --config-file {folder}/config.yaml --eval-only --resume"
+    assert str(caught.value) == f"{problem}. With that mended, this goes on: {command}"
+    assert (folder / "analysis.json").exists() == (step != "analyze")
+    assert (folder / "pictures").exists() == (step != "save_comparisons")
+    assert not is_finished(folder)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(0)])
+def test_ctrl_c_and_sigterm_are_no_problems(cfg, monkeypatch, error):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(results, "write_analysis", stop)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        finish(cfg, Detector(), RESULTS, {})
+
+
+def test_a_full_disk_is_a_problem_of_results_json(cfg, monkeypatch):
+    def full(path, _):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(results, "predict", lambda *_: ())
+    monkeypatch.setattr(results, "write_whole", full)
+    with pytest.raises(UnfinishedRun, match="results.json: .*results.json: No space left on device; analysis: "):
+        finish(cfg, Detector(), RESULTS, {})
+    assert not Path(cfg.OUTPUT_DIR, "results.json").exists()
+
+
+def test_an_evaluation_that_gave_nothing_keeps_an_earlier_ones_files(cfg, monkeypatch):
+    monkeypatch.setattr(results, "predict", lambda *_: ())
+    finish(cfg, Detector(), RESULTS, {})
+    files = {path: path.read_bytes() for path in Path(cfg.OUTPUT_DIR).rglob("*") if path.is_file()}
+    with pytest.raises(UnfinishedRun, match="^evaluation on a: broken. With that mended, .* --eval-only$"):
+        finish(cfg, Detector(), {}, {}, problems=["evaluation on a: broken"], resume=False)
+    assert {path: path.read_bytes() for path in Path(cfg.OUTPUT_DIR).rglob("*") if path.is_file()} == files
+    Path(cfg.OUTPUT_DIR, "results.json").unlink()
+    with pytest.raises(UnfinishedRun):
+        finish(cfg, Detector(), {}, {}, problems=["evaluation on a: broken"])
+    content = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())
+    assert (content["results"], content["problems"]) == ({}, ["evaluation on a: broken"])

@@ -479,3 +479,9 @@ def test_hostile_names_are_data(run, results):
     prose = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", body, flags=re.DOTALL | re.MULTILINE)  # blocks show what they hold
     assert "<script>" not in prose and "[b](javascript" not in prose
     assert "python tools/pretrain.py '```' '<script>'" in body
+
+
+def test_results_with_problems_are_refused(run, results):
+    folder = results("detection", problems=["evaluation on b: it failed"])
+    with pytest.raises(ValueError, match="has not succeeded: evaluation on b: it failed"):
+        write_model_card(run, detection=[folder])

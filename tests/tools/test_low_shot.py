@@ -109,14 +109,16 @@ def test_finished_splits_are_kept_and_others_go_on(tool, trained, data, monkeypa
     out, _ = trained
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     times = {path: path.stat().st_mtime_ns for path in out.glob("seed0/*")}
-    (out / "seed1" / "results.json").unlink()
+    unfinished = json.loads((out / "seed1" / "results.json").read_text()) | {"problems": ["analysis: it failed"]}
+    (out / "seed1" / "results.json").write_text(json.dumps(unfinished))
     (out / "seed1" / "last_checkpoint").write_text("model_0000000.pth")  # as if it had been interrupted there
     assert tool.call(*arguments(out)) == 0
     printed = capfd.readouterr().out
     assert "seed0: already done" in printed and "seed1: resuming on coco_2017_train_10pct_seed1" in printed
     assert "Starting training from iteration 1" in printed
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed0/*")} == times
-    assert json.loads((out / "seed1" / "results.json").read_text())["iteration"] == 2
+    again = json.loads((out / "seed1" / "results.json").read_text())
+    assert (again["iteration"], again["problems"]) == (2, [])
 
 
 def test_splits_of_another_config_are_not_mixed_in(tool, trained, capsys):
