@@ -14,7 +14,7 @@ from loco_det.curves import ap_curves, detection_curves, joint_curves, pr_curves
 from loco_det.html_page import html_page, html_table, image
 from loco_det.readouts import readout_rows
 from loco_det.run_folder import write_whole
-from loco_det.runs import class_rows, detection_rows, pretraining_rows, seeds_rows
+from loco_det.runs import class_rows, detection_rows, pretraining_rows, published_notes, seeds_rows
 from loco_det.tables import markdown
 from pretrain.engine.text import for_html, for_markdown
 
@@ -131,6 +131,7 @@ READOUT_CAPTION = (
 def _detection_section(runs):
     """Tables and joint curves of the detection runs."""
     body = "<h2>Detection and segmentation</h2>\n" + html_table(detection_rows(runs), AP_CAPTION)
+    body += "".join(f"<p>{for_html(note)}</p>\n" for note in published_notes(runs))
     seeds = seeds_rows(runs)
     if seeds:
         body += "<h3>Over seeds</h3>\n" + html_table(seeds, SEEDS_CAPTION)
@@ -189,7 +190,12 @@ def render_markdown(runs):
     """The tables of the page as Markdown."""
     parts = [f"# {for_markdown(_title(runs))}", _written()]
     if rows := detection_rows(runs):
-        parts += ["## Detection and segmentation", markdown(rows), AP_CAPTION]
+        parts += [
+            "## Detection and segmentation",
+            markdown(rows),
+            AP_CAPTION,
+            *map(for_markdown, published_notes(runs)),
+        ]
     if rows := seeds_rows(runs):
         parts += ["### Over seeds", markdown(rows), SEEDS_CAPTION]
     for dataset in dict.fromkeys(run.analysis["dataset"] for run in runs if run.analysis.get("dataset")):

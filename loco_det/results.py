@@ -26,7 +26,8 @@ weights            MODEL.WEIGHTS of the run's beginning
 weights_sha256     of that file
 weights_metadata   what tools/convert_to_d2.py wrote into it: "source", "layout", "location", "arch", "sha256", "date"
 decoder            of the pretraining, if the weights lie in a run folder of tools/pretrain.py
-published          "row", "box_ap", "mask_ap": the published figure that this config reproduces (PUBLISHED)
+published          "row", "box_ap", "mask_ap" of PUBLISHED, and "differences": in what this run differs from that row, a
+                   line each; its figures are to be printed only if there are none (loco_det/published.py)
 problems           what has failed in evaluation, analysis or pictures, a line each; empty if nothing has
 thing_classes      names of the classes, in the network's order
 category_ids       their ids in the data set
@@ -44,6 +45,7 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.utils import comm
 
@@ -54,6 +56,7 @@ from .analysis import analyze
 from .analysis_plot import draw_analysis
 from .convert.writing import sha256_of
 from .problems import UnfinishedRun, recorded
+from .published import published_row
 from .run_folder import is_finished, read_run, write_whole
 from .tables import decoder_name
 from .visualize import pick_records, save_comparisons
@@ -120,15 +123,17 @@ def _what_is_missing(folder, problems, resume):
 
 def describe(cfg, model, state):
     """What was run: the keys of ``results.json`` that the evaluation does not give; arguments as in :func:`finish`."""
-    trained, published = state.get("trainer", {}), cfg.PUBLISHED
+    trained, iteration = state.get("trainer", {}), state["iteration"] + 1 if "iteration" in state else None
     weights = trained.get("weights", cfg.MODEL.WEIGHTS)
     backbone = getattr(model.backbone, "bottom_up", model.backbone)
     frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
+    origin = _origin(weights)
+    pretraining = origin.pop("pretraining")
     heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
     return {
         "dataset": ", ".join(cfg.DATASETS.TEST),
         "train_dataset": ", ".join(cfg.DATASETS.TRAIN),
-        "iteration": state["iteration"] + 1 if "iteration" in state else None,
+        "iteration": iteration,
         "seconds": trained.get("seconds"),
         "peak_memory": peak_memory(cfg.MODEL.DEVICE),
         "device": cfg.MODEL.DEVICE,
@@ -142,14 +147,14 @@ def describe(cfg, model, state):
         "norm": "FrozenBN" if frozen else cfg.MODEL.RESNETS.NORM,
         "heads_norm": ", ".join(dict.fromkeys(part.NORM or "none" for part in heads)),
         "weights": weights,
-        **_origin(weights),
-        "published": {
-            "row": published.ROW,
-            "box_ap": published.BOX_AP or None,
-            "mask_ap": published.MASK_AP or None,
-        }
-        if published.ROW
-        else None,
+        **origin,
+        "published": published_row(
+            yaml.safe_load(cfg.dump()),
+            weights=weights,
+            metadata=origin["weights_metadata"],
+            pretraining=pretraining,
+            iteration=iteration,
+        ),
         **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
     }
 
@@ -175,7 +180,7 @@ def schedule(cfg):
 
 def _origin(weights):
     """Where the weights come from; nothing is known of a file that is not there (any more)."""
-    known = dict.fromkeys(("weights_sha256", "weights_metadata", "decoder"))
+    known = dict.fromkeys(("weights_sha256", "weights_metadata", "decoder", "pretraining"))
     if not os.path.isfile(weights):
         return known
     known["weights_sha256"] = sha256_of(weights)
@@ -185,6 +190,7 @@ def _origin(weights):
         if content.get("__author__") == "loco-det":
             keys = ("source", "layout", "location", "arch", "sha256", "date")
             known["weights_metadata"] = {key: content[key] for key in keys if key in content}
+            known["pretraining"] = content.get("pretraining")
     try:
         known["decoder"] = decoder_name(read_run(Path(weights).parent))
     except (FileNotFoundError, ValueError):  # the folder is no run

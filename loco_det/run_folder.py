@@ -1,5 +1,6 @@
 """What a run folder of tools/pretrain.py, train_net.py, linear_probe.py or knn.py holds."""
 
+import functools
 import json
 import os
 from dataclasses import dataclass, field
@@ -88,13 +89,22 @@ class Run:
         """Names of the losses that were logged, but for their sum; of pretraining from the image upwards."""
         return sorted({k for m in self.metrics for k in m if k.startswith("loss_")})
 
-    @property
+    @functools.cached_property
     def published(self):
-        """ "row", "box_ap" and "mask_ap" that the run's config reproduces (PUBLISHED); empty if there is none."""
-        if self.results.get("published"):
-            return self.results["published"]
-        keys = self.key("PUBLISHED", {})
-        return {key.lower(): keys[key] for key in ("ROW", "BOX_AP", "MASK_AP") if keys.get(key)}
+        """ "row", "box_ap", "mask_ap" that the run's config names, and "differences" from it, as ``published_row``
+        returns them; empty if there is none, and before there are results."""
+        found = self.results.get("published") or {}
+        if not found or "differences" in found:
+            return found
+        from loco_det.published import differences  # imports torch, which a report does without
+
+        known = {key: self.results.get(key) for key in ("weights", "iteration")}  # by an earlier version
+        config = {**self.config, "PUBLISHED": {"ROW": found["row"]}}
+        metadata = self.results.get("weights_metadata")
+        try:
+            return {**found, "differences": differences(config, metadata=metadata, **known)}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return {**found, "differences": ["settings (its config.yaml does not tell them)"]}
 
     @property
     def evaluations(self):

@@ -24,7 +24,9 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS
-from loco_det.run_folder import is_finished
+from loco_det.run_folder import is_finished, read_run
+from loco_det.runs import published_sentence
+from pretrain.engine.text import for_terminal
 
 EXAMPLE = """example:
   python tools/low_shot.py --config-file configs/table3/coco_1k_resnet50_loco_800ep.yaml --num-gpus 8
@@ -140,12 +142,17 @@ def summarize(cfg, folders):
         folders: name of a split -> its folder, with a results.json.
 
     Returns:
-        dict: "row", "train", "test", "splits", and for "box_ap" and "mask_ap", in percent, each None if not known,
-        "values", "mean", "std" (of a sample, as the splits are one) and "published".
+        dict: "row", "differences" from it, "train", "test", "splits", and for "box_ap" and "mask_ap", in percent, each
+        None if not known, "values", "mean", "std" (of a sample, as the splits are one) and "published", which is known
+        only without differences.
     """
-    results = [json.loads((folder / "results.json").read_text())["results"] for folder in folders.values()]
+    runs = [read_run(folder) for folder in folders.values()]
+    results = [run.results["results"] for run in runs]
+    row = cfg.PUBLISHED.ROW or None
+    different = differences(row, runs) if row else []
     summary = {
-        "row": cfg.PUBLISHED.ROW or None,
+        "row": row,
+        "differences": different,
         "train": cfg.DATASETS.TRAIN[0].rpartition("_seed")[0],
         "test": cfg.DATASETS.TEST[0],
         "splits": list(folders),
@@ -157,19 +164,29 @@ def summarize(cfg, folders):
             "values": values,
             "mean": statistics.mean(values) if whole else None,
             "std": statistics.stdev(values) if whole and len(values) > 1 else None,
-            "published": cfg.PUBLISHED[name.upper()] or None,
+            "published": None if different else cfg.PUBLISHED[name.upper()] or None,
         }
     return summary
 
 
+def differences(row, runs):
+    """In what the splits differ from a published row, which is a mean over all of them."""
+    found = [text for run in runs for text in run.published.get("differences", ["row (its results.json names none)"])]
+    if len(runs) != len(SEEDS):
+        found.append(f"splits ({len(runs)}, the row has {len(SEEDS)})")
+    return list(dict.fromkeys(found))
+
+
 def text(summary):
-    """Two lines, with percentages of one decimal."""
+    """The figures, with percentages of one decimal, and what keeps them from being those of a published row."""
     lines = [f"{summary['train']}, {len(summary['splits'])} splits, on {summary['test']}:"]
     for name in TASKS:
         mean, std, published = ("-" if v is None else f"{v:.1f}" for v in list(summary[name].values())[1:])
         source = "" if published == "-" else f"   published: {published} ({summary['row']})"
         lines.append(f"  {name.replace('_ap', ' AP'):8}{mean:>5} ± {std}{source}")
-    return "\n".join(lines)
+    if summary["differences"]:
+        lines.append(f"  {published_sentence(summary)}")
+    return "\n".join(map(for_terminal, lines))
 
 
 def parser():

@@ -14,7 +14,7 @@ from .architecture import COUNTER, infer_arch, reference, relative, some
 from .choose import choose
 from .files import read
 from .layouts import Conventions
-from .stated import agree, detectron2_config, detectron2_conventions, plain, stated_by
+from .stated import agree, detectron2_config, detectron2_conventions, plain, pretraining_of, stated_by
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Source:
         conventions: what the network expects of its surroundings.
         dropped: first part of the other names beside it (``fc``, ``projector``) -> how many there were.
         notes: what the user should know, a line each.
+        pretraining: as :func:`stated.pretraining_of` returns it.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Source:
     conventions: Conventions
     dropped: dict
     notes: list = field(default_factory=list)
+    pretraining: dict | None = None
 
 
 def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe=False, config_file=None):
@@ -113,6 +115,7 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
         conventions=conventions,
         dropped=dict(dropped),
         notes=notes,
+        pretraining=pretraining_of(content),
     ), state_dict
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -17,8 +18,10 @@ from PIL import Image
 from loco_det import results
 from loco_det.config import add_loco_config
 from loco_det.problems import UnfinishedRun
+from loco_det.published import CONFIGS
 from loco_det.results import describe, finish, schedule
 from loco_det.run_folder import is_finished
+from pretrain.config import get_cfg as get_pretraining_cfg
 
 RESULTS = {"bbox": {"AP": 12.5, "APl": math.nan, "AP-ox": math.nan}, "segm": {"AP": 10.0}}
 
@@ -103,10 +106,30 @@ def test_networks_norms_and_published_row(cfg):
     found = describe(cfg, Detector(), {})
     assert (found["backbone"], found["heads_norm"], found["published"]) == ("ResNet-50", "none", None)
     cfg.MODEL.ENCODER, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM = "presnet50", "SyncBN", "SyncBN"
-    cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP = "Table 2, LoCo", 34.5
     found = describe(cfg, Detector(), {})
     assert (found["backbone"], found["heads_norm"]) == ("presnet50", "SyncBN, none")
-    assert found["published"] == {"row": "Table 2, LoCo", "box_ap": 34.5, "mask_ap": None}
+
+
+def test_the_published_row_and_what_differs_from_it(cfg, tmp_path):
+    data = cfg.DATASETS.TEST
+    cfg.merge_from_file(str(CONFIGS / "coco_loco_frozen.yaml"))
+    recipe = get_pretraining_cfg()
+    recipe.merge_from_file(str(CONFIGS / "pretrain" / "resnet50_loco.yaml"))
+    known = {"config": yaml.safe_load(recipe.dump()), "images": 1_281_167, "iterations": 249_600}
+    path, row = tmp_path / "loco.pkl", "LoCo 800 epochs, R50, frozen, COCO 1x (LoCo, Table 2)"
+    for written, differences in ((known, []), (None, ["weights (not known to be from"])):
+        path.write_bytes(pickle.dumps({"__author__": "loco-det", "model": {}, "pretraining": written, "arch": "x"}))
+        found = describe(cfg, Detector(), {"iteration": 89999, "trainer": {"weights": str(path)}})
+        assert {key: found["published"][key] for key in ("row", "box_ap", "mask_ap")} == {
+            "row": row, "box_ap": 34.5, "mask_ap": 32.0,
+        }  # fmt: skip
+        assert [
+            text[: len("weights (not known to be from")] for text in found["published"]["differences"]
+        ] == differences
+        assert "pretraining" not in found and found["weights_metadata"] == {"arch": "x"}
+    cfg.DATASETS.TEST, cfg.SOLVER.MAX_ITER = data, 4
+    found = describe(cfg, Detector(), {"iteration": 3})["published"]["differences"]
+    assert [text.partition(" ")[0] for text in found] == ["weights", "data", "schedule"]
 
 
 @pytest.mark.parametrize(
