@@ -19,7 +19,7 @@ SIZES = ("all", "small", "medium", "large")  # pycocotools' order; limits are 32
 CURVES = {"0.50": 0, "0.75": 5, "0.50:0.95": slice(None)}  # name -> index among pycocotools' IoU thresholds
 
 
-def analyze(ground_truth, predictions, threshold=0.5, evaluation=COCOeval):
+def analyze(ground_truth, predictions, threshold=0.5, evaluation=COCOeval, masks=False):
     """Analyse predictions by pycocotools' own arrays, so that AP here is the AP of the COCO evaluation.
 
     Args:
@@ -27,6 +27,7 @@ def analyze(ground_truth, predictions, threshold=0.5, evaluation=COCOeval):
         predictions: path of a file in COCO's results format; with masks, these are analysed too.
         threshold: lowest score of a detection in the confusion matrix.
         evaluation: pycocotools' COCOeval, or a class with its methods and arrays.
+        masks: whether the detector predicts masks; read where there are no predictions to tell.
 
     Returns:
         dict, ready for JSON (percent; None where there are no such objects):
@@ -50,7 +51,7 @@ def analyze(ground_truth, predictions, threshold=0.5, evaluation=COCOeval):
     _check(found, truth, predictions, ground_truth)
     classes = [truth.cats[i]["name"] for i in truth.getCatIds()]
     objects = [a for a in truth.anns.values() if not a.get("iscrowd")]
-    tasks = ["bbox", "segm"] if found and "segmentation" in found[0] else ["bbox"]
+    tasks = ["bbox", "segm"] if ("segmentation" in found[0] if found else masks) else ["bbox"]
     return {
         "classes": classes,
         "images": len(truth.imgs),
@@ -96,11 +97,16 @@ def _task(truth, found, task, classes, evaluation):
 
 
 def _as_coco(truth, found, task):
-    """Detections as pycocotools wants them; its own ``loadRes`` fails if there are none."""
+    """Detections as pycocotools wants them."""
     if found:
         # of results with boxes it would take the box's area for that of the mask
         drop = "segmentation" if task == "bbox" else "bbox"
         return truth.loadRes([{k: copy.copy(v) for k, v in d.items() if k != drop} for d in found])
+    return no_detections(truth)
+
+
+def no_detections(truth):
+    """An empty set of detections on the images of ``truth``, both pycocotools' ``COCO``."""
     empty = COCO()
     empty.dataset = {**{key: truth.dataset[key] for key in ("images", "categories")}, "annotations": []}
     empty.createIndex()

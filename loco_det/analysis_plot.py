@@ -7,9 +7,11 @@ from matplotlib.figure import Figure
 from loco_det.analysis import CURVES, most_confused
 from loco_det.curves import COLORS, STYLE
 from loco_det.tables import finite
+from pretrain.engine.text import for_figure
 
 MOST_CLASSES = 24  # as bars; of more, the best and the worst are drawn
 MOST_IN_MATRIX = 12  # a larger confusion matrix is unreadable: then the most confused pairs
+SHORT = 22  # columns of a class's name
 TASKS = {"bbox": "box", "segm": "mask"}
 
 
@@ -76,7 +78,7 @@ def _draw_classes(axes, analysis):
         rows = rows[: MOST_CLASSES // 2] + rows[-MOST_CLASSES // 2 :]
     drawn = axes.barh(range(len(rows)), [row[1] for row in rows], color=COLORS[0])
     axes.bar_label(drawn, [f" {ap:.1f}  ({n})" for _, ap, n in rows], fontsize=8)
-    axes.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=8.5)
+    axes.set_yticks(range(len(rows)), [for_figure(row[0], SHORT) for row in rows], fontsize=8.5)
     axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.grid(axis="y", visible=False)
@@ -100,7 +102,7 @@ def _draw_matrix(axes, analysis):
         if count:
             color = "white" if shares[t, d] > 0.6 else "black"
             axes.text(d, t, count, ha="center", va="center", fontsize=8, color=color)
-    names = analysis["classes"]
+    names = [for_figure(name, SHORT) for name in analysis["classes"]]
     axes.set_xticks(range(len(matrix)), [*names, "missed"], rotation=40, ha="right", fontsize=8.5)
     axes.set_yticks(range(len(matrix)), [*names, "spurious"], fontsize=8.5)
     axes.set(xlabel=f"detected as\n{_summary(analysis['confusion'])}", ylabel="true class")
@@ -113,7 +115,8 @@ def _draw_pairs(axes, analysis):
     drawn = axes.barh(range(len(pairs)), [n for _, _, n, _ in pairs], color=COLORS[1])
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.bar_label(drawn, [f" {n}  ({share:.0%})" for _, _, n, share in pairs], fontsize=8)
-    axes.set_yticks(range(len(pairs)), [f"{true} → {detected}" for true, detected, _, _ in pairs], fontsize=8.5)
+    names = [f"{for_figure(true, SHORT)} → {for_figure(detected, SHORT)}" for true, detected, _, _ in pairs]
+    axes.set_yticks(range(len(pairs)), names, fontsize=8.5)
     axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.grid(axis="y", visible=False)

@@ -1,4 +1,6 @@
-"""COCO evaluation by hotcoco: pycocotools' numbers, bit for bit, in a small part of the time.
+"""COCO evaluation: Detectron2's evaluator on pycocotools, and the same on hotcoco.
+
+hotcoco gives pycocotools' numbers, bit for bit, in a small part of the time.
 
 pycocotools stays the reference: its parameters and its summary are used as they are, only matching and accumulation are
 hotcoco's; where the two need not agree, pycocotools does the work, and the log says so. hotcoco uses all cores;
@@ -17,6 +19,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 
+from pretrain.engine.text import for_terminal
+
+from .analysis import no_detections
 from .data.coco_files import KEYPOINTS, as_coco, evaluated, read_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -64,7 +69,51 @@ class ReducedCOCOEvaluator(COCOEvaluator):
         self._do_evaluation = "annotations" in self._coco_api.dataset
 
 
-class FastCOCOEvaluator(ReducedCOCOEvaluator):
+class ReferenceCOCOEvaluator(ReducedCOCOEvaluator):
+    """The same, but where nothing is detected AP is 0, as by COCO's definition.
+
+    Detectron2 has NaN for every metric then, and none for masks. NaN stays for sizes and classes without objects.
+    """
+
+    def reset(self):
+        super().reset()
+        self._masks = False  # whether the detector predicts masks, which empty results in COCO's format do not tell
+
+    def process(self, inputs, outputs):
+        super().process(inputs, outputs)
+        self._masks |= any(o["instances"].has("pred_masks") for o in outputs if "instances" in o)
+
+    def _tasks_from_predictions(self, predictions):
+        tasks = super()._tasks_from_predictions(predictions)
+        return sorted({*tasks, "segm"}) if self._masks else tasks
+
+    def _eval_predictions(self, predictions, img_ids=None):
+        self._img_ids = img_ids
+        super()._eval_predictions(predictions, img_ids)
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        if coco_eval is None:
+            self._logger.warning(f"nothing was detected: AP of {iou_type} is 0 for all objects that there are")
+            coco_eval = self._of_nothing(iou_type)
+        escaped = class_names and [for_terminal(name) for name in class_names]  # for the table in the log
+        results = super()._derive_coco_results(coco_eval, iou_type, escaped)
+        names = {f"AP-{shown}": f"AP-{name}" for shown, name in zip(escaped or (), class_names or (), strict=True)}
+        return {names.get(metric, metric): value for metric, value in results.items()}
+
+    def _of_nothing(self, task):
+        """COCO's evaluation of no detections at all, as :func:`evaluate` returns it."""
+        evaluation = COCOevalMaxDets(self._coco_api, no_detections(self._coco_api), task)
+        if task != "keypoints":
+            evaluation.params.maxDets = self._max_dets_per_image
+        if self._img_ids is not None:
+            evaluation.params.imgIds = self._img_ids
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return evaluation
+
+
+class FastCOCOEvaluator(ReferenceCOCOEvaluator):
     """The same with hotcoco's :func:`evaluate` in the middle.
 
     What :func:`unsupported` names is evaluated with pycocotools, with a warning in the log. ``evaluate()`` raises what

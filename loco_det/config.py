@@ -50,8 +50,12 @@ def add_loco_config(cfg):
     cfg.WANDB = CN()
     cfg.WANDB.PROJECT = ""
 
-    # What has been published for just this config, in percent, printed beside the result of the run; 0: no figure
+    # What has been published for just this config, in percent; 0: no figure. It is printed beside the result of a run
+    # that differs from the file in configs/ in nothing that bears on it (loco_det/published.py)
     cfg.PUBLISHED = CN()
     cfg.PUBLISHED.ROW = ""  # which row of which table, in words
     cfg.PUBLISHED.BOX_AP = 0.0
     cfg.PUBLISHED.MASK_AP = 0.0
+    # The row's weights, if not MODEL.WEIGHTS random: the recipe of their pretraining (a file in configs/), or the name
+    # of a released file, which may end with the first digits of its SHA-256
+    cfg.PUBLISHED.WEIGHTS = ""

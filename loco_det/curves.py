@@ -1,6 +1,5 @@
 """Curves of runs by iteration, as PNG."""
 
-import io
 import math
 from contextlib import contextmanager
 
@@ -8,6 +7,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from loco_det.tables import finite
+from pretrain.engine.figures import png
+from pretrain.engine.text import for_figure
 
 # Okabe and Ito, safe for the colour-blind
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -24,12 +25,6 @@ def _plot(axes, run, names, labels, title, ylabel, first_color=0):
     axes.set_ylabel(ylabel)
 
 
-def _png(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
 def pretraining_curves(run):
     """PNG bytes: the loss of every unit, their sum (if there are several) and the learning rate, by iteration."""
     units = run.unit_losses
@@ -38,7 +33,7 @@ def pretraining_curves(run):
         figure = Figure(figsize=(11, 2.6 + 1.2 * len(panels)), layout="constrained")
         ratios = [3] + [1] * (len(panels) - 1)
         axes = dict(zip(panels, figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios), strict=True))
-        labels = [f"unit up to {name.removeprefix('loss_')}" for name in units]
+        labels = [f"unit up to {for_figure(name.removeprefix('loss_'))}" for name in units]
         contrastive, batch = run.key("LOSS.NAME", "info_nce") == "info_nce", run.key("SOLVER.IMS_PER_BATCH")
         unit_of_loss = "loss (nats)" if contrastive else "loss"
         _plot(axes["units"], run, units, labels, "Loss of each unit", unit_of_loss)
@@ -50,7 +45,7 @@ def pretraining_curves(run):
             _plot(axes["total"], run, ["total_loss"], ["total"], "Sum of the units", unit_of_loss, len(COLORS) - 1)
         _plot(axes["lr"], run, ["lr"], ["lr"], "Learning rate", "rate", len(COLORS) - 1)
         axes["lr"].set_xlabel("iteration")
-        return _png(figure)
+        return png(figure)
 
 
 def detection_curves(run):
@@ -60,7 +55,7 @@ def detection_curves(run):
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained")
         axes = figure.subplots(1, 2, width_ratios=[3, 2]) if aps else [figure.subplots()]
-        _plot(axes[0], run, losses, [n.replace("_", " ") for n in losses], "Training losses", "loss")
+        _plot(axes[0], run, losses, [for_figure(n.replace("_", " ")) for n in losses], "Training losses", "loss")
         axes[0].legend(frameon=False, fontsize=8.5, ncols=2)
         if aps:
             labels = ["box AP" if key == "bbox/AP" else "mask AP" for key in aps]
@@ -70,7 +65,7 @@ def detection_curves(run):
         for ax in axes:
             ax.set_xlabel("iteration")
             ax.set_ylim(bottom=0)
-        return _png(figure)
+        return png(figure)
 
 
 def ap_curves(runs, dataset):
@@ -87,10 +82,10 @@ def _joint(runs, panels, dataset, ylabel):
     with _side_by_side(len(runs)) as (figure, axes):
         for ax, (name, title) in zip(axes, panels, strict=True):
             for i, run in enumerate(runs):
-                _plot(ax, run, [name], [run.name], f"{title}, {dataset}", ylabel, first_color=i)
+                _plot(ax, run, [name], [for_figure(run.name)], f"{title}, {for_figure(dataset)}", ylabel, first_color=i)
             ax.set_xlabel("iteration")
             ax.set_ylim(bottom=0)
-    return _png(figure)
+    return png(figure)
 
 
 def pr_curves(runs, dataset):
@@ -103,12 +98,13 @@ def pr_curves(runs, dataset):
                 task, part = list(run.analysis["tasks"].items())[-1]
                 values = [finite(v) for v in part["curves"][name]]
                 style, color = "-" if i < len(COLORS) else "--", COLORS[i % len(COLORS)]
-                label = f"{run.name} ({'mask' if task == 'segm' else 'box'})"
+                label = f"{for_figure(run.name)} ({'mask' if task == 'segm' else 'box'})"
                 ax.plot(part["curves"]["recall"], values, style, color=color, label=label)
-            ax.set_title(f"Precision and recall at IoU {name}, {dataset}", loc="left", fontsize=10.5, fontweight="bold")
+            title = f"Precision and recall at IoU {name}, {for_figure(dataset)}"
+            ax.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
             ax.set(xlabel="recall", ylabel="precision (%), mean over classes", xlim=(0, 1))
             ax.set_ylim(bottom=0)
-    return _png(figure)
+    return png(figure)
 
 
 @contextmanager

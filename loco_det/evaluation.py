@@ -5,10 +5,10 @@ import os
 from detectron2.data import MetadataCatalog
 
 from .cityscapes_evaluation import CityscapesEvaluator
-from .coco_evaluation import FastCOCOEvaluator, ReducedCOCOEvaluator
+from .coco_evaluation import FastCOCOEvaluator, ReferenceCOCOEvaluator
 
 # TEST.COCO_EVALUATOR -> class; both give the same figures
-COCO_EVALUATORS = {"fast": FastCOCOEvaluator, "pycocotools": ReducedCOCOEvaluator}
+COCO_EVALUATORS = {"fast": FastCOCOEvaluator, "pycocotools": ReferenceCOCOEvaluator}
 
 
 def build_evaluator(dataset_name, output_dir, coco_evaluator="fast"):

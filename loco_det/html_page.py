@@ -1,9 +1,9 @@
 """HTML that needs nothing but a browser: tables that can be sorted, pictures, a page."""
 
 import base64
-from html import escape
 
 from loco_det.tables import Cell, is_number
+from pretrain.engine.text import for_html
 
 CSS = """
 :root { color-scheme: light dark; --text: #1c1e21; --dim: #5c6370; --line: #d9dce1; --page: #fff; --soft: #f4f5f7; }
@@ -58,7 +58,7 @@ def _cell_class(column):
 
 def _breakable(text):
     """Long names of runs and files may break where their words end."""
-    return escape(text).replace("_", "_<wbr>").replace("/", "/<wbr>")
+    return for_html(text).replace("_", "_<wbr>").replace("/", "/<wbr>")
 
 
 def html_table(rows, caption):
@@ -70,11 +70,11 @@ def html_table(rows, caption):
     body = ""
     for row in rows:
         (_, name), *rest = row.items()
-        texts = {k: _breakable(v) if classes[k] in ("name", "wrap") else escape(v) for k, v in rest}
+        texts = {k: _breakable(v) if classes[k] in ("name", "wrap") else for_html(v) for k, v in rest}
         cells = "".join(f'<td class="{classes[k]}"{_value(v)}>{texts[k]}</td>' for k, v in rest)
         body += f'<tr><th scope="row">{_breakable(name)}</th>{cells}</tr>\n'
     table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>\n<p class="dim">{escape(caption)}</p>\n'
+    return f'<div class="wide">{table}</div>\n<p class="dim">{for_html(caption)}</p>\n'
 
 
 def _value(cell):
@@ -85,13 +85,13 @@ def _value(cell):
 def image(data, mime, alt, caption=""):
     """A picture, in the page itself."""
     uri = f"data:image/{mime};base64,{base64.b64encode(data).decode()}"
-    caption = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="{uri}" alt="{escape(alt)}">{caption}</figure>\n'
+    caption = f"<figcaption>{for_html(caption)}</figcaption>" if caption else ""
+    return f'<figure><img src="{uri}" alt="{for_html(alt)}">{caption}</figure>\n'
 
 
 def html_page(title, body):
     """The whole page; the title is text, the body HTML."""
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    head += f"<title>{escape(title)}</title>\n<style>{CSS}</style>"
+    head += f"<title>{for_html(title)}</title>\n<style>{CSS}</style>"
     script = f"<script>{SCRIPT}</script>\n"
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}{script}</body>\n</html>\n'

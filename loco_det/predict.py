@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pretrain.engine.checkpoint import checkpoint_names, newest_readable
 from pretrain.engine.files import named_errors, sha256_of, text_of, whole_file, write_new
 from pretrain.engine.images import UNREADABLE, list_images, read_image
+from pretrain.engine.text import for_file_name, for_terminal
 
 from .checkpoint import GuardedCheckpointer
 from .results import predict
@@ -72,7 +73,7 @@ def picture_names(files):
     """Image -> name of its picture in the output folder, such as "pictures/street.jpg", each another one."""
     names, taken = {}, set()
     for number, path in enumerate(files, 1):
-        stem = "".join(c if c.isprintable() else "_" for c in path.stem[:200])
+        stem = for_file_name(path.stem)
         name = stem if stem.lower() not in taken else f"{stem}_{number}"  # the same name in several folders
         while name.lower() in taken:  # file systems that do not tell a.jpg from A.jpg
             name += "_"
@@ -144,7 +145,7 @@ def _records(files, skipped):
         except UNREADABLE as error:
             reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
             skipped.append((path, reason))
-            bar.write(f"skipped {path}: {reason}")
+            bar.write(for_terminal(f"skipped {path}: {reason}"))
             continue
         yield {"file_name": str(path), "image_id": next(ids), "pixels": pixels}
 

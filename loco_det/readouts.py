@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loco_det.tables import NOTHING, Cell, markdown, without_empty
+from loco_det.tables import NOTHING, Cell, terminal_table, without_empty
 
 KINDS = {"linear": "linear", "knn": "kNN"}  # part of results.json -> name in the table
 
@@ -26,9 +26,9 @@ def readout_rows(runs):
 
 
 def readouts_text(runs):
-    """The table of :func:`readout_rows` as Markdown; empty if there is no readout."""
+    """The table of :func:`readout_rows` for a terminal; empty if there is no readout."""
     rows = readout_rows(runs)
-    return markdown(rows) if rows else ""
+    return terminal_table(rows) if rows else ""
 
 
 def _about(run):

@@ -6,7 +6,6 @@ import os
 import platform
 from collections import defaultdict
 from datetime import datetime
-from html import escape
 from pathlib import Path
 
 from PIL import Image
@@ -14,9 +13,10 @@ from PIL import Image
 from loco_det.curves import ap_curves, detection_curves, joint_curves, pr_curves, pretraining_curves
 from loco_det.html_page import html_page, html_table, image
 from loco_det.readouts import readout_rows
-from loco_det.runs import class_rows, detection_rows, pretraining_rows, seeds_rows
+from loco_det.runs import class_rows, detection_rows, pretraining_rows, published_notes, seeds_rows
 from loco_det.tables import markdown
 from pretrain.engine.files import write_whole
+from pretrain.engine.text import for_html, for_markdown
 
 PICTURES = 24  # of detections and views on a page; each run gets the same share, and one at least
 PICTURE_BYTES = 3_000_000  # of all pictures on a page, as base64; curves and text come on top
@@ -71,15 +71,17 @@ def _embed_pictures(runs):
 
 
 def _run_section(run, pictures):
-    part = f"<h3>{escape(run.name)}</h3>\n"
+    part = f"<h3>{for_html(run.name)}</h3>\n"
     if run.problem:
-        return part + f'<p class="dim">{escape(str(run.folder))}: {escape(run.problem)}.</p>\n'
+        return part + f'<p class="dim">{for_html(str(run.folder))}: {for_html(run.problem)}.</p>\n'
     newest = max(p.stat().st_mtime for p in run.folder.iterdir() if p.name in ("metrics.json", "results.json"))
     when = datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
-    part += f'<p class="dim">{escape(str(run.folder))}, last written {when}.'
+    part += f'<p class="dim">{for_html(str(run.folder))}, last written {when}.'
     if run.kind == "detection" and not run.results:
         part += " No results.json: its training or evaluation has not ended."
-    part += "</p>\n" + (f"<pre>{escape(run.command)}</pre>\n" if run.command else "")
+    if run.problems:
+        part += f" Not all of it has succeeded: {for_html('; '.join(run.problems))}."
+    part += "</p>\n" + (f"<pre>{for_html(run.command, lines=True)}</pre>\n" if run.command else "")
     if run.series("total_loss")[0]:
         draw = pretraining_curves if run.kind == "pretraining" else detection_curves
         last = run.series("total_loss")[1][-1]
@@ -96,7 +98,7 @@ def _run_section(run, pictures):
     if left_out:
         part += f'<p class="dim">{left_out} more pictures in the folder are too many for this page or unreadable.</p>'
     if run.config_text:
-        text = f'<pre class="config">{escape(run.config_text)}</pre>'
+        text = f'<pre class="config">{for_html(run.config_text, lines=True)}</pre>'
         part += f"<details><summary>config.yaml</summary>{text}</details>\n"
     return part
 
@@ -112,7 +114,7 @@ def _machine():
 
 AP_CAPTION = (
     "AP in percent, averaged over IoU 0.50 to 0.95 unless it says 50 or 75 (that IoU only); s, m, l: objects below 32² "
-    "pixels, up to 96², above. “–”: no such objects, nothing detected at all, not evaluated, or not known. Memory: "
+    "pixels, up to 96², above. “–”: no such objects, not evaluated, or not known. Memory: "
     "peak of the main process."
 )
 SEEDS_CAPTION = (
@@ -129,6 +131,7 @@ READOUT_CAPTION = (
 def _detection_section(runs):
     """Tables and joint curves of the detection runs."""
     body = "<h2>Detection and segmentation</h2>\n" + html_table(detection_rows(runs), AP_CAPTION)
+    body += "".join(f"<p>{for_html(note)}</p>\n" for note in published_notes(runs))
     seeds = seeds_rows(runs)
     if seeds:
         body += "<h3>Over seeds</h3>\n" + html_table(seeds, SEEDS_CAPTION)
@@ -149,7 +152,7 @@ def _detection_section(runs):
         classes = class_rows(group, dataset)
         if classes:
             table = html_table(classes, "AP in percent by class, of masks where there are any.")
-            body += f"<details><summary>AP by class, {escape(dataset)}</summary>{table}</details>\n"
+            body += f"<details><summary>AP by class, {for_html(dataset)}</summary>{table}</details>\n"
     return body
 
 
@@ -168,7 +171,7 @@ def render(runs):
     detection = [run for run in runs if run.kind == "detection"]
     readouts = [run for run in runs if run.kind == "readout"]
     title = _title(runs)
-    body = f'<h1>{escape(title)}</h1>\n<p class="dim">{escape(_written())}</p>\n'
+    body = f'<h1>{for_html(title)}</h1>\n<p class="dim">{for_html(_written())}</p>\n'
     if detection:
         body += _detection_section(runs)
     if readouts:
@@ -185,13 +188,18 @@ def render(runs):
 
 def render_markdown(runs):
     """The tables of the page as Markdown."""
-    parts = [f"# {_title(runs)}", _written()]
+    parts = [f"# {for_markdown(_title(runs))}", _written()]
     if rows := detection_rows(runs):
-        parts += ["## Detection and segmentation", markdown(rows), AP_CAPTION]
+        parts += [
+            "## Detection and segmentation",
+            markdown(rows),
+            AP_CAPTION,
+            *map(for_markdown, published_notes(runs)),
+        ]
     if rows := seeds_rows(runs):
         parts += ["### Over seeds", markdown(rows), SEEDS_CAPTION]
     for dataset in dict.fromkeys(run.analysis["dataset"] for run in runs if run.analysis.get("dataset")):
-        parts += [f"### AP by class, {dataset}", markdown(class_rows(runs, dataset))]
+        parts += [f"### AP by class, {for_markdown(dataset)}", markdown(class_rows(runs, dataset))]
     if rows := readout_rows(runs):
         parts += ["## Readouts", markdown(rows), READOUT_CAPTION]
     if rows := pretraining_rows(runs):

@@ -26,7 +26,9 @@ weights            MODEL.WEIGHTS of the run's beginning
 weights_sha256     of that file
 weights_metadata   what tools/convert_to_d2.py wrote into it: "source", "layout", "location", "arch", "sha256", "date"
 decoder            of the pretraining, if the weights lie in a run folder of tools/pretrain.py
-published          "row", "box_ap", "mask_ap": the published figure that this config reproduces (PUBLISHED)
+published          "row", "box_ap", "mask_ap" of PUBLISHED, and "differences": in what this run differs from that row, a
+                   line each; its figures are to be printed only if there are none (loco_det/published.py)
+problems           what has failed in evaluation, analysis or pictures, a line each; empty if nothing has
 thing_classes      names of the classes, in the network's order
 category_ids       their ids in the data set
 ================== ====================================================================================================
@@ -37,6 +39,7 @@ import logging
 import math
 import os
 import resource
+import shlex
 import sys
 from pathlib import Path
 
@@ -44,24 +47,33 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from pretrain.engine.figures import png
 from pretrain.engine.files import sha256_of, write_whole
 from pretrain.engine.safe_load import read
+from pretrain.engine.text import for_figure
+from pretrain.engine.yaml_files import parse_yaml
 
 from .analysis import analyze
 from .analysis_plot import draw_analysis
 from .data.mapper import ImageMapper
-from .run_folder import read_run
+from .problems import UnfinishedRun, recorded
+from .published import published_row
+from .run_folder import is_finished, read_run
 from .tables import decoder_name
 from .visualize import pick_records, save_comparisons
 
 logger = logging.getLogger(__name__)
 
+PREDICTIONS = os.path.join("inference", "coco_instances_results.json")  # of Detectron2's COCO evaluator
 CITYSCAPES_IMAGES = 2975  # of the fine training set
 COCO_1X = 90000 * 16  # images that Detectron2's 1x schedule of COCO sees
 
 
-def finish(cfg, model, results, state, evaluation_seconds=None):
+def finish(cfg, model, results, state, evaluation_seconds=None, problems=(), resume=True):
     """Write ``results.json``; of the last test set, the analysis; of the first, ``pictures/*.png``.
+
+    What fails is left out, with a warning in the log and a line in results.json, which has the rest. Where there are no
+    results at all, what an earlier evaluation has left in the folder stays.
 
     Args:
         cfg: the config.
@@ -70,31 +82,59 @@ def finish(cfg, model, results, state, evaluation_seconds=None):
         state: of the detector's training, as in its checkpoint: "iteration", and "trainer" with the weights that it
             started from and the seconds that it took; empty if not known.
         evaluation_seconds: of that test.
+        problems: what has failed before, a line each.
+        resume: whether the detector is the folder's last checkpoint, and not MODEL.WEIGHTS.
+
+    Raises:
+        UnfinishedRun: in the end, if anything has failed; one line, with the command that goes on.
     """
-    if not cfg.DATASETS.TEST:
+    folder, problems = Path(cfg.OUTPUT_DIR), list(problems)
+    if not cfg.DATASETS.TEST and not problems:
         return
+    if problems and not any(results.values()) and is_finished(folder):
+        raise UnfinishedRun(_what_is_missing(folder, problems, resume))
     content = {"kind": "detection", "results": _without_nan(results), "evaluation_seconds": evaluation_seconds}
-    content |= describe(cfg, model, state)
-    folder = Path(cfg.OUTPUT_DIR)
-    write_whole(folder / "results.json", json.dumps(content, indent=2).encode())
-    write_analysis(cfg)
-    name = cfg.DATASETS.TEST[0]
-    pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
-    save_comparisons(pairs, MetadataCatalog.get(name), folder / "pictures", cfg.TEST.PICTURE_THRESHOLD)
+    with recorded(problems, "description of the run"):
+        content |= describe(cfg, model, state)
+    _write_results(folder, content, problems)
+    written = len(problems)
+    with recorded(problems, "analysis"):
+        write_analysis(cfg)
+    with recorded(problems, "pictures"):
+        write_pictures(cfg, model)
+    if len(problems) > written:
+        _write_results(folder, content, problems)
+    if problems:
+        raise UnfinishedRun(_what_is_missing(folder, problems, resume))
     logger.info(f"results in {folder / 'results.json'}, pictures in {folder / 'pictures'}")
+
+
+def _write_results(folder, content, problems):
+    with recorded(problems, "results.json"):
+        write_whole(folder / "results.json", json.dumps(content | {"problems": problems}, indent=2))
+
+
+def _what_is_missing(folder, problems, resume):
+    """The problems in a line, and the command that goes on."""
+    processes = ["--num-gpus", str(comm.get_world_size())] if comm.get_world_size() > 1 else []
+    command = ["python", "tools/train_net.py", "--config-file", str(folder / "config.yaml"), *processes, "--eval-only"]
+    command += ["--resume"] if resume else []
+    return f"{'; '.join(problems)}. With that mended, this goes on: {shlex.join(command)}"
 
 
 def describe(cfg, model, state):
     """What was run: the keys of ``results.json`` that the evaluation does not give; arguments as in :func:`finish`."""
-    trained, published = state.get("trainer", {}), cfg.PUBLISHED
+    trained, iteration = state.get("trainer", {}), state["iteration"] + 1 if "iteration" in state else None
     weights = trained.get("weights", cfg.MODEL.WEIGHTS)
     backbone = getattr(model.backbone, "bottom_up", model.backbone)
     frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
+    origin = _origin(weights)
+    pretraining = origin.pop("pretraining")
     heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
     return {
         "dataset": ", ".join(cfg.DATASETS.TEST),
         "train_dataset": ", ".join(cfg.DATASETS.TRAIN),
-        "iteration": state["iteration"] + 1 if "iteration" in state else None,
+        "iteration": iteration,
         "seconds": trained.get("seconds"),
         "peak_memory": peak_memory(cfg.MODEL.DEVICE),
         "device": cfg.MODEL.DEVICE,
@@ -108,14 +148,14 @@ def describe(cfg, model, state):
         "norm": "FrozenBN" if frozen else cfg.MODEL.RESNETS.NORM,
         "heads_norm": ", ".join(dict.fromkeys(part.NORM or "none" for part in heads)),
         "weights": weights,
-        **_origin(weights),
-        "published": {
-            "row": published.ROW,
-            "box_ap": published.BOX_AP or None,
-            "mask_ap": published.MASK_AP or None,
-        }
-        if published.ROW
-        else None,
+        **origin,
+        "published": published_row(
+            parse_yaml(cfg.dump(), "the config"),
+            weights=weights,
+            metadata=origin["weights_metadata"],
+            pretraining=pretraining,
+            iteration=iteration,
+        ),
         **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
     }
 
@@ -141,7 +181,7 @@ def schedule(cfg):
 
 def _origin(weights):
     """Where the weights come from; nothing is known of a file that is not there (any more)."""
-    known = dict.fromkeys(("weights_sha256", "weights_metadata", "decoder"))
+    known = dict.fromkeys(("weights_sha256", "weights_metadata", "decoder", "pretraining"))
     if not os.path.isfile(weights):
         return known
     known["weights_sha256"] = sha256_of(weights)
@@ -150,6 +190,7 @@ def _origin(weights):
         if isinstance(content, dict) and content.get("__author__") == "loco-det":
             keys = ("source", "layout", "location", "arch", "sha256", "date")
             known["weights_metadata"] = {key: content[key] for key in keys if isinstance(content.get(key), str)}
+            known["pretraining"] = content.get("pretraining")
     try:
         known["decoder"] = decoder_name(read_run(Path(weights).parent))
     except (FileNotFoundError, ValueError):  # the folder is no run
@@ -165,6 +206,13 @@ def _classes(metadata):
     return {"thing_classes": list(names), "category_ids": sorted(places, key=places.get)}
 
 
+def write_pictures(cfg, model):
+    """Draw ground truth and predictions of some images of the first test set: ``pictures/*.png``."""
+    name = cfg.DATASETS.TEST[0]
+    pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
+    save_comparisons(pairs, MetadataCatalog.get(name), Path(cfg.OUTPUT_DIR, "pictures"), cfg.TEST.PICTURE_THRESHOLD)
+
+
 def write_analysis(cfg):
     """Analyse the last test set from its files: ``analysis.json`` and ``analysis.png``, or none if there is no file of
     predictions and ground truth in COCO's format.
@@ -172,15 +220,15 @@ def write_analysis(cfg):
     folder = Path(cfg.OUTPUT_DIR)
     for name in ("analysis.json", "analysis.png"):  # of an earlier evaluation
         (folder / name).unlink(missing_ok=True)
-    dataset, predictions = cfg.DATASETS.TEST[-1], folder / "inference" / "coco_instances_results.json"
+    dataset, predictions = cfg.DATASETS.TEST[-1], folder / PREDICTIONS
     truth = MetadataCatalog.get(dataset).get("json_file")
     if not truth or not os.path.isfile(truth) or not predictions.is_file():
         logger.info(f"no analysis: {dataset} has no ground truth or no predictions in COCO's format")
         return
-    analysis = {"dataset": dataset, **analyze(truth, predictions, cfg.TEST.PICTURE_THRESHOLD)}
-    write_whole(folder / "analysis.json", json.dumps(analysis).encode())
-    figure = draw_analysis(analysis, f"{folder.resolve().name}, {dataset}, {analysis['images']} images")
-    write_whole(folder / "analysis.png", lambda f: figure.savefig(f, format="png", dpi=110))
+    analysis = {"dataset": dataset, **analyze(truth, predictions, cfg.TEST.PICTURE_THRESHOLD, masks=cfg.MODEL.MASK_ON)}
+    write_whole(folder / "analysis.json", json.dumps(analysis))
+    title = f"{for_figure(folder.resolve().name)}, {for_figure(dataset)}, {analysis['images']} images"
+    write_whole(folder / "analysis.png", png(draw_analysis(analysis, title), dpi=110))
 
 
 def _without_nan(value):

@@ -1,5 +1,6 @@
 """What a run folder of tools/pretrain.py, train_net.py, linear_probe.py or knn.py holds."""
 
+import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,9 +68,14 @@ class Run:
             return "done" if self.results else "not finished"
         if self.kind == "detection":
             if self.results:
-                return "done"
+                return "problems" if self.problems else "done"
             return "not evaluated" if planned and (done or 0) >= planned else "not finished"
         return "not finished" if planned and (done or 0) < planned else "done"
+
+    @property
+    def problems(self):
+        """What has failed in evaluation, analysis or pictures of a detection run, a line each."""
+        return self.results.get("problems") or []
 
     @property
     def seconds(self):
@@ -84,13 +90,22 @@ class Run:
         """Names of the losses that were logged, but for their sum; of pretraining from the image upwards."""
         return sorted({k for m in self.metrics for k in m if k.startswith("loss_")})
 
-    @property
+    @functools.cached_property
     def published(self):
-        """ "row", "box_ap" and "mask_ap" that the run's config reproduces (PUBLISHED); empty if there is none."""
-        if self.results.get("published"):
-            return self.results["published"]
-        keys = self.key("PUBLISHED", {})
-        return {key.lower(): keys[key] for key in ("ROW", "BOX_AP", "MASK_AP") if keys.get(key)}
+        """ "row", "box_ap", "mask_ap" that the run's config names, and "differences" from it, as ``published_row``
+        returns them; empty if there is none, and before there are results."""
+        found = self.results.get("published") or {}
+        if not found or "differences" in found:
+            return found
+        from loco_det.published import differences  # imports torch, which a report does without
+
+        known = {key: self.results.get(key) for key in ("weights", "iteration")}  # by an earlier version
+        config = {**self.config, "PUBLISHED": {"ROW": found["row"]}}
+        metadata = self.results.get("weights_metadata")
+        try:
+            return {**found, "differences": differences(config, metadata=metadata, **known)}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return {**found, "differences": ["settings (its config.yaml does not tell them)"]}
 
     @property
     def evaluations(self):
@@ -134,6 +149,15 @@ def read_run(folder):
         pictures=[*folder.glob("views.png"), *sorted((folder / "pictures").glob("*.png"))],
         analysis=_analysis(folder / "analysis.json"),
     )
+
+
+def is_finished(folder):
+    """Whether a run has its results.json, and nothing failed in evaluation, analysis or pictures."""
+    try:
+        content = json.loads(text_of(Path(folder) / "results.json"))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and not content.get("problems")
 
 
 def lost_run(folder, problem):

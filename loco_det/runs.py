@@ -14,12 +14,15 @@ from loco_det.tables import (
     decoder_name,
     duration,
     finite,
-    markdown,
     memory,
     one_decimal,
+    terminal_table,
     without_empty,
 )
+from pretrain.engine.text import for_terminal, shortened
 
+OTHER = "another: see below"  # instead of a published row
+LONGEST_NOTE = 600  # characters on a terminal
 FILES = ("metrics.json", "results.json")
 
 
@@ -107,12 +110,13 @@ def detection_rows(runs):
                 "schedule": _schedule(run),
                 "dataset": dataset,
             }
+            published = {} if run.published.get("differences") else run.published
             for name, task in (("box", "bbox"), ("mask", "segm")):
-                figure = run.published.get(f"{name}_ap") or math.nan
+                figure = published.get(f"{name}_ap") or math.nan
                 cells[f"{name} AP"] = one_decimal(ap(tasks, task, "AP"))
                 cells[f"published {name} AP"] = one_decimal(figure)
                 cells[f"{name} AP − published"] = one_decimal(ap(tasks, task, "AP") - figure, "+")
-            cells["published row"] = run.published.get("row") or NOTHING
+            cells["published row"] = published.get("row") or (OTHER if run.published else NOTHING)
             cells |= {column: one_decimal(ap(tasks, *keys)) for column, keys in APS.items() if column not in cells}
             for name, task in (("box", "bbox"), ("mask", "segm")):
                 sizes = (one_decimal(ap(tasks, task, f"AP{size}")) for size in "sml")
@@ -122,6 +126,21 @@ def detection_rows(runs):
             rows.append(cells)
     published = [column for row in rows[:1] for column in row if "published" in column]
     return without_empty(rows, ["decoder", "memory", *published])
+
+
+def published_sentence(row):
+    """In what a run differs from a published row, in words.
+
+    Args:
+        row: ``Run.published``, with differences.
+    """
+    return f"differs from the published row ({row['row']}) in: {', '.join(row['differences'])}"
+
+
+def published_notes(runs):
+    """A sentence for each run that names a published row and is not that row."""
+    named = [(run.name, run.published) for run in runs if run.kind == "detection"]
+    return [f"{name} {published_sentence(row)}." for name, row in named if row.get("differences")]
 
 
 def pretraining_rows(runs):
@@ -162,18 +181,19 @@ def class_rows(runs, dataset):
 
 
 def table_text(runs):
-    """The AP table of the detection runs as Markdown (the page also has APs / m / l); empty if there is none."""
+    """The AP table of the detection runs for a terminal (the page also has APs / m / l); empty if there is none."""
     rows = [{k: v for k, v in row.items() if " / " not in k} for row in detection_rows(runs)]
-    return markdown(rows) if rows else ""
+    notes = [shortened(for_terminal(note), LONGEST_NOTE) for note in published_notes(runs)]
+    return "\n".join([terminal_table(rows), *notes]) if rows else ""
 
 
 def pretraining_text(runs):
-    """The table of :func:`pretraining_rows` as Markdown; empty if there is none."""
+    """The table of :func:`pretraining_rows` for a terminal; empty if there is none."""
     rows = pretraining_rows(runs)
-    return markdown(rows) if rows else ""
+    return terminal_table(rows) if rows else ""
 
 
 def seeds_text(runs):
-    """The table of :func:`seeds_rows` as Markdown; empty if no run has several seeds."""
+    """The table of :func:`seeds_rows` for a terminal; empty if no run has several seeds."""
     rows = seeds_rows(runs)
-    return markdown(rows) if rows else ""
+    return terminal_table(rows) if rows else ""

@@ -41,7 +41,8 @@ def seeds_rows(runs):
             key = (f"{match[1]}seed*{match[3]}", dataset)
             groups[key][int(match[2])] = np.array([ap(tasks, *keys) for keys in SHOWN.values()])
             names[key] = SEED.sub(r"\1seed*\3", run.name) + (f", {dataset}" if len(run.evaluations) > 1 else "")
-            published[key] = run.published
+            same = published.get(key, run.published) if run.published and not run.published["differences"] else {}
+            published[key] = same
     rows = [_seeds_row(names[key], aps, published[key]) for key, aps in groups.items() if len(aps) > 1]
     for (folder, dataset), aps in groups.items():
         if folder.endswith("/frozen_loco"):

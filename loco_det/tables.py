@@ -1,8 +1,11 @@
-"""Rows of runs as Markdown, and what stands in their cells."""
+"""Rows of runs as text, and what stands in their cells."""
 
 import math
 
+from pretrain.engine.text import for_markdown, for_terminal, shortened
+
 NOTHING = "–"
+LONGEST = 100  # characters of a cell on a terminal
 # Column -> task and metric in results.json
 APS = {
     f"{name} {metric}": (task, metric)
@@ -83,9 +86,18 @@ def is_number(column):
 
 def markdown(rows):
     """Rows (column -> text) as a Markdown table with aligned columns."""
-    rows = [{k: cell.replace("|", "\\|") for k, cell in row.items()} for row in rows]
+    return _aligned(rows, for_markdown)
+
+
+def terminal_table(rows):
+    """The same for a terminal: names are not escaped for Markdown, and long ones are shortened."""
+    return _aligned(rows, lambda text: shortened(for_terminal(text).replace("|", "\\|"), LONGEST))
+
+
+def _aligned(rows, escape):
+    right = {escape(column) for column in rows[0] if is_number(column)}
+    rows = [{escape(column): escape(cell) for column, cell in row.items()} for row in rows]
     widths = {k: max(3, len(k), *(len(row[k]) for row in rows)) for k in rows[0]}
-    right = {k for k in widths if is_number(k)}
     lines = [{k: k for k in widths}, {k: "-" * (w - 1) + (":" if k in right else "-") for k, w in widths.items()}]
     cells = ([f"{row[k]:>{w}}" if k in right else f"{row[k]:<{w}}" for k, w in widths.items()] for row in lines + rows)
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)

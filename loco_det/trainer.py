@@ -1,8 +1,11 @@
 """Detectron2's DefaultTrainer with our evaluators, guards, results file and pictures."""
 
+import contextlib
 import logging
 import os
 import time
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from detectron2.data import DatasetCatalog, build_detection_test_loader, build_detection_train_loader
@@ -20,7 +23,8 @@ from .data.mapper import ImageMapper
 from .evaluation import COCO_EVALUATORS, build_evaluator, evaluator_type
 from .frozen import speed_up
 from .hooks import SamePreciseBN, StopOnSigterm, WandbWriter
-from .results import finish
+from .problems import record, recorded
+from .results import PREDICTIONS, finish
 
 logger = logging.getLogger(__name__)
 # What may change when a run is resumed, because no weight depends on it. Of the data the content counts, not the place
@@ -44,12 +48,11 @@ class Trainer(DefaultTrainer):
         weights: MODEL.WEIGHTS of the run's beginning, whatever a later --resume was given.
         data_digest: :attr:`Batches.digest` of the training data; None of Detectron2's own loaders.
         seconds: that earlier parts of the run have taken.
-        evaluation_seconds: of the latest evaluation.
+        evaluation: the latest one, an :class:`Evaluation`.
     """
 
-    evaluation_seconds = 0.0
-
     def __init__(self, cfg):
+        self.evaluation = Evaluation()
         self.weights, self.seconds, self.begun = cfg.MODEL.WEIGHTS, 0.0, time.perf_counter()
         super().__init__(cfg)
 
@@ -119,14 +122,6 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg, dataset_name):
         return build_evaluator(dataset_name, cfg.OUTPUT_DIR, cfg.TEST.COCO_EVALUATOR)
 
-    @classmethod
-    def test(cls, cfg, model, evaluators=None):
-        """As Detectron2's, and notes how long it took."""
-        begun = time.perf_counter()
-        results = super().test(cfg, model, evaluators)
-        cls.evaluation_seconds = time.perf_counter() - begun
-        return results
-
     def build_hooks(self):
         # DefaultTrainer has no method to choose the checkpointer; its hooks take it from here
         guarded = GuardedCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR)
@@ -136,6 +131,8 @@ class Trainer(DefaultTrainer):
         for hook in built:
             if isinstance(hook, hooks.PreciseBN):
                 hook.__class__ = SamePreciseBN
+        evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        built = [evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in built]
         estimate = [TimeEstimate(self.cfg.MODEL.DEVICE, self._extras(built))] if comm.is_main_process() else []
         return [*built, *estimate, StopOnSigterm()]
 
@@ -146,6 +143,12 @@ class Trainer(DefaultTrainer):
         images = sum(len(DatasetCatalog.get(name)) for name in self.cfg.DATASETS.TEST)
         precise = test.PRECISE_BN.NUM_ITER if any(isinstance(hook, hooks.PreciseBN) for hook in built) else 0
         return [("precise BN", times * precise * FORWARD), ("evaluation", times * images / batch * FORWARD)]
+
+    def _evaluate(self):
+        """For the hook: an evaluation that fails before the last one costs a warning, and not the training."""
+        self.evaluation = evaluate_each(self.cfg, self.model)
+        self._last_eval_results = self.evaluation.results
+        return self.evaluation.results
 
     def build_writers(self):
         out = self.cfg.OUTPUT_DIR
@@ -172,19 +175,73 @@ class Trainer(DefaultTrainer):
         super().before_train()
 
     def train(self):
-        """Train and evaluate; returns {dataset: {task: {metric: value}}} and writes results.json and pictures."""
+        """Train and evaluate; writes results.json and pictures.
+
+        Returns:
+            dict: {task: {metric: value}}, of several test sets {dataset: {task: {metric: value}}}.
+
+        Raises:
+            UnfinishedRun: if the training has ended, but not all that comes after it has succeeded.
+        """
         old = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
         if comm.is_main_process() and os.path.exists(old):
             os.remove(old)  # of an earlier run: if this one stops early, it must not pass for its result
-        super().train()
-        results = getattr(self, "_last_eval_results", {})
+        problems = []
+        try:
+            super().train()
+        except Exception as error:
+            if self.iter < self.max_iter or not comm.is_main_process():
+                raise
+            record(problems, "end of the training", error)  # of hooks, when the last checkpoint is written
+        done = self.evaluation
         if comm.is_main_process():
             trained = self.state_dict()
-            trained["seconds"] -= self.evaluation_seconds  # as in the last checkpoint, which is written before it
+            trained["seconds"] -= done.seconds  # as in the last checkpoint, which is written before it
             state = {"iteration": self.max_iter - 1, "trainer": trained}
             # In several processes self.model is DistributedDataParallel; the checkpointer has what is in it
-            finish(self.cfg, self.checkpointer.model, results, state, self.evaluation_seconds)
-        return results
+            model, problems = self.checkpointer.model, [*done.problems, *problems]
+            finish(self.cfg, model, done.results, state, done.seconds, problems)
+        return done.results
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation gave.
+
+    Attributes:
+        results: task ("bbox", "segm") -> metric -> percent; of several test sets, data set -> that.
+        seconds: that it took.
+        problems: what has failed, a line each.
+    """
+
+    results: dict = field(default_factory=dict)
+    seconds: float = 0.0
+    problems: list = field(default_factory=list)
+
+
+def evaluate_each(cfg, model):
+    """Evaluate a detector on every data set of DATASETS.TEST; one that fails does not take the others along.
+
+    In several processes it does, because the others would wait for the one that went on.
+
+    Returns:
+        Evaluation
+    """
+    done, begun = Evaluation(), time.perf_counter()
+    for name in cfg.DATASETS.TEST:
+        alone = cfg.clone()
+        alone.defrost()
+        alone.DATASETS.TEST = (name,)
+        done.results[name] = {}
+        step = recorded(done.problems, f"evaluation on {name}")
+        with step if comm.get_world_size() == 1 else contextlib.nullcontext():
+            # Of an earlier evaluation, or of another data set: the analysis would take them for this one's
+            Path(cfg.OUTPUT_DIR, PREDICTIONS).unlink(missing_ok=True)
+            done.results[name] = Trainer.test(alone, model)
+    if len(done.results) == 1:
+        (done.results,) = done.results.values()
+    done.seconds = time.perf_counter() - begun
+    return done
 
 
 def size_warning(cfg):
@@ -276,6 +333,7 @@ def evaluate(cfg, resume=False):
 
     Raises:
         FileNotFoundError, ValueError: if the weights are missing or do not fill the whole detector.
+        UnfinishedRun: if not all of evaluation, analysis and pictures has succeeded.
     """
     model = Trainer.build_model(cfg)
     state = {}
@@ -285,7 +343,7 @@ def evaluate(cfg, resume=False):
         state = checkpointer.resume()
     elif cfg.MODEL.WEIGHTS != "random":
         state = checkpointer.load(cfg.MODEL.WEIGHTS)
-    results = Trainer.test(cfg, model)
+    done = evaluate_each(cfg, model)
     if comm.is_main_process():
-        finish(cfg, model, results, state, Trainer.evaluation_seconds)
-    return results
+        finish(cfg, model, done.results, state, done.seconds, done.problems, resume)
+    return done.results

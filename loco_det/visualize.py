@@ -11,12 +11,15 @@ from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
+from pretrain.engine.figures import quiet_fonts
 from pretrain.engine.files import write_whole
 from pretrain.engine.images import read_image
+from pretrain.engine.text import for_figure, for_file_name, for_terminal, shortened
 
 MIN_SIDE, MAX_SIDE = 480, 1024  # pixels that the longer side of a half is brought to, where it is shorter or longer
 CAPTION_HEIGHT, GAP = 30, 8  # pixels
 ALPHA = 0.4  # opacity of masks
+LABEL = 32  # columns of a class's name
 LABEL_POINTS = 11  # Visualizer writes labels at 0.6 to 1 times this size
 CROWDED = 25  # with more objects than this, only the large ones get a label: the others would hide the picture
 # Used where the metadata of a dataset has no thing_colors: bright enough for dark images, told apart when neighbours
@@ -65,10 +68,10 @@ def draw_half(image, objects, metadata, caption):
     scale = -(-MIN_SIDE // longer) if longer < MIN_SIDE else min(1, MAX_SIDE / longer)
     names = metadata.get("thing_classes") or []
     if len(names) != 1:  # with a single class its name on every box says nothing: the caption has it
-        classes_text = [names[c] if c < len(names) else str(c) for c in classes]
+        classes_text = [for_figure(names[c] if c < len(names) else c, LABEL) for c in classes]
         labels = [f"{name} {label}".strip() for name, label in zip(classes_text, labels, strict=True)]
     else:
-        caption = f"{caption} ({names[0]})"
+        caption = f"{caption} ({shortened(for_terminal(names[0]), LABEL)})"
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
     smallest_labelled = sorted(areas, reverse=True)[CROWDED] if len(areas) > CROWDED else -1
     visualizer = Visualizer(image, metadata, scale=scale)
@@ -88,7 +91,8 @@ def draw_half(image, objects, metadata, caption):
         )
     else:
         drawn = visualizer.output
-    picture = Image.fromarray(drawn.get_image())
+    with quiet_fonts():
+        picture = Image.fromarray(drawn.get_image())
     font_file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     font = ImageFont.truetype(str(font_file), 16)
     width = max(picture.width, int(font.getlength(caption)) + 12)
@@ -159,7 +163,7 @@ def save_comparisons(pairs, metadata, output_dir, score_threshold=0.5):
     output_dir.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (record, predictions) in enumerate(pairs):
-        path = output_dir / f"{number:03d}_{Path(record['file_name']).stem}.png"
+        path = output_dir / f"{number:03d}_{for_file_name(Path(record['file_name']).stem)}.png"
         picture = Image.fromarray(draw_comparison(record, predictions, metadata, score_threshold))
         write_whole(path, partial(picture.save, format="PNG"))
         paths.append(path)

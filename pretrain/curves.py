@@ -10,8 +10,10 @@ from detectron2.utils.events import EventWriter
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from .engine.figures import quiet_fonts
 from .engine.files import write_whole
 from .engine.metrics import read_metrics, series
+from .engine.text import for_figure
 
 logger = logging.getLogger(__name__)
 # Okabe and Ito, safe for the colour-blind
@@ -81,7 +83,7 @@ def draw_losses(metrics_path, out_path, chance=None):
             for name in sorted(curves, key=_upwards):
                 dashed = name in stages and stages.index(name) >= len(COLORS)
                 last = _plot(axes, *curves[name], colors[name], "--" if dashed else "-")
-                ends.append((last, form.format(name, last).rstrip("."), colors[name]))
+                ends.append((last, form.format(for_figure(name), last).rstrip("."), colors[name]))
             if chance and curves is losses:
                 axes.axhline(chance, color=GREY, ls=":", lw=1.2)
                 ends.append((chance, form.format("chance", chance).rstrip("."), GREY))
@@ -134,4 +136,5 @@ def _label_ends(axes, ends, gap):
 
 
 def _save(figure, path):
-    write_whole(path, lambda f: figure.savefig(f, format="png", dpi=130))
+    with quiet_fonts():
+        write_whole(path, lambda f: figure.savefig(f, format="png", dpi=130))

@@ -22,7 +22,9 @@ import loco_det.backbones
 import loco_det.roi_heads  # noqa: F401, both register what configs name
 from loco_det.config import add_loco_config
 from loco_det.trainer import size_warning
+from pretrain.config import get_cfg as get_pretraining_cfg
 from pretrain.config import value_of
+from pretrain.model_card.method import method_of
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIGS = os.path.join(ROOT, "configs")
@@ -265,6 +267,20 @@ def test_recipes(name):
     assert (cfg.PUBLISHED.BOX_AP, cfg.PUBLISHED.MASK_AP) == (row.published or (0.0, 0.0))
     assert (row.source in cfg.PUBLISHED.ROW) if row.published else cfg.PUBLISHED.ROW == ""
     assert cfg.OUTPUT_DIR == f"output/{name}"
+    assert bool(cfg.PUBLISHED.WEIGHTS) == bool(row.published and row.weights != "random")
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if ROWS[name].published and "ep" in name.rpartition("_")[2]])
+def test_the_weights_of_a_row_are_those_of_its_name(name):
+    """The method and the epochs of the pretraining config that a row names."""
+    *_, encoder, method, epochs = re.fullmatch(
+        r"(.*/)?[a-z0-9]+_(?:\d+k_)?(\w+)_(loco|gim|simclr)_(\d+)ep", name
+    ).groups()
+    recipe = get_pretraining_cfg()
+    recipe.merge_from_file(os.path.join(CONFIGS, resolved(name).PUBLISHED.WEIGHTS))
+    assert (recipe.MODEL.ENCODER, recipe.SOLVER.EPOCHS) == (encoder, int(epochs))
+    short, _ = method_of(recipe, ("res2", "res3", "res4", "res5"))
+    assert short.lower() == method
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -274,7 +290,7 @@ def test_nothing_else_is_changed(name):
     add_loco_config(default)
     default, cfg = flat(default), flat(resolved(name))
     changed = {key for key in cfg if cfg[key] != default[key]}
-    published = {"PUBLISHED.ROW", "PUBLISHED.BOX_AP", "PUBLISHED.MASK_AP"}
+    published = {f"PUBLISHED.{key}" for key in ("ROW", "BOX_AP", "MASK_AP", "WEIGHTS")}
     assert changed <= {*ROWS[name].recipe, "MODEL.WEIGHTS", "OUTPUT_DIR", *published}
 
 
@@ -338,7 +354,7 @@ def test_what_a_step_takes_on_a_cpu():
 
 SHRUNK = [
     "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "", "DATALOADER.NUM_WORKERS", 0, "SEED", 0,
-    "PUBLISHED.ROW", "", "PUBLISHED.BOX_AP", 0.0, "PUBLISHED.MASK_AP", 0.0,
+    "PUBLISHED.ROW", "", "PUBLISHED.BOX_AP", 0.0, "PUBLISHED.MASK_AP", 0.0, "PUBLISHED.WEIGHTS", "",
     "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MAX_SIZE_TRAIN", 64, "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 64,
     "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.CONV_DIM", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 64,
     "MODEL.ROI_MASK_HEAD.CONV_DIM", 32, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8,

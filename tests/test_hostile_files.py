@@ -130,11 +130,12 @@ class Files:
 
     def detector(self, *options, weights="random", config="configs/demo_coco_loco_frozen.yaml", json=None, flags=()):
         data = self.data(json or self.good / "demo/coco/annotations/instances_train.json")
-        return [*flags, "--config-file", config, *TINY, "MODEL.WEIGHTS", weights, *data, "OUTPUT_DIR", self.out(), *options]
+        keys = [*TINY, "MODEL.WEIGHTS", weights, *data, "OUTPUT_DIR", self.out(), *options]
+        return [*flags, "--config-file", config, *keys]
 
     def pretraining(self, *options, config="configs/pretrain/demo_loco.yaml", images=None, flags=()):
-        images = images or self.good / "classes"
-        return [*flags, "--config-file", config, *PRETRAIN, "DATASETS.TRAIN", images, "OUTPUT_DIR", self.out(), *options]
+        keys = [*PRETRAIN, "DATASETS.TRAIN", images or self.good / "classes", "OUTPUT_DIR", self.out(), *options]
+        return [*flags, "--config-file", config, *keys]
 
     def readout(self, *options, weights=None, config="configs/readout/knn.yaml", images=None):
         weights, images = weights or self.good / "r18.pth", images or self.good / "classes"

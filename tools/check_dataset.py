@@ -10,6 +10,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from common import one_line_errors
 
+from pretrain.engine.text import for_terminal
+
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/check_dataset.py coco_2017_train coco_2017_val --pictures samples.png
   python tools/check_dataset.py --json my/train.json --images my/images --decode
@@ -46,7 +48,7 @@ def main(args):
     options = {"decode": args.decode, "masks": not args.boxes_only, "allow_outside": args.allow_outside}
     checked = check_all(args.names, args.json, args.images, args.cityscapes, **options)
     for report, _ in checked:
-        print("\n".join(report.lines()), end="\n\n")
+        print("\n".join(map(for_terminal, report.lines())), end="\n\n")
     if args.json_report:
         write_report([report for report, _ in checked], args.json_report)
     if args.pictures:

@@ -27,6 +27,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from pretrain.encoders import is_own_code
 from pretrain.engine.files import named_errors
 from pretrain.engine.lock import lock_folder, unlock_folder
+from pretrain.engine.text import for_log, for_terminal
 from pretrain.engine.yaml_files import merge_config_file, parse_yaml
 
 for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
@@ -237,6 +238,25 @@ def quiet_trainer():
     logging.getLogger("detectron2.engine.train_loop").addFilter(lambda r: SHOW_TRACEBACK or r.exc_info is None)
 
 
+def escape_logs():
+    """Log names of classes, files and data sets without the escape sequences that a terminal would obey."""
+    default = logging.getLogRecordFactory()
+    if getattr(default, "escapes", False):  # a process of several command lines
+        return
+
+    def escaped(*args, **kwargs):
+        record = default(*args, **kwargs)
+        with contextlib.suppress(TypeError, ValueError, KeyError):  # a message that does not fit its arguments
+            record.msg, record.args = for_log(record.getMessage()), None
+        return record
+
+    escaped.escapes = True
+    logging.setLogRecordFactory(escaped)
+
+
+escape_logs()  # on import, so that it holds in the children of a run and for all of its libraries
+
+
 @contextlib.contextmanager
 def one_line_errors():
     """Turn errors into one line on stderr and an exit code: 2 for bad input, 1 for a failure (such as a full disk),
@@ -268,5 +288,6 @@ def _exit(message, code, error):
     if message.startswith("Caught "):  # by a loader's worker: a traceback, whose last line is the error
         message = message.strip().splitlines()[-1].partition(": ")[2]
     rank = os.environ.get("RANK", "0")  # torchrun's children share a terminal
-    print(f"{'' if rank == '0' else f'process {rank}: '}error: {' '.join(message.split())}", file=sys.stderr)
+    line = for_terminal(" ".join(message.split()))
+    print(f"{'' if rank == '0' else f'process {rank}: '}error: {line}", file=sys.stderr)
     sys.exit(code)

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from loco_det.report import write_report
+from loco_det.run_folder import is_finished
 from loco_det.runs import find_runs, seeds_text, table_text
+from pretrain.engine.text import for_terminal
 
 
 def steps(out, seed, long):
@@ -49,7 +51,7 @@ def steps(out, seed, long):
 def run_step(number, count, title, done, checkpoints, command):
     """Run one step unless its last file is there; shows lines with an ETA, keeps the rest for an error."""
     head = f"[{number}/{count}] {title}"
-    if done.exists():
+    if is_finished(done.parent) if done.name == "results.json" else done.exists():
         print(f"{head}: already done", flush=True)
         return
     command = [str(part) for part in command]
@@ -73,7 +75,7 @@ def run_step(number, count, title, done, checkpoints, command):
         process.wait()
         raise
     if process.wait():
-        print("\n".join(last), file=sys.stderr)
+        print(*map(for_terminal, last), sep="\n", file=sys.stderr)
         sys.exit(f"error: step {number}, {title}, failed; the same command goes on from here")
     print(f"    {f'finished in {time.time() - start:.0f} s':<100}", flush=True)
 
@@ -97,7 +99,7 @@ def main():
         sys.exit(130)
     runs = find_runs(out)
     page = write_report(runs, out / "report.html")
-    print("", table_text(runs), seeds_text(runs), f"report: {page.resolve()}", sep="\n")
+    print("", table_text(runs), seeds_text(runs), f"report: {for_terminal(page.resolve())}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ is not run again; one that was interrupted goes on from its last checkpoint. OUT
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import statistics
@@ -24,8 +23,11 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS
+from loco_det.run_folder import is_finished, read_run
+from loco_det.runs import published_sentence
 from pretrain.engine.files import write_json, write_whole
 from pretrain.engine.lock import lock_folder
+from pretrain.engine.text import for_terminal
 from pretrain.engine.yaml_files import parse_yaml, read_config
 
 EXAMPLE = """example:
@@ -83,7 +85,7 @@ def same_as_before(cfg, out):
 
 def train(args, folder, name):
     """Train one split to its end; exits as train_net does if it fails or is stopped."""
-    if (folder / "results.json").exists():  # which is written last
+    if is_finished(folder):
         print(f"{folder}: already done", flush=True)
         return
     resume = ["--resume"] if (folder / "last_checkpoint").exists() else []
@@ -95,7 +97,7 @@ def train(args, folder, name):
         raise KeyboardInterrupt
     if code > 0:  # it has said why
         sys.exit(code)
-    if code or signals or not (folder / "results.json").exists():
+    if code or signals or not is_finished(folder):
         print(f"{folder} is not finished: the same command goes on from here", file=sys.stderr)
         sys.exit(1)
 
@@ -137,12 +139,17 @@ def summarize(cfg, folders):
         folders: name of a split -> its folder, with a results.json.
 
     Returns:
-        dict: "row", "train", "test", "splits", and for "box_ap" and "mask_ap", in percent, each None if not known,
-        "values", "mean", "std" (of a sample, as the splits are one) and "published".
+        dict: "row", "differences" from it, "train", "test", "splits", and for "box_ap" and "mask_ap", in percent, each
+        None if not known, "values", "mean", "std" (of a sample, as the splits are one) and "published", which is known
+        only without differences.
     """
-    results = [json.loads((folder / "results.json").read_text())["results"] for folder in folders.values()]
+    runs = [read_run(folder) for folder in folders.values()]
+    results = [run.results["results"] for run in runs]
+    row = cfg.PUBLISHED.ROW or None
+    different = differences(row, runs) if row else []
     summary = {
-        "row": cfg.PUBLISHED.ROW or None,
+        "row": row,
+        "differences": different,
         "train": cfg.DATASETS.TRAIN[0].rpartition("_seed")[0],
         "test": cfg.DATASETS.TEST[0],
         "splits": list(folders),
@@ -154,19 +161,29 @@ def summarize(cfg, folders):
             "values": values,
             "mean": statistics.mean(values) if whole else None,
             "std": statistics.stdev(values) if whole and len(values) > 1 else None,
-            "published": cfg.PUBLISHED[name.upper()] or None,
+            "published": None if different else cfg.PUBLISHED[name.upper()] or None,
         }
     return summary
 
 
+def differences(row, runs):
+    """In what the splits differ from a published row, which is a mean over all of them."""
+    found = [text for run in runs for text in run.published.get("differences", ["row (its results.json names none)"])]
+    if len(runs) != len(SEEDS):
+        found.append(f"splits ({len(runs)}, the row has {len(SEEDS)})")
+    return list(dict.fromkeys(found))
+
+
 def text(summary):
-    """Two lines, with percentages of one decimal."""
+    """The figures, with percentages of one decimal, and what keeps them from being those of a published row."""
     lines = [f"{summary['train']}, {len(summary['splits'])} splits, on {summary['test']}:"]
     for name in TASKS:
         mean, std, published = ("-" if v is None else f"{v:.1f}" for v in list(summary[name].values())[1:])
         source = "" if published == "-" else f"   published: {published} ({summary['row']})"
         lines.append(f"  {name.replace('_ap', ' AP'):8}{mean:>5} ± {std}{source}")
-    return "\n".join(lines)
+    if summary["differences"]:
+        lines.append(f"  {published_sentence(summary)}")
+    return "\n".join(map(for_terminal, lines))
 
 
 def parser():

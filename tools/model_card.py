@@ -10,6 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from common import one_line_errors
 
+from pretrain.engine.text import for_terminal
 from pretrain.model_card import write_model_card
 
 EXAMPLE = """example:
@@ -38,7 +39,8 @@ def parser():
 def main(args):
     readouts = {kind: getattr(args, kind) for kind in ("linear", "knn", "detection")}
     about = {"name": args.name, "licence": args.license, "encoder": args.encoder}
-    print(f"wrote {write_model_card(args.run, args.output, **readouts, **about)}")
+    card = write_model_card(args.run, args.output, **readouts, **about)
+    print(f"wrote {for_terminal(card)}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.predict import predict_images
+from pretrain.engine.text import for_terminal
 
 EXAMPLE = """examples:
   python tools/predict.py output/coco_frozen street.jpg holiday/ --output found
@@ -34,7 +35,8 @@ def main(args):
     merge_config(cfg, args)
     done = predict_images(cfg, args.run, args.images, args.output, args.threshold)
     skipped = f", {len(done['skipped'])} unreadable skipped" if done["skipped"] else ""
-    print(f"{done['images']} images{skipped}, {done['detections']} detections: {Path(args.output).resolve()}")
+    where = for_terminal(Path(args.output).resolve())
+    print(f"{done['images']} images{skipped}, {done['detections']} detections: {where}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from loco_det.readouts import readouts_text
 from loco_det.report import write_report
 from loco_det.runs import find_runs, pretraining_text, seeds_text, table_text
+from pretrain.engine.text import for_terminal
 
 EXAMPLE = """examples:
   python tools/report.py output/demo
@@ -37,7 +38,7 @@ if __name__ == "__main__":
         path = write_report(runs, page, page.with_suffix(".md") if args.markdown else None)
         tables = [text for text in (table_text(runs), seeds_text(runs), readouts_text(runs)) if text]
         print("\n\n".join(tables) or pretraining_text(runs), end="\n\n" if len(tables) > 1 else "\n")
-        print(f"report: {path.resolve()}")
+        print(f"report: {for_terminal(path.resolve())}")
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_terminal(error)}", file=sys.stderr)
         sys.exit(1 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 2)

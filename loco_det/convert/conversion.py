@@ -90,6 +90,7 @@ def convert(checkpoint, output, base=None, **options):
             **_content(names(state_dict)),
             # Read by our own converter only: Detectron2 returns further keys to the caller of load(), who ignores them.
             "config": config,
+            "pretraining": source.pretraining,  # for loco_det/published.py
             **result.metadata,
         }
         write_new(temporary, partial(pickle.dump, content), output)

@@ -12,6 +12,7 @@ from torch import nn
 from pretrain.encoders import build_encoder, is_own_code
 from pretrain.engine.files import sha256_of
 from pretrain.engine.safe_load import read
+from pretrain.engine.text import for_terminal
 
 from .choose import choose
 from .huggingface import weights_file
@@ -20,7 +21,6 @@ from .networks import source_network
 from .search import state_dicts
 from .sources import Source, load_source
 from .stated import FORMAT, stated_by
-from .text import for_terminal
 
 
 class Readable(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pretrain.engine.safe_load import read
+from pretrain.engine.text import for_terminal
 from pretrain.resnet import resnet_shape
 
 from . import huggingface
@@ -17,8 +18,7 @@ from .choose import choose
 from .huggingface import weights_file
 from .layouts import Conventions
 from .openmmlab import openmmlab_pixels
-from .stated import agree, detectron2_config, detectron2_conventions, stated_by
-from .text import for_terminal
+from .stated import agree, detectron2_config, detectron2_conventions, pretraining_of, stated_by
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Source:
         conventions: what the network expects of its surroundings.
         dropped: first part of the other names beside it (``fc``, ``projector``) -> how many there were.
         notes: what the user should know, a line each.
+        pretraining: as :func:`stated.pretraining_of` returns it.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Source:
     conventions: Conventions
     dropped: dict
     notes: list = field(default_factory=list)
+    pretraining: dict | None = None
 
 
 def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe=False, config_file=None):
@@ -110,6 +112,7 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
         conventions=conventions,
         dropped=dict(dropped),
         notes=notes,
+        pretraining=pretraining_of(content),
     ), state_dict
 
 

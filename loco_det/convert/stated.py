@@ -54,6 +54,21 @@ def _pixels_from_0_to_1(config):
     return tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
 
 
+def pretraining_of(content):
+    """What one of our pretraining checkpoints says of its run, by which it is compared with a published row.
+
+    Returns:
+        dict: "config", nested; "images" that it learned from; "iterations" done. None for other files.
+    """
+    if not (isinstance(content, dict) and dict.get(content, "format") == FORMAT):
+        return None
+    try:
+        config, images = parse_yaml(content["config"], "its config"), content["run"]["images"]
+        return {"config": dict(config), "images": int(images), "iterations": int(content["iteration"]) + 1}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
 def _pixels_of(config):
     """(mean, std) of the config, as text, of one of our pretraining checkpoints."""
     try:

@@ -1,4 +1,8 @@
-"""The few forms of Markdown that the card has."""
+"""The few forms of Markdown that the card has. Cells and sentences are Markdown: names in them are escaped before."""
+
+import re
+
+from ..engine.text import for_terminal
 
 
 def percent(value):
@@ -12,8 +16,10 @@ def count(number, noun, plural="s"):
 
 
 def code(language, text):
-    """A block of code."""
-    return f"```{language}\n{text.strip()}\n```"
+    """A block of code, whatever is in it."""
+    text = for_terminal(text.strip(), lines=True)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def pairs(rows):
@@ -25,4 +31,5 @@ def table(rows):
     """Rows (column -> text) as a table, without the columns in which every cell is a dash."""
     columns = [column for column in rows[0] if any(row[column] != "–" for row in rows)]
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    bare = re.compile(r"(?<!\\)\|")  # in a code span; elsewhere it is escaped already
+    return "\n".join("| " + " | ".join(bare.sub(r"\|", cell) for cell in line) + " |" for line in lines)

@@ -71,6 +71,8 @@ def read_readout(folder, kind, sha256):
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(repr(error).split())
         raise ValueError(f"{path} is damaged, or not by {TOOLS[kind]}: {why}") from error
+    if content.get("problems"):
+        raise ValueError(f"{path} is of a run that has not succeeded: {'; '.join(map(str, content['problems']))}")
     if measured != sha256:
         what = f"another checkpoint, SHA-256 {measured}" if measured else "weights whose origin it does not tell"
         raise ValueError(f"{path} holds results of {what}; the SHA-256 of this one is {sha256}")

@@ -1,10 +1,14 @@
 """The card's Markdown."""
 
+import json
+from urllib.parse import quote
+
 import yaml
 
 from ..curves import LossPlot
 from ..encoders import BUILDERS
 from ..engine.metrics import series
+from ..engine.text import for_markdown, for_terminal, markdown_code
 from ..resnet import resnet_shape
 from .markdown import code, count, pairs, percent, table
 from .method import augmentation_of, decoder_of, loss_of, method_of, reach_of, schedule_of
@@ -24,7 +28,7 @@ import torch
 from pretrain.encoders import build_encoder
 
 weights = torch.load("model_final.pth", map_location="cpu", weights_only=True)["model"]
-encoder = build_encoder("{encoder}").eval()
+encoder = build_encoder({encoder}).eval()
 encoder.load_state_dict({{k[8:]: w for k, w in weights.items() if k.startswith("encoder.")}})
 mean, std = torch.tensor([{mean}, {std}])[..., None, None]
 features = encoder((images - mean) / std)  # a dict: {stages} -> (B, C, H', W')"""
@@ -45,13 +49,13 @@ def card_text(run, readouts, name=None, licence=None, curves=None, inside=True):
         str: Markdown with a front matter in YAML.
     """
     short, method = method_of(run.cfg, run.encoder.stage_names)
-    name, licence = (" ".join(text.split()) if text else None for text in (name, licence))
+    name, licence = (for_terminal(" ".join(text.split())) if text else None for text in (name, licence))
     name = name or f"{short}, {run.cfg.MODEL.ENCODER}, {run.cfg.DATASETS.TRAIN}"
     kind = "encoder, pretrained without labels" if run.cfg.MODEL.UNITS else "encoder, not trained"
     parts = [
         _front_matter(run, readouts, name, licence, short),
-        f"# {name}",
-        f"A {run.cfg.MODEL.ENCODER} {kind} ({run.parameters:,} parameters). Method: {method}.",
+        f"# {for_markdown(name)}",
+        f"A {for_markdown(run.cfg.MODEL.ENCODER)} {kind} ({run.parameters:,} parameters). Method: {method}.",
         "## File", _file(run, licence, inside),
         "## How it was trained", *_training(run),
         "## Encoder", _encoder(run),
@@ -71,8 +75,8 @@ def _front_matter(run, readouts, name, licence, short):
     results = [
         {
             "task": {"type": tasks[kind]},
-            "dataset": {"name": data, "type": data},
-            "metrics": [{"type": kind, "name": figure, "value": round(value, 2)}],
+            "dataset": {"name": for_terminal(data), "type": for_terminal(data)},
+            "metrics": [{"type": kind, "name": for_terminal(figure), "value": round(value, 2)}],
         }
         for readout in readouts for data, figure, kind, value in readout.figures if value is not None
     ]  # fmt: skip
@@ -83,7 +87,7 @@ def _front_matter(run, readouts, name, licence, short):
         "pipeline_tag": "image-feature-extraction",
         "license": licence or "unknown",
         "tags": list(dict.fromkeys(tags)),
-        "datasets": [run.cfg.DATASETS.TRAIN.split("/")[0]],  # without the split
+        "datasets": [for_terminal(run.cfg.DATASETS.TRAIN.split("/")[0])],  # without the split
     }
     if results:
         data["metrics"] = sorted({result["metrics"][0]["type"] for result in results})
@@ -97,7 +101,7 @@ def _file(run, licence, inside):
         ("size", f"{run.size:,} bytes, with decoders and optimiser"),
         ("SHA-256", f"`{run.sha256}`"),
         ("begun", f"{run.begun} (UTC)" if run.begun else "not recorded by the run"),
-        ("licence of the weights", licence or NOT_STATED),
+        ("licence of the weights", for_markdown(licence or NOT_STATED)),
     ]
     return pairs(rows)
 
@@ -106,28 +110,35 @@ def _training(run):
     cfg = run.cfg
     epochs = run.iterations / max(1, run.images // cfg.SOLVER.IMS_PER_BATCH)
     chunk = f", in chunks of {cfg.SOLVER.IMS_PER_CHUNK}" if cfg.SOLVER.IMS_PER_CHUNK else ""
-    rows = [("images", f"`{cfg.DATASETS.TRAIN}`: {count(run.images, 'image')}, no labels")]
+    rows = [("images", f"{markdown_code(cfg.DATASETS.TRAIN)}: {count(run.images, 'image')}, no labels")]
     rows.append(("views", f"two of each image: {augmentation_of(cfg)}"))
     if cfg.MODEL.UNITS:
         units = " ".join(f"[{' '.join(unit)}]" for unit in cfg.MODEL.UNITS)
         decoder = f"{decoder_of(cfg)}; one a unit, together {run.decoder_parameters:,} parameters, not used afterwards"
-        rows += [("units", f"{len(cfg.MODEL.UNITS)}: {units}"), ("decoder", decoder), ("loss", loss_of(cfg))]
+        rows += [
+            ("units", for_markdown(f"{len(cfg.MODEL.UNITS)}: {units}")),
+            ("decoder", decoder),
+            ("loss", loss_of(cfg)),
+        ]
         rows.append(("optimiser", schedule_of(cfg)))
     if cfg.MODEL.NOISE:
         rows.append(("noise", f"Gaussian on each stage's output, {cfg.MODEL.NOISE:g} x its standard deviation"))
+    environment = ", ".join(f"{k} {v}" for k, v in run.environment.items())
     rows += [
         ("steps", f"{run.iterations:,} ({epochs:.4g} epochs)"),
         ("batch", f"{count(cfg.SOLVER.IMS_PER_BATCH, 'image')} over {count(run.processes, 'process', 'es')}{chunk}"),
         ("seed", str(cfg.SEED)),
         ("precision", "bfloat16 autocast, losses in float32" if cfg.SOLVER.AMP.ENABLED else "float32"),
-        ("device", f"`{cfg.MODEL.DEVICE}`"),
-        ("software, machine", ", ".join(f"{k} {v}" for k, v in run.environment.items()) or "not recorded by the run"),
+        ("device", markdown_code(cfg.MODEL.DEVICE)),
+        ("software, machine", for_markdown(environment) or "not recorded by the run"),
         ("commit of loco-det", "not recorded by the run"),
     ]
     if not cfg.MODEL.UNITS:
         return [pairs(rows)]
     reach = reach_of(cfg, run.encoder.stage_names)
-    rows_of_reach = [{"stage": stage, "is trained by": text} for stage, text in reach.items()]
+    rows_of_reach = [
+        {"stage": for_markdown(stage), "is trained by": for_markdown(text)} for stage, text in reach.items()
+    ]
     text = "The gradient of a loss stops at its unit's input. How far each reaches, decoders aside:"
     return [pairs(rows), text, table(rows_of_reach)]
 
@@ -137,16 +148,16 @@ def _encoder(run):
     strides = getattr(encoder, "strides", None) or [None] * len(encoder.stages)
     parts = zip(encoder.stage_names, encoder.stages, encoder.channels, strides, strict=True)
     for name, stage, channels, stride in parts:
-        row = {"stage": name, "blocks": str(len(stage)), "channels": str(channels)}
+        row = {"stage": for_markdown(name), "blocks": str(len(stage)), "channels": str(channels)}
         row["stride (px)"] = "–" if stride is None else f"{float(stride):.4g}"
         rows.append(row | {"parameters": f"{sum(p.numel() for p in stage.parameters()):,}"})
     return table(rows)
 
 
 def _losses(run, curves):
-    cfg, texts = run.cfg, [f"![Losses of the run]({curves})"] if curves else []
+    cfg, texts = run.cfg, [f"![Losses of the run]({quote(curves)})"] if curves else []
     rows = [
-        {"loss": f"loss_{name}", "first logged": f"{y[0]:.4f}", "at step": f"{x[0]:g}",
+        {"loss": for_markdown(f"loss_{name}"), "first logged": f"{y[0]:.4f}", "at step": f"{x[0]:g}",
          "last logged": f"{y[-1]:.4f}", "at  step": f"{x[-1]:g}"}
         for name, (x, y) in sorted(series(run.metrics, r"loss_(.+)").items())
     ]  # fmt: skip
@@ -158,14 +169,17 @@ def _losses(run, curves):
         texts.append("Losses: not recorded." if cfg.MODEL.UNITS else "No loss: nothing was learned.")
     knn = sorted(series(run.metrics, r"knn/(.+)-top1").items())
     if knn:
-        figures = ", ".join(f"{stage} {percent(values[-1])}" for stage, (_, values) in knn)
-        settings = f"`{cfg.KNN.TRAIN}`, k {cfg.KNN.K}, temperature {cfg.KNN.TEMPERATURE:g}"
+        figures = ", ".join(f"{for_markdown(stage)} {percent(values[-1])}" for stage, (_, values) in knn)
+        settings = f"{markdown_code(cfg.KNN.TRAIN)}, k {cfg.KNN.K}, temperature {cfg.KNN.TEMPERATURE:g}"
         texts.append(f"kNN while training, its last top-1 in % ({settings}): {figures}.")
     if run.seconds is None:
         return [*texts, "Cost: not recorded."]
     processes = f" on each of {run.processes} processes" if run.processes > 1 else ""
     cost = f"{run.seconds / 3600:.3g} hours ({run.seconds:,.1f} s) of training steps{processes}"
-    return [*texts, f"Cost: {cost}, device `{cfg.MODEL.DEVICE}`; checkpoints and evaluations are not counted."]
+    return [
+        *texts,
+        f"Cost: {cost}, device {markdown_code(cfg.MODEL.DEVICE)}; checkpoints and evaluations are not counted.",
+    ]
 
 
 def _worth(readouts):
@@ -174,9 +188,11 @@ def _worth(readouts):
         chosen = [readout for readout in readouts if readout.kind == kind]
         texts += [f"### {title}", *([] if chosen else ["Not measured."])]
         for readout in chosen:
-            on = "" if kind == "detection" else f" on `{readout.dataset}`"
-            texts.append(" ".join([f"`{readout.run}`, by `{TOOLS[kind]}`{on}.", *readout.notes]))
-            texts.append(table(readout.rows))
+            on = "" if kind == "detection" else f" on {markdown_code(readout.dataset)}"
+            texts.append(
+                " ".join([f"{markdown_code(readout.run)}, by `{TOOLS[kind]}`{on}.", *map(for_markdown, readout.notes)])
+            )
+            texts.append(table([{k: for_markdown(cell) for k, cell in row.items()} for row in readout.rows]))
     return texts
 
 
@@ -191,7 +207,9 @@ def _input(run):
 def _usage(run):
     cfg, stages = run.cfg.MODEL, ", ".join(run.encoder.stage_names)
     commands = DETECTION + PROBE if resnet_shape(cfg.ENCODER) or cfg.ENCODER in BUILDERS else PROBE
-    python = PYTHON.format(encoder=cfg.ENCODER, mean=list(cfg.PIXEL_MEAN), std=list(cfg.PIXEL_STD), stages=stages)
+    python = PYTHON.format(
+        encoder=json.dumps(cfg.ENCODER), mean=list(cfg.PIXEL_MEAN), std=list(cfg.PIXEL_STD), stages=stages
+    )
     where = "Under Mask R-CNN in Detectron2, and under a linear classifier" if "d2" in commands else "As features"
     return [
         f"{where}, in a checkout of loco-det:",
@@ -226,6 +244,6 @@ def _limits(run, readouts):
         lines.append("The learning rate of a linear probe was chosen on the test set, which flatters its figures.")
     lines.append(
         "What the images show, whom, and under which licence is not recorded: that is for those to state who have "
-        f"`{run.cfg.DATASETS.TRAIN}`. The features may carry its biases."
+        f"{markdown_code(run.cfg.DATASETS.TRAIN)}. The features may carry its biases."
     )
     return "\n".join(f"- {line}" for line in lines)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..curves import COLORS, GREY, STYLE, _label_ends, _plot, _save, _upwards
 from ..engine.metrics import read_metrics, series
+from ..engine.text import for_figure
 from .results import choose, rate_name
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ def draw_probe(metrics_path, out_path, rates):
             curves = series(metrics, pattern)
             drawn = {s: curves[ends[s]] for s in ends if ends[s] in curves}
             texts = [(_plot(axes, *drawn[s], colors[s], _dashes(s)), s, colors[s]) for s in drawn]
-            _label_ends(axes, [(y, form.format(s, y), color) for y, s, color in texts], 0.17 / 2.4) if texts else None
+            if texts:
+                _label_ends(axes, [(y, form.format(for_figure(s), y), color) for y, s, color in texts], 0.17 / 2.4)
             axes.set_ylabel(label)
         accuracy.set_xlabel("iteration")
         accuracy.xaxis.set_major_formatter("{x:,.0f}")
@@ -102,7 +104,7 @@ def _draw_sweep(axes, top1, best, rates, colors):
             i = best[stage]
             axes.plot(rates[i], top1[stage]["top1"][i], "o", color=color, mfc="none", ms=11, mew=1.6)
         finite = [value for value in y if math.isfinite(value)]
-        ends += [(finite[-1], stage, color)] if finite else []
+        ends += [(finite[-1], for_figure(stage), color)] if finite else []
     axes.set_xscale("log")
     axes.set_xticks(rates, [rate_name(rate) for rate in rates], minor=False)
     axes.minorticks_off()

@@ -1,6 +1,7 @@
 """The analysis of predictions, against pycocotools' own summary and against what is counted by hand."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from pycocotools.cocoeval import COCOeval
 
 from loco_det.analysis import analyze, most_confused
 from loco_det.analysis_plot import draw_analysis
+from pretrain.engine.figures import png
+from pretrain.engine.text import for_figure
 
 CAR, BUS, OX = 3, 7, 21  # ids with gaps, as COCO's; nothing is an ox
 
@@ -136,7 +139,9 @@ def test_higher_scores_choose_first(tmp_path):
 
 
 def test_no_detections(tmp_path):
-    analysis = analyze(*write(tmp_path, [(0, CAR, box_of(0, 0), 0)], []))
+    files = write(tmp_path, [(0, CAR, box_of(0, 0), 0)], [])
+    analysis = analyze(*files, masks=True)
+    assert list(analysis["tasks"]) == ["bbox", "segm"] and list(analyze(*files)["tasks"]) == ["bbox"]
     assert analysis["tasks"]["bbox"]["per_class"]["car"]["AP"] == 0.0 and analysis["confusion"]["missed"] == 1
     assert analysis["tasks"]["bbox"]["sizes"]["large"] == {"AP": None, "AR": None}
     json.dumps(analysis, allow_nan=False)
@@ -203,3 +208,15 @@ def test_fields_that_no_metric_reads(random_files):
     found.write_text(json.dumps(boxes))
     analysis = analyze(truth, found)
     assert analysis["tasks"] == {"bbox": wanted["tasks"]["bbox"]} and analysis["confusion"] == wanted["confusion"]
+@pytest.mark.parametrize("count", [3, 20])  # a matrix, and pairs
+def test_hostile_names_are_drawn_as_they_are(tmp_path, count):
+    names = ["$5 to $10_bill", "a_$x^{$", "_" + "名" * 300, *(f"$c{i}^{{$" for i in range(count - 3))]
+    ids = list(range(1, count + 1))
+    objects = [(0, i, box_of(20 * i, 0, 18), 0) for i in ids]
+    detections = [(0, 3 - i if i < 3 else i, box, 0.9) for _, i, box, _ in objects]
+    figure = draw_analysis(analyze(*write(tmp_path, objects, detections, names, ids)), for_figure("$a_{$"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert png(figure)[:4] == b"\x89PNG"
+    drawn = [label.get_text() for axes in figure.axes[2:] for label in axes.get_yticklabels()]
+    assert any(r"\$5 to \$10" in label for label in drawn) and max(map(len, drawn)) < 70

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from loco_det.coco_evaluation import FastCOCOEvaluator, ReducedCOCOEvaluator, evaluate
+from loco_det.coco_evaluation import FastCOCOEvaluator, ReducedCOCOEvaluator, ReferenceCOCOEvaluator, evaluate
 from loco_det.config import add_loco_config
 from loco_det.evaluation import build_evaluator
 from loco_det.trainer import Trainer
@@ -269,9 +269,8 @@ def test_evaluator(register, tmp_path, no_pycocotools, caplog, options, subset):
 
 
 def test_nothing_to_evaluate(register, tmp_path):
-    """No detections: NaN. Ground truth without annotations, as of test-dev: the files only."""
+    """Ground truth without annotations, as of test-dev: the files only."""
     truth, detections = make(1)
-    assert np.isnan(both(register, tmp_path, truth, [])["bbox"]["AP"])
     assert both(register, tmp_path, {k: v for k, v in truth.items() if k != "annotations"}, detections) == {}
 
 
@@ -350,6 +349,53 @@ def test_data_that_are_no_file(tmp_path):
     mask = {"segmentation": rle(rectangle(10, 10, 20, 20))}
     results = run(evaluator, {**truth, "categories": [{"id": 0}]}, [detection | mask])
     assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == pytest.approx(100)
+@pytest.mark.parametrize("kind", [FastCOCOEvaluator, ReferenceCOCOEvaluator])
+@pytest.mark.parametrize("options", [{}, {"max_dets_per_image": 300}, {"tasks": ("segm",)}])
+def test_nothing_detected_is_an_ap_of_0(register, tmp_path, kind, options):
+    """NaN is for classes and sizes without objects: the same as where one detection misses everything."""
+    truth, detections = make(1)
+    for annotation in truth["annotations"]:
+        annotation |= {"category_id": truth["categories"][0]["id"], "iscrowd": 0, "area": 20.0}
+    name = register(truth)
+    results = run(kind(name, output_dir=str(tmp_path), **options), truth, [])
+    assert list(results) == list(options.get("tasks", ("bbox", "segm")))
+    missed = detections[:1]
+    missed[0] |= {"image_id": truth["images"][0]["id"], "category_id": truth["categories"][0]["id"], "score": 0.5}
+    missed[0] |= {"bbox": [0, 0, 1, 1]}
+    for task, figures in results.items():
+        assert (figures["AP"], figures["AP50"], figures["AP75"], figures["APs"]) == (0, 0, 0, 0), task
+        of_classes = {metric: value for metric, value in figures.items() if metric.startswith("AP-")}
+        assert of_classes.pop(f"AP-{truth['categories'][0]['name']}") == 0
+        assert of_classes and np.isnan([figures["APm"], figures["APl"], *of_classes.values()]).all()
+        wanted = run(kind(name, output_dir=str(tmp_path), **options), truth, missed)[task]
+        assert list(wanted) == list(figures)
+
+
+def test_nothing_detected_on_some_images(register, tmp_path):
+    """Without objects on these images there is no AP."""
+    truth, _ = make(1)
+    first, *others = [image["id"] for image in truth["images"]]
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] == first]
+    evaluator = ReferenceCOCOEvaluator(register(truth), output_dir=str(tmp_path))
+    assert run(evaluator, truth, [], [first])["bbox"]["AP"] == 0
+    assert np.isnan(run(evaluator, truth, [], others)["bbox"]["AP"])
+
+
+def test_a_detector_without_masks_that_detects_nothing_has_boxes_only(register, tmp_path):
+    evaluator = ReferenceCOCOEvaluator(register(make(1)[0]), output_dir=str(tmp_path))
+    evaluator.reset()
+    nothing = Instances(SIZE, pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0), pred_classes=torch.zeros(0))
+    evaluator.process([{"image_id": 1}], [{"instances": nothing}])
+    assert list(evaluator.evaluate()) == ["bbox"]
+
+
+def test_hostile_class_names_keep_their_metrics(register, tmp_path, caplog):
+    truth, detections = make(1)
+    truth["categories"][0]["name"] = name = "tram\n\x1b[2J"
+    with caplog.at_level("INFO"):
+        results = both(register, tmp_path, truth, detections)
+    assert f"AP-{name}" in results["bbox"]
+    assert "tram\\n\\x1b[2J" in caplog.text
 
 
 def id_0(truth, detections):
@@ -484,7 +530,7 @@ def test_config_chooses(register, tmp_path):
     name = register(make()[0])
     assert type(Trainer.build_evaluator(cfg, name)) is FastCOCOEvaluator
     cfg.TEST.COCO_EVALUATOR = "pycocotools"
-    assert type(Trainer.build_evaluator(cfg, name)) is ReducedCOCOEvaluator
+    assert type(Trainer.build_evaluator(cfg, name)) is ReferenceCOCOEvaluator
     with pytest.raises(ValueError, match="TEST.COCO_EVALUATOR 'slow': use one of fast, pycocotools"):
         build_evaluator(name, str(tmp_path), "slow")
 

@@ -15,7 +15,7 @@ from loco_det.run_folder import read_run
 @pytest.fixture
 def figures(monkeypatch):
     """The functions return their matplotlib figure instead of its PNG."""
-    monkeypatch.setattr(curves, "_png", lambda figure: figure)
+    monkeypatch.setattr(curves, "png", lambda figure: figure)
 
 
 def lines(axes):

@@ -129,3 +129,18 @@ def test_unknown_type(tmp_path):
     MetadataCatalog.get("panoptic_something").set(evaluator_type="coco_panoptic_seg")
     with pytest.raises(ValueError, match="no evaluator for type 'coco_panoptic_seg'"):
         build_evaluator("panoptic_something", str(tmp_path))
+
+
+def test_nothing_detected_in_cityscapes_is_an_ap_of_0(demo, tmp_path):
+    """NaN is for classes without objects."""
+    name = register_cityscapes(demo)
+    outputs = []
+    for record, _ in fed_back(name):
+        nothing = Instances((record["height"], record["width"]))
+        nothing.pred_masks = torch.zeros(0, record["height"], record["width"], dtype=torch.bool)
+        nothing.pred_boxes, nothing.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
+        nothing.pred_classes = torch.zeros(0, dtype=torch.int64)
+        outputs.append((record, {"instances": nothing}))
+    results = evaluate(name, outputs, tmp_path)
+    assert (results["bbox"]["AP"], results["bbox"]["AP50"]) == (0, 0)
+    assert (results["segm"]["AP"], results["segm"]["AP50"]) == (0, 0)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import unicodedata
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from loco_det import report
 from loco_det.report import write_report
 from loco_det.run_folder import read_run
-from loco_det.runs import find_runs
+from loco_det.runs import find_runs, table_text
 
 
 class Page(HTMLParser):
@@ -179,7 +180,7 @@ def test_analyses_are_compared(tmp_path, detection):
     assert "AP by class, demo_val" in page.text and "tram|<b>" in page.text and "finetune: mask AP" in page.text
     text = (tmp_path / "report.md").read_text()
     row = next(line for line in text.splitlines() if "tram" in line)
-    assert row.startswith("| tram\\|<b> |") and row.endswith("|       3 |            12.5 |              12.5 |")
+    assert row.startswith("| tram\\|&lt;b&gt; |") and row.endswith("|       3 |            12.5 |              12.5 |")
     (detection[0] / "analysis.json").write_text("[]")  # torn or foreign: the page does without
     (detection[0] / "analysis.png").write_bytes(b"")
     page = Page(write_report(find_runs(detection), tmp_path / "report.html"))
@@ -216,3 +217,42 @@ def test_readouts(tmp_path, readouts):
 def test_no_runs(tmp_path):
     with pytest.raises(ValueError, match="no runs"):
         write_report([], tmp_path / "report.html")
+
+
+HOSTILE = "x\n| y \x1b[31m<script>alert(1)<script> `a` [b](javascript:c) \u202e$a_{$ " + "n" * 100
+
+
+def test_hostile_names_are_data_in_page_markdown_and_tables(tmp_path, training_line, write_lines):
+    for name in (HOSTILE, "_$b_{$", os.fsdecode(b"\xff")):  # the last is no UTF-8
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        write_lines(folder / "metrics.json", [training_line(i) for i in (19, 39)])
+        dataset = {"DATASETS": {"TEST": [HOSTILE]}, "SOLVER": {"MAX_ITER": 9}}
+        (folder / "config.yaml").write_text(yaml.safe_dump({**dataset, "META_ARCHITECTURE": "\x9b"}))
+        with_analysis(folder)
+        analysis = json.loads((folder / "analysis.json").read_text())
+        part = analysis["tasks"]["segm"]["per_class"]
+        part[HOSTILE] = part[analysis["classes"][0]]
+        (folder / "analysis.json").write_text(
+            json.dumps({**analysis, "classes": [HOSTILE, *analysis["classes"][1:]], "dataset": HOSTILE})
+        )
+    runs = find_runs(tmp_path / "runs")
+    page = write_report(runs, tmp_path / "report.html", tmp_path / "report.md")
+    assert [tag for tag, _ in Page(page).tags].count("script") == 1  # the page's own
+    markdown = (tmp_path / "report.md").read_text()
+    assert "<script>" not in markdown and "](javascript" not in markdown.replace("\\](javascript", "")
+    assert not any(line.startswith("| y") for line in markdown.splitlines())
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):  # each row has as many cells as its head
+        assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table.splitlines()}) == 1
+    assert max(map(len, table_text(runs).splitlines())) < 600
+    for text in (page.read_text(), markdown, table_text(runs)):
+        assert not [c for c in text if unicodedata.category(c) in ("Cc", "Cf") and c != "\n"]
+
+
+def test_a_run_with_problems_is_not_done(tmp_path, detection):
+    results = json.loads((detection[0] / "results.json").read_text())
+    (detection[0] / "results.json").write_text(json.dumps({**results, "problems": ["pictures: <b>.png: truncated"]}))
+    runs = find_runs(detection[0])
+    assert runs[0].state == "problems" and " problems " in table_text(runs)
+    page = Page(write_report(runs, tmp_path / "report.html"))
+    assert "Not all of it has succeeded: pictures: <b>.png: truncated." in page.text

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -16,7 +17,11 @@ from PIL import Image
 
 from loco_det import results
 from loco_det.config import add_loco_config
+from loco_det.problems import UnfinishedRun
+from loco_det.published import CONFIGS
 from loco_det.results import describe, finish, schedule
+from loco_det.run_folder import is_finished
+from pretrain.config import get_cfg as get_pretraining_cfg
 
 RESULTS = {"bbox": {"AP": 12.5, "APl": math.nan, "AP-ox": math.nan}, "segm": {"AP": 10.0}}
 
@@ -101,10 +106,30 @@ def test_networks_norms_and_published_row(cfg):
     found = describe(cfg, Detector(), {})
     assert (found["backbone"], found["heads_norm"], found["published"]) == ("ResNet-50", "none", None)
     cfg.MODEL.ENCODER, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM = "presnet50", "SyncBN", "SyncBN"
-    cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP = "Table 2, LoCo", 34.5
     found = describe(cfg, Detector(), {})
     assert (found["backbone"], found["heads_norm"]) == ("presnet50", "SyncBN, none")
-    assert found["published"] == {"row": "Table 2, LoCo", "box_ap": 34.5, "mask_ap": None}
+
+
+def test_the_published_row_and_what_differs_from_it(cfg, tmp_path):
+    data = cfg.DATASETS.TEST
+    cfg.merge_from_file(str(CONFIGS / "coco_loco_frozen.yaml"))
+    recipe = get_pretraining_cfg()
+    recipe.merge_from_file(str(CONFIGS / "pretrain" / "resnet50_loco.yaml"))
+    known = {"config": yaml.safe_load(recipe.dump()), "images": 1_281_167, "iterations": 249_600}
+    path, row = tmp_path / "loco.pkl", "LoCo 800 epochs, R50, frozen, COCO 1x (LoCo, Table 2)"
+    for written, differences in ((known, []), (None, ["weights (not known to be from"])):
+        path.write_bytes(pickle.dumps({"__author__": "loco-det", "model": {}, "pretraining": written, "arch": "x"}))
+        found = describe(cfg, Detector(), {"iteration": 89999, "trainer": {"weights": str(path)}})
+        assert {key: found["published"][key] for key in ("row", "box_ap", "mask_ap")} == {
+            "row": row, "box_ap": 34.5, "mask_ap": 32.0,
+        }  # fmt: skip
+        assert [
+            text[: len("weights (not known to be from")] for text in found["published"]["differences"]
+        ] == differences
+        assert "pretraining" not in found and found["weights_metadata"] == {"arch": "x"}
+    cfg.DATASETS.TEST, cfg.SOLVER.MAX_ITER = data, 4
+    found = describe(cfg, Detector(), {"iteration": 3})["published"]["differences"]
+    assert [text.partition(" ")[0] for text in found] == ["weights", "data", "schedule"]
 
 
 @pytest.mark.parametrize(
@@ -138,3 +163,73 @@ def test_where_the_weights_come_from(cfg, pretraining):
     assert [found[key] for key in ("weights_sha256", "weights_metadata", "decoder")] == [None] * 3
     path.write_bytes(pickle.dumps({"__author__": "another", "model": {}, **metadata}))
     assert describe(cfg, Detector(), {"trainer": {"weights": str(path)}})["weights_metadata"] is None
+
+
+FAILURES = [
+    KeyError("area"),
+    ZeroDivisionError("division by zero"),
+    MemoryError(),
+    OSError(28, "No space left", "a.png"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("step", ["describe", "analyze", "save_comparisons"])
+def test_what_fails_after_the_evaluation_does_not_take_the_rest_along(cfg, monkeypatch, caplog, step, error):
+    """Its line in results.json, a warning, and in the end the command that goes on."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(results, "predict", lambda *_: ())
+    monkeypatch.setattr(results, step, fail)
+    folder = Path(cfg.OUTPUT_DIR)
+    with pytest.raises(UnfinishedRun) as caught:
+        finish(cfg, Detector(), RESULTS, {})
+    content = json.loads((folder / "results.json").read_text())
+    assert content["results"]["bbox"]["AP"] == 12.5
+    (problem,) = content["problems"]
+    name = {"describe": "description of the run", "analyze": "analysis", "save_comparisons": "pictures"}[step]
+    assert problem.startswith(f"{name}: ") and "\n" not in problem
+    warnings = [r.getMessage() for r in caplog.records if r.name == "loco_det.problems" and r.levelname == "WARNING"]
+    assert [text.partition(" failed")[0] for text in warnings] == [name]
+    command = f"python tools/train_net.py --config-file {folder}/config.yaml --eval-only --resume"
+    assert str(caught.value) == f"{problem}. With that mended, this goes on: {command}"
+    assert (folder / "analysis.json").exists() == (step != "analyze")
+    assert (folder / "pictures").exists() == (step != "save_comparisons")
+    assert not is_finished(folder)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(0)])
+def test_ctrl_c_and_sigterm_are_no_problems(cfg, monkeypatch, error):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(results, "write_analysis", stop)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        finish(cfg, Detector(), RESULTS, {})
+
+
+def test_a_full_disk_is_a_problem_of_results_json(cfg, monkeypatch):
+    def full(path, _):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(results, "predict", lambda *_: ())
+    monkeypatch.setattr(results, "write_whole", full)
+    with pytest.raises(UnfinishedRun, match="results.json: .*results.json: No space left on device; analysis: "):
+        finish(cfg, Detector(), RESULTS, {})
+    assert not Path(cfg.OUTPUT_DIR, "results.json").exists()
+
+
+def test_an_evaluation_that_gave_nothing_keeps_an_earlier_ones_files(cfg, monkeypatch):
+    monkeypatch.setattr(results, "predict", lambda *_: ())
+    finish(cfg, Detector(), RESULTS, {})
+    files = {path: path.read_bytes() for path in Path(cfg.OUTPUT_DIR).rglob("*") if path.is_file()}
+    with pytest.raises(UnfinishedRun, match="^evaluation on a: broken. With that mended, .* --eval-only$"):
+        finish(cfg, Detector(), {}, {}, problems=["evaluation on a: broken"], resume=False)
+    assert {path: path.read_bytes() for path in Path(cfg.OUTPUT_DIR).rglob("*") if path.is_file()} == files
+    Path(cfg.OUTPUT_DIR, "results.json").unlink()
+    with pytest.raises(UnfinishedRun):
+        finish(cfg, Detector(), {}, {}, problems=["evaluation on a: broken"])
+    content = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())
+    assert (content["results"], content["problems"]) == ({}, ["evaluation on a: broken"])

@@ -1,5 +1,8 @@
 """Pictures of ground truth beside predictions, on small made-up images."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -218,3 +221,17 @@ def test_failure_leaves_the_earlier_pictures_and_no_half_written_file(record, me
     with pytest.raises(OSError, match="No space left"):
         save_comparisons([(record, nothing())], metadata, out)
     assert sorted(out.iterdir()) == before and [path.read_bytes() for path in before] == content
+
+
+@pytest.mark.parametrize("names", [["$a_{$", "名" * 300], ["x\n$a_{$" + "y" * 300]])
+def test_hostile_names_are_drawn_as_they_are(record, names, tmp_path):
+    for annotation in record["annotations"]:
+        annotation["category_id"] = min(annotation["category_id"], len(names) - 1)
+    long = tmp_path / f"{'s' * 240}.png"
+    Path(record["file_name"]).rename(long)
+    metadata = Metadata(name="hostile", thing_classes=names)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Glyph")
+        pair = (record | {"file_name": str(long)}, predicted(BOXES[:1], [0], [0.9]))
+        (path,) = save_comparisons([pair], metadata, tmp_path / "out")
+    assert Image.open(path).width < 1200 and len(path.name) < 200

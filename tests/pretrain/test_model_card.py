@@ -482,3 +482,24 @@ def test_torn_lines_of_the_commands_are_left_out(run):
     assert PretrainingRun(run).command == whole
     (run / "command.txt").write_text("python 'torn")
     assert PretrainingRun(run).command is None
+
+
+def test_hostile_names_are_data(run, results):
+    name = "x\n---\n<script>`a`</script> [b](javascript:c) | \x1b[31m\u202e"
+    (run / "command.txt").write_text("python tools/pretrain.py '```' '<script>'\n")
+    folder = results("detection", dataset=name)
+    text = write_model_card(run, detection=[folder], name=name, licence=name).read_text()
+    assert "\x1b" not in text and "\u202e" not in text
+    head, body = text.split("\n---\n", 1)
+    data = yaml.safe_load(head.removeprefix("---\n"))
+    assert data["model-index"][0]["name"].startswith("x --- <script>") and data["library_name"] == "loco-det"
+    assert "# x --- &lt;script&gt;\\`a\\`" in body
+    prose = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", body, flags=re.DOTALL | re.MULTILINE)  # blocks show what they hold
+    assert "<script>" not in prose and "[b](javascript" not in prose
+    assert "python tools/pretrain.py '```' '<script>'" in body
+
+
+def test_results_with_problems_are_refused(run, results):
+    folder = results("detection", problems=["evaluation on b: it failed"])
+    with pytest.raises(ValueError, match="has not succeeded: evaluation on b: it failed"):
+        write_model_card(run, detection=[folder])

@@ -1,6 +1,7 @@
 """Exit codes of the command lines: 2 for bad input, 1 for a failure, 130 for Ctrl-C, and one line for each."""
 
 import errno
+import logging
 import sys
 
 import pytest
@@ -193,3 +194,16 @@ def test_command_is_kept(common, tmp_path, monkeypatch):
     common.log_command(tmp_path / "run")
     common.log_command(tmp_path / "run")
     assert (tmp_path / "run" / "command.txt").read_text() == "python tools/x.py KEY 'two words'\n" * 2
+
+
+def test_names_in_logs_and_errors_are_no_escape_sequences(common, capsys):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("somebody.else")
+    logger.addHandler(handler)
+    logger.warning("|%s|\n\x1b[36m|%s|\x1b[0m", "tram\x1b[2J", "\u202eox")
+    assert records[0].getMessage() == "|tram\\x1b[2J|\n|\\u202eox|"
+    with pytest.raises(SystemExit), common.one_line_errors():
+        raise ValueError("class \x1b[2J\x9b")
+    assert capsys.readouterr().err == "error: class \\x1b[2J\\x9b\n"

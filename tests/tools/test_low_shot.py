@@ -96,27 +96,33 @@ def test_summary(trained):
     out, done = trained
     summary = json.loads((out / "summary.json").read_text())
     results = [json.loads((out / f"seed{k}" / "results.json").read_text())["results"] for k in range(2)]
-    for name, task, published in (("box_ap", "bbox", 2.5), ("mask_ap", "segm", 2.5)):
+    for name, task in (("box_ap", "bbox"), ("mask_ap", "segm")):
         values = [r[task]["AP"] for r in results]
-        figures = {"mean": sum(values) / 2, "std": abs(values[0] - values[1]) / 2**0.5, "published": published}
-        assert summary[name] == {"values": values, **{key: pytest.approx(value) for key, value in figures.items()}}
+        figures = {"mean": sum(values) / 2, "std": abs(values[0] - values[1]) / 2**0.5}
+        figures = {key: pytest.approx(value) for key, value in figures.items()}
+        assert summary[name] == {"values": values, **figures, "published": None}
     assert summary["splits"] == ["seed0", "seed1"]
     assert (summary["train"], summary["test"]) == ("coco_2017_train_10pct", "coco_2017_val")
-    assert "published: 2.5 (random, R50, fine-tuned on 1K COCO images, mean of 5 (LoCo, Table 3))" in done.stdout
+    row = "random, R50, fine-tuned on 1K COCO images, mean of 5 (LoCo, Table 3)"
+    assert f"differs from the published row ({row}) in: data (trained on coco_2017_train_10pct" in done.stdout
+    assert "splits (2, the row has 5)" in done.stdout and "published: 2.5" not in done.stdout
+    assert [text.partition(" ")[0] for text in summary["differences"]] == ["data", "schedule", "settings", "splits"]
 
 
 def test_finished_splits_are_kept_and_others_go_on(tool, trained, data, monkeypatch, capfd):
     out, _ = trained
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     times = {path: path.stat().st_mtime_ns for path in out.glob("seed0/*")}
-    (out / "seed1" / "results.json").unlink()
+    unfinished = json.loads((out / "seed1" / "results.json").read_text()) | {"problems": ["analysis: it failed"]}
+    (out / "seed1" / "results.json").write_text(json.dumps(unfinished))
     (out / "seed1" / "last_checkpoint").write_text("model_0000000.pth")  # as if it had been interrupted there
     assert tool.call(*arguments(out)) == 0
     printed = capfd.readouterr().out
     assert "seed0: already done" in printed and "seed1: resuming on coco_2017_train_10pct_seed1" in printed
     assert "Starting training from iteration 1" in printed
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed0/*")} == times
-    assert json.loads((out / "seed1" / "results.json").read_text())["iteration"] == 2
+    again = json.loads((out / "seed1" / "results.json").read_text())
+    assert (again["iteration"], again["problems"]) == (2, [])
 
 
 def test_splits_of_another_config_are_not_mixed_in(tool, trained, capsys):
@@ -218,16 +224,19 @@ def test_mean_and_deviation(tool, tmp_path):
     add_loco_config(cfg)
     cfg.merge_from_file(str(ROOT / "configs/table3/coco_10k_resnet50_loco_800ep.yaml"))
     folders = {}
-    for k, (box, mask) in enumerate(((27.0, 25.0), (28.0, None), (29.0, 26.0))):
+    for k, (box, mask) in enumerate(((26.0, 25.0), (27.0, 24.0), (28.0, None), (29.0, 26.0), (30.0, 27.0))):
         folders[f"seed{k}"] = tmp_path / str(k)
         folders[f"seed{k}"].mkdir()
-        results = {"results": {"bbox": {"AP": box}, "segm": {"AP": mask}}}
+        results = {"results": {"bbox": {"AP": box}, "segm": {"AP": mask}}, "published": {"row": "x", "differences": []}}
         (tmp_path / str(k) / "results.json").write_text(json.dumps(results))
     summary = tool.summarize(cfg, folders)
-    assert summary["box_ap"] == {"values": [27, 28, 29], "mean": 28, "std": 1, "published": 27.8}
-    assert summary["mask_ap"] == {"values": [25, None, 26], "mean": None, "std": None, "published": 25.6}
+    box = {"values": [26, 27, 28, 29, 30], "mean": 28, "std": pytest.approx(2.5**0.5), "published": 27.8}
+    assert summary["box_ap"] == box
+    assert summary["mask_ap"] == {"values": [25, 24, None, 26, 27], "mean": None, "std": None, "published": 25.6}
     box, mask = tool.text(summary).splitlines()[1:]
-    assert box.split()[:5] == ["box", "AP", "28.0", "±", "1.0"] and "published: 27.8 (LoCo 800 epochs, R50" in box
+    assert box.split()[:5] == ["box", "AP", "28.0", "±", "1.6"] and "published: 27.8 (LoCo 800 epochs, R50" in box
     assert mask.split()[:5] == ["mask", "AP", "-", "±", "-"]
     one = tool.summarize(cfg, {"seed0": folders["seed0"]})
-    assert one["box_ap"]["mean"] == 27 and one["box_ap"]["std"] is None
+    assert one["box_ap"]["mean"] == 26 and one["box_ap"]["std"] is None
+    assert one["box_ap"]["published"] is None and one["differences"] == ["splits (1, the row has 5)"]
+    assert tool.text(one).splitlines()[-1].startswith("  differs from the published row (LoCo 800 epochs, R50")

@@ -4,14 +4,17 @@ import json
 import logging
 import pickle
 import re
+import shlex
 import signal
 import socket
 import sys
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from loco_det.coco_evaluation import FastCOCOEvaluator
 from loco_det.convert import convert
 from loco_det.data.demo import make_demo_data
 from pretrain.encoders import build_encoder
@@ -73,6 +76,39 @@ def test_a_finished_run_is_not_overwritten(call_tool, in_checkout, trained, data
     assert call_tool("train_net", *arguments(data, trained)) == 2
     assert f"error: {trained} holds a finished run, whose model_final.pth would be lost" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in trained.iterdir()} == before
+
+
+def test_an_evaluation_that_fails_does_not_lose_the_training(
+    call_tool, in_checkout, trained, data, tmp_path, monkeypatch, capsys
+):
+    """Whether it fails while the network trains or in the end; the printed command gives the run's results."""
+    calls = []
+
+    def fail(*_):
+        calls.append(len(calls))
+        raise KeyError("area")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FastCOCOEvaluator, "evaluate", fail)
+        out = tmp_path / "run"
+        options = ["SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 1, "SEED", 7]
+        assert call_tool("train_net", *arguments(data, out), *options) == 1
+    printed = capsys.readouterr()
+    assert len(calls) == 2 and "demo_test failed: KeyError: 'area'" in printed.out
+    assert printed.err.startswith("error: evaluation on demo_test: KeyError: 'area'. ") and printed.err.count("\n") == 1
+    assert results(out)["problems"] == ["evaluation on demo_test: KeyError: 'area'"]
+    assert results(out)["results"] == {} and results(out)["iteration"] == 2 and (out / "pictures").is_dir()
+    *_, command = printed.err.partition("this goes on: python tools/train_net.py ")
+    _forget_custom_data()
+    assert call_tool("train_net", *shlex.split(command)) == 0
+    assert results(out)["results"]["segm"]["AP"] >= 0 and results(out)["problems"] == []
+    assert results(out)["iteration"] == 2 and (out / "analysis.png").exists()
+
+
+def _forget_custom_data():
+    for name in ("demo_train", "demo_test"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def test_a_frozen_backbone_stays_what_it_was(trained, data):

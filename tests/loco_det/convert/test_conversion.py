@@ -118,6 +118,18 @@ def test_our_checkpoint_loses_its_decoders_only(tmp_path, stated):
     assert same(model, {f"encoder.{name}": tensor for name, tensor in weights.items()})
 
 
+PIXELS = {"PIXEL_MEAN": [1, 2, 3], "PIXEL_STD": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("run", [{"images": 12}, None])
+def test_the_pretraining_is_written_into_the_file(tmp_path, run):
+    """By it the weights are compared with those of a published row; of a file without it nothing is known."""
+    content = {**ours(SMALL, random_weights(SMALL)), "config": yaml.safe_dump({"MODEL": PIXELS}), "iteration": 8}
+    content = {**content, "run": run} if run else {key: value for key, value in content.items() if key != "run"}
+    found = written(convert(save(content, tmp_path), tmp_path / "out.pkl").output)["pretraining"]
+    assert found == ({"config": {"MODEL": PIXELS}, "images": 12, "iterations": 9} if run else None)
+
+
 @pytest.mark.parametrize(
     "change, note",
     [
