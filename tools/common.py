@@ -1,5 +1,6 @@
 """What the command lines share: config merging, launching of processes, and one-line errors with exit codes."""
 
+import argparse
 import ast
 import builtins
 import contextlib
@@ -16,6 +17,13 @@ import warnings
 
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
 warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # when it runs
+
+from pretrain.engine.lifetime import ask_kernel, end_with_parent
+
+LAUNCHER = "LOCO_DET_LAUNCHER"  # environment variable: the process by whose launch() this one was spawned
+if LAUNCHER in os.environ:
+    end_with_parent(int(os.environ[LAUNCHER]))  # before torch is imported, which takes seconds
+    os.environ[LAUNCHER] = str(os.getpid())  # a loader's workers may be spawned, too
 
 import torch
 import yaml
@@ -170,34 +178,81 @@ def argument_parser(epilog):
     """Detectron2's parser; one machine's processes meet at a free port."""
     parser = default_argument_parser(epilog)
     parser.set_defaults(dist_url="auto")
+    # which launch() refuses in words of its own
+    parser.add_argument("--local-rank", "--local_rank", nargs="?", const="", help=argparse.SUPPRESS)
     return parser
+
+
+TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+# How many processes there are, as other launchers tell each of them: those before torchrun, Open MPI, MPICH and Intel
+# MPI, MVAPICH, srun
+COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+RANKS = ("RANK", "LOCAL_RANK")
 
 
 def launch(main, args):
     """Call ``main(args)`` in every process of a run.
 
     Under torchrun, and whatever else sets its environment variables, this is one of the processes. Otherwise they are
-    spawned as Detectron2 does for ``--num-gpus`` and ``--num-machines``, and get the SIGTERM that this one gets.
+    spawned as Detectron2 does for ``--num-gpus`` and ``--num-machines``, get the SIGTERM that this one gets, and end
+    when this one ends.
+
+    Args:
+        main: function of a module that can be imported.
+        args: of :func:`argument_parser`.
 
     Raises:
-        ValueError: if the arguments contradict each other.
+        ValueError: if the arguments contradict each other, or if this is one of several processes that have not been
+            told how to meet: each would do the whole work, in the same folder.
     """
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():
+    if args.local_rank is not None:
+        raise ValueError(
+            "--local-rank is from python -m torch.distributed.launch: start this with torchrun instead, which takes "
+            "the same options"
+        )
+    if os.environ.keys() >= TORCHRUN:
         if args.num_gpus * args.num_machines > 1:
             raise ValueError("torchrun says how many processes there are: leave out --num-gpus and --num-machines")
         _join()
         main(args)
         torch.distributed.destroy_process_group()
         return
+    if args.num_machines == 1:  # otherwise it is said how they meet, whatever has started one on each machine
+        _refuse_copies()
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT, with a port of machine 0")
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but there are {torch.cuda.device_count()} GPUs")
-    previous = signal.getsignal(signal.SIGTERM)
-    if args.num_gpus * args.num_machines > 1:
-        signal.signal(signal.SIGTERM, _forward)
-    spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    signal.signal(signal.SIGTERM, previous)
+    if args.num_gpus * args.num_machines == 1:
+        main(args)
+        return
+    previous = signal.signal(signal.SIGTERM, _forward)
+    machines = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
+    os.environ[LAUNCHER] = str(os.getpid())
+    try:
+        spawn(_spawned, *machines, args=(main, args))
+    finally:
+        del os.environ[LAUNCHER]
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _refuse_copies():
+    """Refuse to be one of several processes that do not know of each other. What says that there is one only, as an
+    environment does that was once set for a single process, is no reason."""
+    found = {name: os.environ[name] for name in (*COUNTS, *RANKS) if os.environ.get(name, "").isdigit()}
+    several = [name for name, value in found.items() if int(value) > (name in COUNTS)]
+    if several:
+        missing = ", ".join(sorted(TORCHRUN - os.environ.keys()))
+        raise ValueError(
+            f"{several[0]} is {found[several[0]]}, but {missing} not set: this is one of several processes that would "
+            f"each do the whole work; start them with torchrun or tools/slurm.py, or unset {' '.join(several)} to run "
+            "one alone"
+        )
+
+
+def _spawned(main, args):
+    ask_kernel()  # again: torch.multiprocessing has asked it for SIGINT since
+    main(args)
 
 
 def _join():

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from loco_det.report import write_report
 from loco_det.runs import find_runs, seeds_text, table_text
+from pretrain.engine.lifetime import tied_to_this_process
 
 
 def steps(out, seed, long):
@@ -57,7 +58,7 @@ def run_step(number, count, title, done, checkpoints, command):
         command.insert(1, "--resume")
     print(f"{head}\n    python {shlex.join([f'tools/{command[0]}', *command[1:]])}", flush=True)
     start, shown, last = time.time(), 0.0, []
-    tool = [sys.executable, f"tools/{command[0]}", *command[1:]]
+    tool = tied_to_this_process(f"tools/{command[0]}", *command[1:])
     process = subprocess.Popen(tool, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     terminal = sys.stdout.isatty()
     try:

@@ -24,6 +24,7 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS
+from pretrain.engine.lifetime import tied_to_this_process
 
 EXAMPLE = """example:
   python tools/low_shot.py --config-file configs/table3/coco_1k_resnet50_loco_800ep.yaml --num-gpus 8
@@ -92,7 +93,7 @@ def train(args, folder, name):
     options = ["--config-file", args.config_file, "--num-gpus", str(args.num_gpus), "--dist-url", "auto", *resume]
     pairs = [*args.opts, "DATASETS.TRAIN", f"('{name}',)", "OUTPUT_DIR", str(folder)]
     print(f"{folder}: {'resuming' if resume else 'training'} on {name}", flush=True)
-    code, signals = run([sys.executable, str(ROOT / "tools" / "train_net.py"), *options, *pairs])
+    code, signals = run(tied_to_this_process(ROOT / "tools" / "train_net.py", *options, *pairs))
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
     if code > 0:  # it has said why

@@ -1,0 +1,1 @@
+"""What pretraining and detection run on, whatever is trained: processes, signals, files."""
