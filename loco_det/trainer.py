@@ -8,12 +8,14 @@ import torch
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.utils import comm
 
+from pretrain.engine.sigterm import StopOnSigterm
+
 from . import backbones, roi_heads  # noqa: F401, registers them
 from .checkpoint import GuardedCheckpointer, check_file
-from .data.loader import Batches, build_train_loader, seed_everything
+from .data.loader import Batches, build_train_loader, seed_everything, start_workers
 from .evaluation import COCO_EVALUATORS, build_evaluator, evaluator_type
 from .frozen import speed_up
-from .hooks import SamePreciseBN, StopOnSigterm, WandbWriter
+from .hooks import Evaluation, SamePreciseBN, WandbWriter
 from .results import finish
 
 logger = logging.getLogger(__name__)
@@ -75,7 +77,11 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler" and not cfg.MODEL.LOAD_PROPOSALS:
             return build_train_loader(cfg)
         logger.warning(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN}: --resume will draw other images")
-        return super().build_train_loader(cfg)
+        return start_workers(super().build_train_loader(cfg))
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return start_workers(super().build_test_loader(cfg, dataset_name))
 
     @classmethod
     def build_model(cls, cfg):
@@ -106,11 +112,9 @@ class Trainer(DefaultTrainer):
         guarded = GuardedCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR)
         guarded.checkpointables = self.checkpointer.checkpointables
         self.checkpointer = guarded
-        built = super().build_hooks()
-        for hook in built:
-            if isinstance(hook, hooks.PreciseBN):
-                hook.__class__ = SamePreciseBN
-        return [*built, StopOnSigterm()]
+        stop = StopOnSigterm(self.cfg.SOLVER.CHECKPOINT_PERIOD)
+        timer, scheduler, *built = (_ours(hook, stop) for hook in super().build_hooks())
+        return [timer, scheduler, stop, *built]
 
     def build_writers(self):
         return super().build_writers() + ([WandbWriter(self.cfg)] if self.cfg.WANDB.PROJECT else [])
@@ -130,6 +134,16 @@ class Trainer(DefaultTrainer):
         if isinstance(batches, Batches):
             batches.start = self.start_iter
         super().before_train()
+        newest = os.path.basename(self.checkpointer.get_checkpoint_file())
+        if self.start_iter >= self.max_iter and newest != "model_final.pth":
+            self._end_last_iteration()
+
+    def _end_last_iteration(self):
+        """What the last iteration of a resumed run lacks, which was stopped in its precise BN."""
+        self.iter = self.max_iter - 1
+        for hook in self._hooks:
+            if isinstance(hook, hooks.PreciseBN | hooks.PeriodicCheckpointer):
+                hook.after_step()
 
     def train(self):
         """Train and evaluate; returns {dataset: {task: {metric: value}}} and writes results.json and pictures."""
@@ -145,6 +159,13 @@ class Trainer(DefaultTrainer):
             # In several processes self.model is DistributedDataParallel; the checkpointer has what is in it
             finish(self.cfg, self.checkpointer.model, results, state, self.evaluation_seconds)
         return results
+
+
+def _ours(hook, stop):
+    """A hook of Detectron2's, or ours in its place."""
+    if isinstance(hook, hooks.PreciseBN) and not hook._disabled:
+        return SamePreciseBN(hook._period, hook._model, hook._data_loader, hook._num_iter, stop)
+    return Evaluation(hook._period, hook._func, stop) if isinstance(hook, hooks.EvalHook) else hook
 
 
 def check_run(cfg, resume=False, eval_only=False):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .augment import SimCLRView
-from .distributed import outlive_sigterm
+from .engine.sigterm import start_worker
 
 logger = logging.getLogger(__name__)
 # what Pillow raises: SyntaxError on broken PNG files
@@ -175,6 +175,6 @@ def build_loader(cfg, images, start, rank=0, world_size=1):
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=outlive_sigterm,
+        worker_init_fn=start_worker,
         prefetch_factor=2 if workers else None,
     )

@@ -18,7 +18,8 @@ from .augment import DeviceAugment, SimCLRView, save_views
 from .checkpoint import AtomicCheckpointer, named_errors
 from .curves import LossPlot
 from .data import UNREADABLE, build_loader, list_images, read_image
-from .distributed import GradientReducer, StopOnSigterm, Terminated, broadcast_state, worst_of_processes
+from .distributed import GradientReducer, broadcast_state, worst_of_processes
+from .engine.sigterm import StopOnSigterm, Terminated
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
 from .readout.evaluation import Evaluation
@@ -98,7 +99,7 @@ class Trainer(TrainerBase):
         if self.cfg.KNN.TRAIN:
             splits = labelled_splits(self.cfg.KNN)  # what is wrong with the folders is said before the first step
             period = round(self.cfg.KNN.PERIOD * (len(self.images) // solver.IMS_PER_BATCH))
-            chosen.append(Evaluation(max(1, period), lambda: self._knn(splits), writers))
+            chosen.append(Evaluation(max(1, period), lambda: self._knn(splits), writers, self.stop))
         if comm.is_main_process():
             chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
             chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
@@ -109,7 +110,8 @@ class Trainer(TrainerBase):
         return knn_accuracies(self.learner.encoder, self.cfg, splits)
 
     def train(self):
-        """Run to the end; or, on SIGTERM, to the end of the iteration, which gets a checkpoint.
+        """Run to the end; or, on SIGTERM, to the end of the iteration, which gets a checkpoint. The kNN evaluation is
+        left at once, and --resume goes on behind it.
 
         Raises:
             FloatingPointError: when a loss explodes, or a loss, a gradient or a weight to be saved is not finite.
@@ -177,15 +179,14 @@ class Trainer(TrainerBase):
 
     def _check(self, losses):
         """Refuse a loss that has exploded or a gradient that is not finite, before the optimiser's step, so that no
-        checkpoint holds what comes of it. All processes decide alike, and whether to stop because of SIGTERM as well.
+        checkpoint holds what comes of it. All processes decide alike.
 
         Returns:
             float: the norm of the gradient.
         """
         grads = {part: [p.grad for p in params if p.grad is not None] for part, params in self.parts.items()}
         norms = {part: torch.nn.utils.get_total_norm(g) for part, g in grads.items() if g}
-        received = torch.tensor(float(self.stop.received), device=self.mean.device)
-        self.stop.agreed, *worst = worst_of_processes([received, *losses.values(), *norms.values()])
+        worst = worst_of_processes([*losses.values(), *norms.values()])
         norms = dict(zip(norms, worst[len(losses) :], strict=True))
         limit = self.cfg.SOLVER.MAX_LOSS
         wrong = [

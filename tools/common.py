@@ -33,10 +33,13 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from pretrain.engine.sigterm import stop_at_once
+
 for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
     # each child that is ended; no CUDA compiler; a change that concerns Detectron2's authors
     logging.getLogger(name).setLevel(logging.ERROR)
 FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # the disk, a quota, a limit
+TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
 
@@ -271,6 +274,16 @@ def _forward(signum, _):
             os.kill(child.pid, signum)
 
 
+def stopped_by_sigterm(line):
+    """A context for what cannot be resumed: SIGTERM leaves it at once, with one line and exit code 143."""
+
+    def say():
+        if comm.is_main_process():
+            print(f"stopped by SIGTERM: {line}", file=sys.stderr)
+
+    return stop_at_once(say, TERMINATED)
+
+
 def quiet_trainer():
     """TrainerBase logs the traceback of whatever stops it: leave that to :func:`one_line_errors`."""
     logging.getLogger("detectron2.engine.train_loop").addFilter(lambda r: SHOW_TRACEBACK or r.exc_info is None)
@@ -279,7 +292,7 @@ def quiet_trainer():
 @contextlib.contextmanager
 def one_line_errors():
     """Turn errors into one line on stderr and an exit code: 2 for bad input, 1 for a failure (such as a full disk),
-    130 for Ctrl-C.
+    130 for Ctrl-C, 143 for SIGTERM where nothing can be resumed.
 
     With LOCO_DET_TRACEBACK set in the environment the traceback is shown instead.
     """
@@ -297,7 +310,11 @@ def one_line_errors():
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
         kind = getattr(builtins, kind, RuntimeError)  # torch's own are RuntimeErrors
         _exit(message, 2 if issubclass(kind, (OSError, ValueError)) and not FULL.match(message) else 1, error)
-    except (RuntimeError, FloatingPointError, AssertionError, ProcessExitedException) as error:
+    except ProcessExitedException as error:
+        if error.exit_code == TERMINATED:  # the child has said it
+            sys.exit(TERMINATED)
+        _exit(str(error), 1, error)
+    except (RuntimeError, FloatingPointError, AssertionError) as error:
         _exit(str(error) or repr(error), 1, error)
 
 

@@ -11,7 +11,8 @@ from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter, get_event_storage
 
-from ..distributed import GradientReducer, StopOnSigterm, Terminated, worst_of_processes
+from ..distributed import GradientReducer, worst_of_processes
+from ..engine.sigterm import StopOnSigterm, Terminated, stop_at_once
 from ..trainer import MetricsWriter, TerminalWriter, WeightsLRScheduler
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
@@ -91,7 +92,7 @@ class LinearProbe(TrainerBase):
             os.makedirs(out, exist_ok=True)
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
             writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
-        chosen.append(Evaluation(max(1, eval_period), self._test, writers))
+        chosen.append(Evaluation(max(1, eval_period), self._test, writers, self.stop))
         if comm.is_main_process():
             chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
             chosen.append(hooks.PeriodicWriter([ProbePlot(self.cfg)], solver.CHECKPOINT_PERIOD))
@@ -99,6 +100,7 @@ class LinearProbe(TrainerBase):
 
     def train(self):
         """Run to the end, and write results.json; or, on SIGTERM, to the end of the iteration, which gets a checkpoint.
+        Tests are left at once; --resume goes on behind them, and does the last ones.
 
         Returns:
             dict: the results, in process 0 and if the run has come to its end; else None.
@@ -117,7 +119,8 @@ class LinearProbe(TrainerBase):
                 super().train(self.start_iter, self.max_iter)
             else:
                 logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, only tests remain")
-                self._test()
+                with stop_at_once(lambda: logger.info("SIGTERM: the tests are not done; go on with --resume"), 0):
+                    self._test()
         except Terminated:
             return None
         return self._write_results() if comm.is_main_process() else None
@@ -155,11 +158,10 @@ class LinearProbe(TrainerBase):
 
     def _look_at(self, losses):
         """Log the losses, name the classifiers that have diverged, and stop if none is left. All processes decide
-        alike, and whether to stop because of SIGTERM as well."""
+        alike."""
         names = [f"{name}-lr{rate_name(rate)}" for name in losses for rate in self.cfg.SOLVER.BASE_LR]
         values = torch.cat([*losses.values()]).detach()
-        received = values.new_tensor(float(self.stop.received))
-        self.stop.agreed, *worst = worst_of_processes([received, *values])
+        worst = worst_of_processes([*values])
         diverged = {name for name, value in zip(names, worst, strict=True) if math.isinf(value)}
         if len(diverged) == len(names):
             raise FloatingPointError(
