@@ -19,7 +19,8 @@ from .checkpoint import AtomicCheckpointer, named_errors
 from .curves import LossPlot
 from .data import UNREADABLE, build_loader, list_images, read_image
 from .distributed import GradientReducer, broadcast_state, worst_of_processes
-from .engine.sigterm import StopOnSigterm, Terminated
+from .engine.signals import Terminated
+from .engine.sigterm import StopOnSigterm
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
 from .readout.evaluation import Evaluation

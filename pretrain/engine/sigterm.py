@@ -20,15 +20,12 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from .lifetime import end_with_parent
+from .signals import Terminated, handled
 
 logger = logging.getLogger(__name__)
 GRACE = 5.0  # seconds from the signal until a process is ended that waits for others or does not come to an end
 POLL = 0.5  # seconds between two looks for news of the other processes
 KEY = "loco-det: processes that know of SIGTERM"
-
-
-class Terminated(SystemExit):
-    """Ends a run after SIGTERM, with an exit code. No Exception, which would be taken for a failure."""
 
 
 def any_process(flag):
@@ -58,7 +55,7 @@ def stop_at_once(say, code):
     watch = _Watch(say, code)
     ended = False
     try:
-        with _handled(watch.interrupt, signal.SIGTERM):
+        with handled(watch.interrupt, signal.SIGTERM):
             try:
                 yield
             finally:
@@ -191,17 +188,6 @@ def _leave_parents_pipe():
 os.register_at_fork(after_in_child=_leave_parents_pipe)
 
 
-@contextlib.contextmanager
-def _handled(handler, *numbers):
-    """Have signals handled by a function; at the end as before."""
-    previous = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, older in previous.items():
-            signal.signal(number, older)
-
-
 class StopOnSigterm(HookBase):
     """Ends a training after SIGTERM with a checkpoint and exit code 0: after the iteration at hand, or in long work
     that follows it, at once.
@@ -286,25 +272,6 @@ class StopOnSigterm(HookBase):
 
 def _name(iteration):
     return f"model_{iteration:07d}"
-
-
-@contextlib.contextmanager
-def leave_on(*numbers):
-    """Leave a context by :class:`Terminated`, with the exit code of a shell, when one of these signals comes.
-
-    Those that are ignored, as SIGHUP is under nohup, stay so; and so does all in other threads than the main one, where
-    Python handles no signals.
-    """
-
-    def leave(number, _):
-        for other in taken:
-            signal.signal(other, signal.SIG_IGN)  # a second one must not interrupt the putting in order
-        raise Terminated(128 + number)
-
-    main = threading.current_thread() is threading.main_thread()
-    taken = [number for number in numbers if main and signal.getsignal(number) is not signal.SIG_IGN]
-    with _handled(leave, *taken):
-        yield
 
 
 def start_worker(*_):

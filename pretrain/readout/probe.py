@@ -12,7 +12,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter, get_event_storage
 
 from ..distributed import GradientReducer, worst_of_processes
-from ..engine.sigterm import StopOnSigterm, Terminated, stop_at_once
+from ..engine.signals import Terminated
+from ..engine.sigterm import StopOnSigterm, stop_at_once
 from ..trainer import MetricsWriter, TerminalWriter, WeightsLRScheduler
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from detectron2.engine import HookBase, TrainerBase
 
-from pretrain.engine.sigterm import StopOnSigterm, Terminated, leave_on, stop_at_once
+from pretrain.engine.signals import Terminated
+from pretrain.engine.sigterm import StopOnSigterm, stop_at_once
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -258,7 +259,7 @@ def test_a_run_ends_after_the_iteration_with_a_checkpoint(tmp_path, outer):
 def test_long_work_is_left_at_once_after_a_checkpoint(tmp_path):
     work = Work(3, stop := StopOnSigterm(100))
     assert train(tmp_path, stop, Periodic(100), work) == (4, 0, ["model_0000003"])
-    assert work.there == [["model_0000001"], ["model_0000001", "model_0000003"]] and stop.ended
+    assert work.there == [["model_0000001"], ["model_0000003"]] and stop.ended
 
 
 def test_a_checkpoint_of_before_the_work_stays_until_there_is_a_newer_one(tmp_path):
@@ -284,42 +285,3 @@ def test_a_signal_of_the_last_iteration_ends_the_work_after_it(tmp_path):
     work = Work(None, stop := StopOnSigterm(100), period=100)
     assert train(tmp_path, Send(4), stop, Periodic(100), work) == (5, 0, ["model_final"])
     assert work.there == []
-
-
-# --- other work -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_leave_a_context(number, outer):
-    before, steps = signal.getsignal(signal.SIGHUP), []
-    with pytest.raises(Terminated) as exit, leave_on(signal.SIGTERM, signal.SIGHUP):
-        try:
-            signal.raise_signal(number)
-            steps.append("not left")
-        finally:
-            signal.raise_signal(signal.SIGTERM)
-            steps.append("in order")
-    assert exit.value.code == 128 + number and steps == ["in order"] and outer == []
-    assert signal.getsignal(signal.SIGHUP) is before
-
-
-def test_an_ignored_signal_stays_ignored():
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    try:
-        with leave_on(signal.SIGTERM, signal.SIGHUP):
-            signal.raise_signal(signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, previous)
-
-
-def test_other_threads_do_not_handle_signals():
-    done = []
-
-    def work():
-        with leave_on(signal.SIGTERM):
-            done.append(1)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert done == [1]
