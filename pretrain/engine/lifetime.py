@@ -39,7 +39,23 @@ def end_with_parent(parent=None):
 
     if started_by != parent and not is_running(parent):  # it has ended before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
-    threading.Thread(target=watch, daemon=True).start()
+    start_thread(watch)
+
+
+def start_thread(function):
+    """Call a function in a thread that ends with the process, and that none of the process's signals goes to: where
+    the main thread blocks one, this must not take it in its place.
+
+    Returns:
+        threading.Thread
+    """
+    thread = threading.Thread(target=function, daemon=True)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        thread.start()  # with what is blocked here
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return thread
 
 
 def ask_kernel():

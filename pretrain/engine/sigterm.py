@@ -19,7 +19,7 @@ import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from .lifetime import end_with_parent
+from .lifetime import end_with_parent, start_thread
 from .signals import Terminated, handled
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,7 @@ class _Watch:
         os.set_blocking(self._write, False)
         self.pipes.add(self._write)
         self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run)
 
     def interrupt(self, *_):
         """Handle SIGTERM in the main thread, when Python gets to it; the thread may have heard of it before."""
@@ -287,4 +286,4 @@ def start_worker(*_):
             pass
         os._exit(0)
 
-    threading.Thread(target=wait_for_parent, daemon=True).start()
+    start_thread(wait_for_parent)

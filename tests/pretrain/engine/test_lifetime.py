@@ -139,6 +139,17 @@ def test_a_script_ends_with_who_has_started_it(start, script):
     assert ends(child)
 
 
+def test_a_thread_takes_no_signal_that_the_main_thread_blocks():
+    code = (
+        "import os, signal, time; from pretrain.engine.lifetime import start_thread\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        "start_thread(lambda: time.sleep(60)); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(signal.sigpending(), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "{<Signals.SIGTERM: 15>} {<Signals.SIGTERM: 15>}\n", done.stderr
+
+
 def test_what_is_running():
     assert is_running(os.getpid()) and is_running(1)
     process = subprocess.Popen([sys.executable, "-c", ""])
