@@ -53,7 +53,8 @@ def main(args):
     cfg.freeze()
     with run_folder(cfg.OUTPUT_DIR):
         default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loco_det")
+        for package in ("loco_det", "pretrain"):  # pretrain.engine is of both
+            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
         quiet_trainer()
         torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
         if not args.eval_only:
