@@ -6,6 +6,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from fvcore.nn.precise_bn import get_bn_modules
 
+from .data.loader import seed_everything
+
 
 class Evaluation(hooks.EvalHook):
     """Detectron2's, but SIGTERM ends it at once."""
@@ -51,6 +53,8 @@ class SamePreciseBN(hooks.PreciseBN):
         batches = getattr(self._data_loader, "batch_sampler", None)  # Detectron2's own loaders have none
         if hasattr(batches, "start"):
             batches.start = self.trainer.iter + 1
+            # Heads sample their proposals: a run that is resumed for this has drawn other random numbers before
+            seed_everything(batches.seed, batches.rank, self.trainer.iter, 1)
         self._data_iter = None
         super().update_stats()
         if comm.get_world_size() > 1:

@@ -34,7 +34,7 @@ class Loader:
 
     def __init__(self, rank=0, world=1):
         self.rank, self.world = rank, world
-        self.batch_sampler = types.SimpleNamespace(start=0)
+        self.batch_sampler = types.SimpleNamespace(start=0, seed=0, rank=rank)
 
     def __iter__(self):
         for i in range(self.batch_sampler.start * self.world + self.rank, 1000, self.world):
