@@ -1,70 +1,60 @@
-"""What happens around the iterations of a detector's training: SIGTERM, precise BN in several processes, wandb."""
-
-import logging
-import signal
+"""What happens around the iterations of a detector's training: evaluation, precise BN in several processes, wandb."""
 
 import torch
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from fvcore.nn.precise_bn import get_bn_modules
 
-logger = logging.getLogger(__name__)
+from .data.loader import seed_everything
 
 
-class StopOnSigterm(HookBase):
-    """SIGTERM (preemption) ends the run after the iteration at hand, with a checkpoint and exit code 0."""
+class EvaluationHook(hooks.EvalHook):
+    """Detectron2's, but SIGTERM ends it at once."""
 
-    previous = None
+    def __init__(self, period, function, stop):
+        """
+        Args:
+            period, function: as Detectron2's.
+            stop: the trainer's :class:`StopOnSigterm`.
+        """
+        super().__init__(period, function)
+        self.stop = stop
 
-    def before_train(self):
-        self.asked = False
-        self.previous = signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, *_):
-        self.asked = True
-
-    def after_step(self):
-        if self.trainer.iter + 1 >= self.trainer.max_iter:  # model_final is written: the evaluation may be ended
-            self.after_train()
-            return
-        if not _any_process(self.asked):
-            return
-        if comm.is_main_process():
-            self.trainer.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-        logger.info(f"SIGTERM: checkpoint written after iteration {self.trainer.iter}; go on with --resume")
-        comm.synchronize()
-        raise SystemExit(0)
-
-    def after_train(self):
-        if self.previous is not None:  # another hook may have stopped the run before this one's turn
-            signal.signal(signal.SIGTERM, self.previous)
-            self.previous = None
-
-
-def _any_process(flag):
-    """Whether ``flag`` is set in any process; all have to ask at the same moment."""
-    if comm.get_world_size() == 1:
-        return flag
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(total)
-    return total.item() > 0
+    def _do_eval(self):
+        if not self.stop.ended:  # hooks have their turn after the training, however it has ended
+            with self.stop.at_once():
+                super()._do_eval()
 
 
 class SamePreciseBN(hooks.PreciseBN):
-    """Detectron2's, but each time from the batches that come next, and with the same statistics in all processes.
+    """Detectron2's, but each time from the batches that come next, with the same statistics in all processes, and ended
+    at once by SIGTERM.
 
     Without SyncBN every process sees its own images and evaluates its own part of the test set with the statistics of
     these, while only those of the first one are saved.
     """
 
+    def __init__(self, period, model, data_loader, num_iter, stop):
+        """
+        Args:
+            period, model, data_loader, num_iter: as Detectron2's.
+            stop: the trainer's :class:`StopOnSigterm`.
+        """
+        super().__init__(period, model, data_loader, num_iter)
+        self.stop = stop
+
     def update_stats(self):
-        if self._disabled:
-            return
+        if not self._disabled:
+            with self.stop.at_once():
+                self._update()
+
+    def _update(self):
         batches = getattr(self._data_loader, "batch_sampler", None)  # Detectron2's own loaders have none
         if hasattr(batches, "start"):
             batches.start = self.trainer.iter + 1
+            # Heads sample their proposals: a run that is resumed for this has drawn other random numbers before
+            seed_everything(batches.seed, batches.rank, self.trainer.iter, 1)
         self._data_iter = None
         super().update_stats()
         if comm.get_world_size() > 1:

@@ -15,14 +15,15 @@ from detectron2.utils import comm
 from pretrain.engine.checkpoint import checkpoint_names, differing_keys, refuse_other_config, saved_config
 from pretrain.engine.estimate import TimeEstimate, times_due, warning_of_size
 from pretrain.engine.metrics import MetricPrinter, MetricsWriter, TensorboardWriter
+from pretrain.engine.sigterm import StopOnSigterm
 
 from . import backbones, roi_heads  # noqa: F401, registers them
 from .checkpoint import GuardedCheckpointer, check_file, newest_of_all
-from .data.loader import Batches, build_train_loader, seed_everything
+from .data.loader import Batches, build_train_loader, seed_everything, start_workers
 from .data.mapper import ImageMapper
 from .evaluation import COCO_EVALUATORS, build_evaluator, evaluator_type
 from .frozen import speed_up
-from .hooks import SamePreciseBN, StopOnSigterm, WandbWriter
+from .hooks import EvaluationHook, SamePreciseBN, WandbWriter
 from .problems import record, recorded
 from .results import PREDICTIONS, finish
 
@@ -100,11 +101,12 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler" and not cfg.MODEL.LOAD_PROPOSALS:
             return build_train_loader(cfg)
         logger.warning(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN}: --resume will draw other images")
-        return build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True))
+        return start_workers(build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True)))
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        return build_detection_test_loader(cfg, dataset_name, mapper=ImageMapper(cfg, is_train=False))
+        mapper = ImageMapper(cfg, is_train=False)
+        return start_workers(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
     @classmethod
     def build_model(cls, cfg):
@@ -127,14 +129,18 @@ class Trainer(DefaultTrainer):
         guarded = GuardedCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR)
         guarded.checkpointables = self.checkpointer.checkpointables
         self.checkpointer = guarded
-        built = super().build_hooks()
-        for hook in built:
-            if isinstance(hook, hooks.PreciseBN):
-                hook.__class__ = SamePreciseBN
-        evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
-        built = [evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in built]
+        stop = StopOnSigterm(self.cfg.SOLVER.CHECKPOINT_PERIOD)
+        timer, scheduler, *built = (self._ours(hook, stop) for hook in super().build_hooks())
         estimate = [TimeEstimate(self.cfg.MODEL.DEVICE, self._extras(built))] if comm.is_main_process() else []
-        return [*built, *estimate, StopOnSigterm()]
+        return [timer, scheduler, stop, *built, *estimate]
+
+    def _ours(self, hook, stop):
+        """A hook of Detectron2's, or ours in its place."""
+        if isinstance(hook, hooks.PreciseBN) and not hook._disabled:
+            return SamePreciseBN(hook._period, hook._model, hook._data_loader, hook._num_iter, stop)
+        if isinstance(hook, hooks.EvalHook):
+            return EvaluationHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate, stop)
+        return hook
 
     def _extras(self, built):
         """What else takes time until the end, as :class:`TimeEstimate` has it."""
@@ -173,6 +179,15 @@ class Trainer(DefaultTrainer):
         if isinstance(batches, Batches):
             batches.start = self.start_iter
         super().before_train()
+        if self.start_iter >= self.max_iter and checkpoint_names(self.cfg.OUTPUT_DIR)[0] != "model_final.pth":
+            self._end_last_iteration()
+
+    def _end_last_iteration(self):
+        """What the last iteration of a resumed run lacks, which was stopped in its precise BN."""
+        self.iter = self.max_iter - 1
+        for hook in self._hooks:
+            if isinstance(hook, hooks.PreciseBN | hooks.PeriodicCheckpointer):
+                hook.after_step()
 
     def train(self):
         """Train and evaluate; writes results.json and pictures.

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .augment import SimCLRView
-from .distributed import outlive_sigterm
 from .engine.images import UNREADABLE, read_image
+from .engine.sigterm import start_worker
 
 
 class TwoViews(Dataset):
@@ -114,6 +114,6 @@ def build_loader(cfg, images, start, rank=0, world_size=1):
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=outlive_sigterm,
+        worker_init_fn=start_worker,
         prefetch_factor=2 if workers else None,
     )

@@ -1,16 +1,8 @@
-"""Agreement between processes: the same parameters at the start, mean gradients in each step, a common end."""
-
-import logging
-import os
-import signal
-import threading
+"""Agreement between processes: the same parameters at the start, mean gradients in each step."""
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import HookBase
 from detectron2.utils import comm
-
-logger = logging.getLogger(__name__)
 
 
 def broadcast_state(model):
@@ -67,48 +59,3 @@ def worst_of_processes(figures):
     if comm.get_world_size() > 1:
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
     return worst.tolist()
-
-
-class Terminated(BaseException):
-    """Ends the training loop after SIGTERM. No Exception, which the loop would take for a failure."""
-
-
-class StopOnSigterm(HookBase):
-    """Makes of SIGTERM, a cluster's preemption, a checkpoint and an orderly end.
-
-    The signal sets ``received``. Within each step the processes agree whether any of them has received it (the trainer
-    sets ``agreed``), and after that step all of them stop.
-    """
-
-    received = agreed = False
-
-    def _receive(self, *_):
-        self.received = True
-
-    def before_train(self):
-        self.previous = signal.signal(signal.SIGTERM, self._receive)
-
-    def after_step(self):
-        iteration = self.trainer.iter
-        if self.agreed and iteration + 1 < self.trainer.max_iter:
-            self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-            logger.info(f"SIGTERM: checkpoint written after iteration {iteration}; go on with --resume")
-            raise Terminated
-
-    def after_train(self):
-        signal.signal(signal.SIGTERM, self.previous)
-
-
-def outlive_sigterm(*_):
-    """Let a loader's worker end on its parent's SIGTERM only, not on one that is sent to all processes of a job: the
-    parent still needs a batch to finish the iteration."""
-    if not hasattr(signal, "sigwaitinfo"):  # macOS does not say who has sent a signal
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def wait_for_parent():
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait_for_parent, daemon=True).start()

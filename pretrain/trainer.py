@@ -18,11 +18,13 @@ from .augment import DeviceAugment, SimCLRView, save_views
 from .checkpoint import AtomicCheckpointer
 from .curves import LossPlot
 from .data import build_loader
-from .distributed import GradientReducer, StopOnSigterm, Terminated, broadcast_state, worst_of_processes
+from .distributed import GradientReducer, broadcast_state, worst_of_processes
 from .engine.estimate import TimeEstimate, times_due, warning_of_size
 from .engine.images import UNREADABLE, list_images, read_image
 from .engine.metrics import MetricsWriter, TensorboardWriter
 from .engine.precision import with_precision
+from .engine.signals import Terminated
+from .engine.sigterm import StopOnSigterm
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
 from .readout.evaluation import Evaluation
@@ -114,7 +116,7 @@ class Trainer(TrainerBase):
         if self.cfg.KNN.TRAIN:
             splits = labelled_splits(self.cfg.KNN)  # what is wrong with the folders is said before the first step
             period = max(1, round(self.cfg.KNN.PERIOD * (len(self.images) // solver.IMS_PER_BATCH)))
-            chosen.append(Evaluation(period, lambda: self._knn(splits), writers))
+            chosen.append(Evaluation(period, lambda: self._knn(splits), writers, self.stop))
             passes = times_due(self.start_iter, self.max_iter, period) * sum(len(s.paths) for s in splits if s)
             extras.append(("kNN", passes * KNN_IMAGE / solver.IMS_PER_BATCH))
         chosen.append(TimeEstimate(self.cfg.MODEL.DEVICE, extras))
@@ -128,7 +130,8 @@ class Trainer(TrainerBase):
         return knn_accuracies(self.learner.encoder, self.cfg, splits)
 
     def train(self):
-        """Run to the end; or, on SIGTERM, to the end of the iteration, which gets a checkpoint.
+        """Run to the end; or, on SIGTERM, to the end of the iteration, which gets a checkpoint. The kNN evaluation is
+        left at once, and --resume goes on behind it.
 
         Raises:
             FloatingPointError: when a loss explodes, or a loss, a gradient or a weight to be saved is not finite.
@@ -196,15 +199,14 @@ class Trainer(TrainerBase):
 
     def _check(self, losses):
         """Refuse a loss that has exploded or a gradient that is not finite, before the optimiser's step, so that no
-        checkpoint holds what comes of it. All processes decide alike, and whether to stop because of SIGTERM as well.
+        checkpoint holds what comes of it. All processes decide alike.
 
         Returns:
             float: the norm of the gradient.
         """
         grads = {part: [p.grad for p in params if p.grad is not None] for part, params in self.parts.items()}
         norms = {part: torch.nn.utils.get_total_norm(g) for part, g in grads.items() if g}
-        received = torch.tensor(float(self.stop.received), device=self.mean.device)
-        self.stop.agreed, *worst = worst_of_processes([received, *losses.values(), *norms.values()])
+        worst = worst_of_processes([*losses.values(), *norms.values()])
         norms = dict(zip(norms, worst[len(losses) :], strict=True))
         limit = self.cfg.SOLVER.MAX_LOSS
         wrong = [

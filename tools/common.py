@@ -1,5 +1,6 @@
 """What the command lines share: config merging, launching of processes, and one-line errors with exit codes."""
 
+import argparse
 import ast
 import builtins
 import contextlib
@@ -17,6 +18,13 @@ import warnings
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
 warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # when it runs
 
+from pretrain.engine.lifetime import ask_kernel, end_with_parent
+
+LAUNCHER = "LOCO_DET_LAUNCHER"  # environment variable: the process by whose launch() this one was spawned
+if LAUNCHER in os.environ:
+    end_with_parent(int(os.environ[LAUNCHER]))  # before torch is imported, which takes seconds
+    os.environ[LAUNCHER] = str(os.getpid())  # a loader's workers may be spawned, too
+
 import torch
 from detectron2.engine import default_argument_parser
 from detectron2.engine import launch as spawn
@@ -27,6 +35,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from pretrain.encoders import is_own_code
 from pretrain.engine.files import named_errors
 from pretrain.engine.lock import lock_folder, unlock_folder
+from pretrain.engine.sigterm import stop_at_once
 from pretrain.engine.text import for_log, for_terminal
 from pretrain.engine.yaml_files import merge_config_file, parse_yaml
 
@@ -35,6 +44,7 @@ for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.
     logging.getLogger(name).setLevel(logging.ERROR)
 FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # the disk, a quota, a limit
 RUN_AS_CODE = ("MODEL.ENCODER", "MODEL.SOURCE.ENCODER")  # keys whose value may name a function that is called
+TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
 
@@ -187,34 +197,81 @@ def argument_parser(epilog):
     """Detectron2's parser; one machine's processes meet at a free port."""
     parser = default_argument_parser(epilog)
     parser.set_defaults(dist_url="auto")
+    # which launch() refuses in words of its own
+    parser.add_argument("--local-rank", "--local_rank", nargs="?", const="", help=argparse.SUPPRESS)
     return parser
+
+
+TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+# How many processes there are, as other launchers tell each of them: those before torchrun, Open MPI, MPICH and Intel
+# MPI, MVAPICH, srun
+COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+RANKS = ("RANK", "LOCAL_RANK")
 
 
 def launch(main, args):
     """Call ``main(args)`` in every process of a run.
 
     Under torchrun, and whatever else sets its environment variables, this is one of the processes. Otherwise they are
-    spawned as Detectron2 does for ``--num-gpus`` and ``--num-machines``, and get the SIGTERM that this one gets.
+    spawned as Detectron2 does for ``--num-gpus`` and ``--num-machines``, get the SIGTERM that this one gets, and end
+    when this one ends.
+
+    Args:
+        main: function of a module that can be imported.
+        args: of :func:`argument_parser`.
 
     Raises:
-        ValueError: if the arguments contradict each other.
+        ValueError: if the arguments contradict each other, or if this is one of several processes that have not been
+            told how to meet: each would do the whole work, in the same folder.
     """
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():
+    if args.local_rank is not None:
+        raise ValueError(
+            "--local-rank is from python -m torch.distributed.launch: start this with torchrun instead, which takes "
+            "the same options"
+        )
+    if os.environ.keys() >= TORCHRUN:
         if args.num_gpus * args.num_machines > 1:
             raise ValueError("torchrun says how many processes there are: leave out --num-gpus and --num-machines")
         _join()
         main(args)
         torch.distributed.destroy_process_group()
         return
+    if args.num_machines == 1:  # otherwise it is said how they meet, whatever has started one on each machine
+        _refuse_copies()
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT, with a port of machine 0")
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but there are {torch.cuda.device_count()} GPUs")
-    previous = signal.getsignal(signal.SIGTERM)
-    if args.num_gpus * args.num_machines > 1:
-        signal.signal(signal.SIGTERM, _forward)
-    spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    signal.signal(signal.SIGTERM, previous)
+    if args.num_gpus * args.num_machines == 1:
+        main(args)
+        return
+    previous = signal.signal(signal.SIGTERM, _forward)
+    machines = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
+    os.environ[LAUNCHER] = str(os.getpid())
+    try:
+        spawn(_spawned, *machines, args=(main, args))
+    finally:
+        del os.environ[LAUNCHER]
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _refuse_copies():
+    """Refuse to be one of several processes that do not know of each other. What says that there is one only, as an
+    environment does that was once set for a single process, is no reason."""
+    found = {name: os.environ[name] for name in (*COUNTS, *RANKS) if os.environ.get(name, "").isdigit()}
+    several = [name for name, value in found.items() if int(value) > (name in COUNTS)]
+    if several:
+        missing = ", ".join(sorted(TORCHRUN - os.environ.keys()))
+        raise ValueError(
+            f"{several[0]} is {found[several[0]]}, but {missing} not set: this is one of several processes that would "
+            f"each do the whole work; start them with torchrun or tools/slurm.py, or unset {' '.join(several)} to run "
+            "one alone"
+        )
+
+
+def _spawned(main, args):
+    ask_kernel()  # again: torch.multiprocessing has asked it for SIGINT since
+    main(args)
 
 
 def _join():
@@ -231,6 +288,16 @@ def _forward(signum, _):
     for child in multiprocessing.active_children():
         with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
             os.kill(child.pid, signum)
+
+
+def stopped_by_sigterm(line):
+    """A context for what cannot be resumed: SIGTERM leaves it at once, with one line and exit code 143."""
+
+    def say():
+        if comm.is_main_process():
+            print(f"stopped by SIGTERM: {line}", file=sys.stderr)
+
+    return stop_at_once(say, TERMINATED)
 
 
 def quiet_trainer():
@@ -260,7 +327,7 @@ escape_logs()  # on import, so that it holds in the children of a run and for al
 @contextlib.contextmanager
 def one_line_errors():
     """Turn errors into one line on stderr and an exit code: 2 for bad input, 1 for a failure (such as a full disk),
-    130 for Ctrl-C.
+    130 for Ctrl-C, 143 for SIGTERM where nothing can be resumed.
 
     With LOCO_DET_TRACEBACK set in the environment the traceback is shown instead.
     """
@@ -278,7 +345,11 @@ def one_line_errors():
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
         kind = getattr(builtins, kind, RuntimeError)  # torch's own are RuntimeErrors
         _exit(message, 2 if issubclass(kind, (OSError, ValueError)) and not FULL.match(message) else 1, error)
-    except (RuntimeError, FloatingPointError, AssertionError, ProcessExitedException) as error:
+    except ProcessExitedException as error:
+        if error.exit_code == TERMINATED:  # the child has said it
+            sys.exit(TERMINATED)
+        _exit(str(error), 1, error)
+    except (RuntimeError, FloatingPointError, AssertionError) as error:
         _exit(str(error) or repr(error), 1, error)
 
 

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from loco_det.report import write_report
 from loco_det.run_folder import is_finished
 from loco_det.runs import find_runs, seeds_text, table_text
+from pretrain.engine.lifetime import tied_to_this_process
 from pretrain.engine.text import for_terminal
 
 
@@ -59,7 +60,7 @@ def run_step(number, count, title, done, checkpoints, command):
         command.insert(1, "--resume")
     print(f"{head}\n    python {shlex.join([f'tools/{command[0]}', *command[1:]])}", flush=True)
     start, shown, last = time.time(), 0.0, []
-    tool = [sys.executable, f"tools/{command[0]}", *command[1:]]
+    tool = tied_to_this_process(f"tools/{command[0]}", *command[1:])
     process = subprocess.Popen(tool, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     terminal = sys.stdout.isatty()
     try:

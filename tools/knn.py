@@ -13,7 +13,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import argument_parser, launch, merge_config, one_line_errors, run_folder
+from common import argument_parser, launch, merge_config, one_line_errors, run_folder, stopped_by_sigterm
 from detectron2.utils import comm
 
 from loco_det.convert import add_encoder_config, load_encoder_of
@@ -36,7 +36,7 @@ MODEL.WEIGHTS is any checkpoint that tools/convert_to_d2.py takes. A folder of i
 with DATASETS.TEST "" each image is classified by the others. Every key, with its default and meaning, is in
 pretrain/readout/config.py, those of MODEL.SOURCE in loco_det/convert/encoder.py.
 
-exit code: 0 results.json is in OUTPUT_DIR, 1 failure, 2 bad usage or input"""
+exit code: 0 results.json is in OUTPUT_DIR, 1 failure, 2 bad usage or input, 143 stopped by SIGTERM"""
 
 logger = logging.getLogger("pretrain")
 
@@ -64,7 +64,8 @@ def main(args):
             write_config(cfg)
             warn_of_images(train, test, cfg.INPUT.CROP_SIZE)
             warn_of_k(cfg.KNN.K, len(train.paths) - (test is None))
-    results = evaluate(cfg, readable, train, test)
+    with stopped_by_sigterm("there is no result; the same command starts anew"):
+        results = evaluate(cfg, readable, train, test)
     if comm.is_main_process():
         logger.info(table(results, cfg))
         protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}

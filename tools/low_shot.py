@@ -26,6 +26,7 @@ from loco_det.data.low_shot import SEEDS
 from loco_det.run_folder import is_finished, read_run
 from loco_det.runs import published_sentence
 from pretrain.engine.files import write_json, write_whole
+from pretrain.engine.lifetime import tied_to_this_process
 from pretrain.engine.lock import lock_folder
 from pretrain.engine.text import for_terminal
 from pretrain.engine.yaml_files import parse_yaml, read_config
@@ -92,7 +93,7 @@ def train(args, folder, name):
     options = ["--config-file", args.config_file, "--num-gpus", str(args.num_gpus), "--dist-url", "auto", *resume]
     pairs = [*args.opts, "DATASETS.TRAIN", f"('{name}',)", "OUTPUT_DIR", str(folder)]
     print(f"{folder}: {'resuming' if resume else 'training'} on {name}", flush=True)
-    code, signals = run([sys.executable, str(ROOT / "tools" / "train_net.py"), *options, *pairs])
+    code, signals = run(tied_to_this_process(ROOT / "tools" / "train_net.py", *options, *pairs))
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
     if code > 0:  # it has said why

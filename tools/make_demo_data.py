@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loco_det.data.demo import LAYOUTS, make_demo_data
+from pretrain.engine.signals import Terminated
 
 
 def main():
@@ -34,9 +35,9 @@ def main():
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as error:
         print("interrupted: nothing was written; run the same command again", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(error.code if isinstance(error, Terminated) else 130)
     print(f"{'wrote' if written else 'already there:'} {args.root}")
 
 

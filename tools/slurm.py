@@ -10,9 +10,14 @@ import signal
 import subprocess
 import sys
 
+# Before tools/, where pretrain.py would hide the package of the same name.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 import submitit
 from common import one_line_errors
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
+
+from pretrain.engine.lifetime import tied_to_this_process
 
 EXAMPLE = """example:
   python tools/slurm.py --nodes 2 --gpus-per-node 8 --partition P --time 4320 -- \\
@@ -43,7 +48,7 @@ class Task:
         environment = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         # Slurm sends its signals to all processes of a job; this one is for submitit, and would end the child
         self.child = subprocess.Popen(
-            [sys.executable, tool, *arguments], preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            tied_to_this_process(tool, *arguments), preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         )
         code = self.child.wait()
         if code:

@@ -9,7 +9,16 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
-from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, refuse_finished, run_folder
+from common import (
+    argument_parser,
+    launch,
+    merge_config,
+    one_line_errors,
+    quiet_trainer,
+    refuse_finished,
+    run_folder,
+    stopped_by_sigterm,
+)
 from detectron2.config import get_cfg
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -69,7 +78,8 @@ def main(args):
             trainer = Trainer(cfg)
             trainer.resume_or_load(resume=args.resume)
     if args.eval_only:
-        evaluate(cfg, args.resume)
+        with stopped_by_sigterm("there is no result; the same command starts anew"):
+            evaluate(cfg, args.resume)
     else:
         trainer.train()
 

@@ -32,6 +32,7 @@ from iopath.common.file_io import file_lock, get_cache_dir
 from tqdm import tqdm
 
 from pretrain.engine.files import whole_file
+from pretrain.engine.lifetime import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _load(files):
 
     classes = [label.id for label in labels if label.hasInstances and not label.ignoreInEval]
     workers = max(1, (os.cpu_count() or 1) // comm.get_local_size()) if len(files) > FEW else 1
-    with multiprocessing.Pool(workers) if workers > 1 else contextlib.nullcontext() as pool:
+    with multiprocessing.Pool(workers, end_with_parent) if workers > 1 else contextlib.nullcontext() as pool:
         found = pool.imap(read_one, files, chunksize=4) if pool else map(read_one, files)
         records = list(tqdm(found, "Cityscapes polygons", len(files), unit="image", disable=None))
     for record in records:

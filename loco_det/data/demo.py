@@ -14,6 +14,7 @@ The bytes depend on the arguments only, not on the number of processes; other ve
 kind of processor, may round differently in places.
 """
 
+import glob
 import json
 import multiprocessing
 import operator
@@ -32,16 +33,21 @@ from tqdm import tqdm
 from loco_det.data.layouts import coco_dataset, write_cityscapes, write_coco_image, write_image
 from loco_det.data.scenes import CLASSES, draw_scene
 from pretrain.engine.files import write_json, write_whole
+from pretrain.engine.lifetime import end_with_parent, is_running
+from pretrain.engine.signals import leave_on
 
 LAYOUTS = ("unlabeled", "coco", "cityscapes")
 VERSION = 1  # of the generator: raise it when the same arguments would give other bytes
 MANIFEST = "demo.json"
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def make_demo_data(
     root, seed=0, num_unlabeled=1000, num_train=200, num_val=100, size=(160, 192), workers=None, layouts=LAYOUTS
 ):
     """Writes the demo data to ``root``, all of it or nothing: it is built beside and renamed at the end.
+
+    SIGTERM and SIGHUP leave nothing behind. What a killed call has left is removed by the next one.
 
     Args:
         root: folder to create; its parents too.
@@ -60,12 +66,20 @@ def make_demo_data(
     Raises:
         ValueError: if an argument is out of range or ``root`` holds anything else.
         OSError: if writing fails.
+        Terminated: on SIGTERM and SIGHUP, if they are not ignored; a SystemExit.
     """
     root = Path(root).resolve()
     asked = _check(seed, num_unlabeled, num_train, num_val, size, layouts)
     workers = os.cpu_count() or 1 if workers is None else _integer("workers", workers, 1)
+    _remove_leftovers(root)
     if _already_there(root, asked):
         return False
+    with leave_on(*ENDING):
+        _build(root, asked, workers)
+    return True
+
+
+def _build(root, asked, workers):
     root.parent.mkdir(parents=True, exist_ok=True)
     building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
@@ -77,7 +91,14 @@ def make_demo_data(
         os.replace(building, root)  # also replaces an empty folder
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return True
+
+
+def _remove_leftovers(root):
+    """Remove what processes were building beside ``root`` that are no longer there."""
+    for path in root.parent.glob(f".{glob.escape(root.name)}.*.tmp"):
+        pid = path.name.removeprefix(f".{root.name}.").removesuffix(".tmp")
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_running(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _integer(name, value, low, high=None):
@@ -163,20 +184,32 @@ def _pool(workers):
     if workers == 1:
         yield map
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,))
+    with _blocked():
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
 
     def run(job, items):
-        # Ctrl-C is for this process, which stops the others: they inherit the blocked signal from their first moment on
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _blocked():
             return pool.map(job, items, chunksize=4)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     try:
         yield run
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C what has not begun is dropped
+
+
+@contextmanager
+def _blocked():
+    """For starting processes: the signals that end this one, which stops them, are blocked there from the beginning."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _start_worker():
+    end_with_parent()
+    cv2.setNumThreads(1)
 
 
 def _one_scene(write, folder, seed, stream, size, index):

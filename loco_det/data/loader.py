@@ -5,13 +5,14 @@ import hashlib
 import itertools
 import os
 import random
-import signal
 
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
+
+from pretrain.engine.sigterm import start_worker
 
 from .mapper import ImageMapper
 
@@ -43,14 +44,26 @@ def build_train_loader(cfg):
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=_outlive_sigterm,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # starting draws from it, and not what the first iteration after --resume needs
     )
 
 
-def _outlive_sigterm(_):
-    """Let a worker live when all processes of a job get SIGTERM: its parent still needs a batch, and then ends it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def start_workers(loader):
+    """Have the workers of a loader of Detectron2's, with or without batches by shape, begin as those of our own.
+
+    Args:
+        loader: not iterated yet; changed in place, and returned.
+    """
+    inner = loader if isinstance(loader, torch.utils.data.DataLoader) else loader.dataset
+    inner.worker_init_fn = functools.partial(_start_worker, inner.worker_init_fn)
+    return loader
+
+
+def _start_worker(seed, worker_id):
+    start_worker()
+    if seed:
+        seed(worker_id)
 
 
 class Batches(torch.utils.data.Sampler):

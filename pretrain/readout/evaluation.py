@@ -10,18 +10,20 @@ class Evaluation(hooks.EvalHook):
     lines of metrics.json replaces what it has found there before.
     """
 
-    def __init__(self, period, function, writers):
+    def __init__(self, period, function, writers, stop):
         """
         Args:
             period, function: as Detectron2's.
             writers: EventWriters that write scalars once only.
+            stop: the trainer's :class:`StopOnSigterm`.
         """
         super().__init__(period, function, eval_after_train=False)
-        self.writers = writers
+        self.writers, self.stop = writers, stop
 
     def after_step(self):
         done = self.trainer.iter + 1
         if done % self._period == 0 or done == self.trainer.max_iter:
-            self._do_eval()
+            with self.stop.at_once():
+                self._do_eval()
             for writer in self.writers:
                 writer.write()

@@ -11,9 +11,9 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..distributed import outlive_sigterm
 from ..engine.files import write_whole
 from ..engine.safe_load import read_own
+from ..engine.sigterm import start_worker
 from .labelled import CentralCrops, collate_readable
 from .progress import with_progress
 
@@ -96,7 +96,7 @@ def pooled_features(encoder, paths, cfg):
         batch_sampler=batches[rank::world_size],
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate_readable,
-        worker_init_fn=outlive_sigterm,
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else the workers' seed is drawn from the run's own generator
     )

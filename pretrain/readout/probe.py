@@ -11,10 +11,12 @@ from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from ..distributed import GradientReducer, StopOnSigterm, Terminated, worst_of_processes
+from ..distributed import GradientReducer, worst_of_processes
 from ..engine.estimate import TimeEstimate, times_due, warning_of_size
 from ..engine.files import write_json
 from ..engine.metrics import MetricsWriter, TensorboardWriter
+from ..engine.signals import Terminated
+from ..engine.sigterm import StopOnSigterm, stop_at_once
 from ..trainer import TerminalWriter, WeightsLRScheduler
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
@@ -100,7 +102,7 @@ class LinearProbe(TrainerBase):
             os.makedirs(out, exist_ok=True)
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
             writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
-        chosen.append(Evaluation(eval_period, self._test, writers))
+        chosen.append(Evaluation(eval_period, self._test, writers, self.stop))
         chosen.append(TimeEstimate(self.cfg.MODEL.DEVICE, [("tests", self._iterations_of_tests(eval_period))]))
         if comm.is_main_process():
             chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
@@ -116,6 +118,7 @@ class LinearProbe(TrainerBase):
 
     def train(self):
         """Run to the end, and write results.json; or, on SIGTERM, to the end of the iteration, which gets a checkpoint.
+        Tests are left at once; --resume goes on behind them, and does the last ones.
 
         Returns:
             dict: the results, in process 0 and if the run has come to its end; else None.
@@ -134,7 +137,8 @@ class LinearProbe(TrainerBase):
                 super().train(self.start_iter, self.max_iter)
             else:
                 logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, only tests remain")
-                self._test()
+                with stop_at_once(lambda: logger.info("SIGTERM: the tests are not done; go on with --resume"), 0):
+                    self._test()
         except Terminated:
             return None
         return self._write_results() if comm.is_main_process() else None
@@ -172,11 +176,10 @@ class LinearProbe(TrainerBase):
 
     def _look_at(self, losses):
         """Log the losses, name the classifiers that have diverged, and stop if none is left. All processes decide
-        alike, and whether to stop because of SIGTERM as well."""
+        alike."""
         names = [f"{name}-lr{rate_name(rate)}" for name in losses for rate in self.cfg.SOLVER.BASE_LR]
         values = torch.cat([*losses.values()]).detach()
-        received = values.new_tensor(float(self.stop.received))
-        self.stop.agreed, *worst = worst_of_processes([received, *values])
+        worst = worst_of_processes([*values])
         diverged = {name for name, value in zip(names, worst, strict=True) if math.isinf(value)}
         if len(diverged) == len(names):
             raise FloatingPointError(

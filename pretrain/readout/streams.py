@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..augment import SimCLRView
 from ..config import get_cfg as pretraining_cfg
 from ..data import StreamSampler
-from ..distributed import outlive_sigterm
 from ..engine.images import UNREADABLE, read_image
+from ..engine.sigterm import start_worker
 from .features import cached_features, pooled_features
 from .labelled import hold_out, labelled_splits, subset, warn_of_images
 
@@ -130,7 +130,7 @@ class AugmentedStream(_Stream):
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=outlive_sigterm,
+            worker_init_fn=start_worker,
             prefetch_factor=2 if workers else None,
         )
         for views, labels, unreadable in loader:

@@ -1,7 +1,7 @@
-"""Around the iterations: agreement and precise BN on two processes, SIGTERM, wandb."""
+"""Around the iterations: evaluation, precise BN on one and two processes, wandb."""
 
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 import types
@@ -9,12 +9,24 @@ import types
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.engine import HookBase, TrainerBase
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from loco_det.config import add_loco_config
-from loco_det.hooks import SamePreciseBN, StopOnSigterm, WandbWriter
+from loco_det.hooks import EvaluationHook, SamePreciseBN, WandbWriter
+
+
+class Stop:
+    """As StopOnSigterm; notes when long work begins and ends."""
+
+    def __init__(self, ended=False):
+        self.ended, self.notes = ended, []
+
+    @contextlib.contextmanager
+    def at_once(self):
+        self.notes.append("begun")
+        yield
+        self.notes.append("done")
 
 
 class Loader:
@@ -22,7 +34,7 @@ class Loader:
 
     def __init__(self, rank=0, world=1):
         self.rank, self.world = rank, world
-        self.batch_sampler = types.SimpleNamespace(start=0)
+        self.batch_sampler = types.SimpleNamespace(start=0, seed=0, rank=rank)
 
     def __iter__(self):
         for i in range(self.batch_sampler.start * self.world + self.rank, 1000, self.world):
@@ -36,12 +48,12 @@ class Loader:
 def precise(loader, batches, iteration):
     """Mean and variance of a BatchNorm after the hook has run at an iteration, twice."""
     found, network = [], nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3, momentum=0.3))
-    hook = SamePreciseBN(0, network, loader, batches)
+    hook = SamePreciseBN(0, network, loader, batches, Stop())
     hook.trainer = types.SimpleNamespace(iter=iteration)
     for _ in range(2):
         hook.update_stats()
         found.append({k: v.clone() for k, v in network.state_dict().items() if "running" in k})
-    assert network[2].momentum == 0.3
+    assert network[2].momentum == 0.3 and hook.stop.notes == ["begun", "done"] * 2
     return found
 
 
@@ -60,14 +72,25 @@ def test_precise_bn_takes_other_loaders_and_networks_without_bn():
     batch = torch.randn(4, 3, 5, 5)
     (found, _) = precise([batch] * 2, 2, 7)  # as Detectron2's own, without a batch_sampler
     torch.testing.assert_close(found["0.running_mean"], batch.mean((0, 2, 3)))
-    hook = SamePreciseBN(0, nn.Linear(2, 2), None, 2)
+    hook = SamePreciseBN(0, nn.Linear(2, 2), None, 2, Stop())
     hook.update_stats()  # has nothing to do
+    assert hook.stop.notes == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_evaluation_may_be_stopped_and_is_left_out_after_that(ended):
+    stop = Stop(ended)
+    hook = EvaluationHook(2, lambda: stop.notes.append("evaluated") or {}, stop)
+    hook.trainer = types.SimpleNamespace(iter=1, max_iter=4, storage=None)
+    hook.after_step()
+    hook.trainer.iter = 4
+    hook.after_train()
+    assert stop.notes == ([] if ended else ["begun", "evaluated", "done"] * 2)
 
 
 ONE_RANK = """
 import importlib.util, sys, torch
 from detectron2.utils import comm
-from loco_det.hooks import _any_process
 rank, folder, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 spec = importlib.util.spec_from_file_location("shared", file)
 shared = importlib.util.module_from_spec(spec)
@@ -75,16 +98,14 @@ spec.loader.exec_module(shared)
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 comm.create_local_process_group(2)
-asked = [_any_process(flag) for flag in (False, rank == 0, rank == 1, True)]
-stopped = shared.run(5, signal_at=1 if rank else None, checkpointer=shared.Saved())
-torch.save((asked, shared.precise(shared.Loader(rank, 2), 3, 4)[0], stopped), f"{folder}/{rank}.pt")
+torch.save(shared.precise(shared.Loader(rank, 2), 3, 4)[0], f"{folder}/{rank}.pt")
 torch.distributed.destroy_process_group()
 """
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory, request):
-    """[(what _any_process says, statistics of precise BN, how a run ended) of each rank]."""
+    """Statistics of precise BN of each rank."""
     folder, root = tmp_path_factory.mktemp("ranks"), request.config.rootpath
     commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(folder), __file__] for rank in (0, 1)]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
@@ -99,63 +120,13 @@ def two_processes(tmp_path_factory, request):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-def test_processes_agree(two_processes):
-    assert [asked for asked, _, _ in two_processes] == [[False, True, True, True]] * 2
-
-
 def test_precise_bn_on_two_processes_is_that_of_all_images(two_processes):
-    one, two = (statistics for _, statistics, _ in two_processes)
+    one, two = two_processes
     assert len(one) == 4 and all(torch.equal(one[k], two[k]) for k in one)
     stream = Loader(world=1).at(10)
     data = torch.cat([next(stream) for _ in range(6)])
     torch.testing.assert_close(one["0.running_mean"], data.mean((0, 2, 3)))
     torch.testing.assert_close(one["0.running_var"], data.var((0, 2, 3), correction=0), rtol=1e-4, atol=0)
-
-
-# --- SIGTERM ----------------------------------------------------------------------------------------------------------
-
-
-class Saved:
-    def __init__(self):
-        self.names = []
-
-    def save(self, name, **more):
-        self.names.append([name, more])
-
-
-def run(iterations, signal_at, checkpointer):
-    """Train nothing; returns [last iteration, exit code or None, what was saved]."""
-
-    class Send(HookBase):
-        def before_step(self):
-            if self.trainer.iter == signal_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    class Trainer(TrainerBase):
-        def run_step(self):
-            self.done = self.iter
-
-    trainer, code = Trainer(), None
-    trainer.checkpointer = checkpointer
-    trainer.register_hooks([Send(), StopOnSigterm()])
-    try:
-        trainer.train(0, iterations)
-    except SystemExit as exit:
-        code = exit.code
-    return [trainer.done, code, checkpointer.names]
-
-
-def test_sigterm_ends_the_run_after_the_iteration_with_a_checkpoint():
-    previous = signal.getsignal(signal.SIGTERM)
-    assert run(5, 1, Saved()) == [1, 0, [["model_0000001", {"iteration": 1}]]]
-    assert signal.getsignal(signal.SIGTERM) is previous
-    assert run(5, None, Saved()) == [4, None, []]  # the next one knows nothing of it
-    assert run(5, 4, Saved()) == [4, None, []]  # it is over anyway, with model_final
-
-
-def test_sigterm_to_one_process_ends_all_and_one_writes(two_processes):
-    (_, _, one), (_, _, two) = two_processes
-    assert one == [1, 0, [["model_0000001", {"iteration": 1}]]] and two == [1, 0, []]
 
 
 # --- Weights & Biases -------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -141,11 +144,32 @@ def test_a_loss_on_a_part_of_a_stage(images, tmp_path, top):
     assert torch.isfinite(train(config(images, tmp_path, **keys))).all()
 
 
-def test_knn_and_the_picture_of_losses(images, reference, tmp_path):
-    labelled = tmp_path / "labelled"
+@pytest.fixture
+def labelled(images, tmp_path):
+    """The images as two classes."""
     for i, path in enumerate(sorted(images.iterdir())):
-        (labelled / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        (labelled / "ab"[i % 2] / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "labelled" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "labelled" / "ab"[i % 2] / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "labelled"
+
+
+def test_sigterm_in_knn_stops_at_once_and_the_run_goes_on(images, labelled, reference, tmp_path, monkeypatch, caplog):
+    keys = {"KNN.TRAIN": str(labelled), "KNN.PERIOD": 0.5, "SOLVER.CHECKPOINT_PERIOD": 100}
+    cfg = config(images, tmp_path / "out", **keys)
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr(Trainer, "_knn", lambda *_: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60)))
+        begun = time.monotonic()
+        train(cfg, save=True)
+    assert time.monotonic() - begun < 30
+    assert caplog.text.count("SIGTERM: checkpoint written after iteration 0; go on with --resume") == 1
+    assert [path.name for path in (tmp_path / "out").glob("*.pth")] == ["model_0000000.pth"]
+    resumed = Trainer(cfg, resume=True)
+    resumed.train()
+    encoder = torch.cat([p.detach().flatten() for p in resumed.learner.encoder.parameters()])
+    assert resumed.start_iter == 1 and torch.equal(encoder, reference[0])
+
+
+def test_knn_and_the_picture_of_losses(images, labelled, reference, tmp_path):
     out = tmp_path / "out"
     keys = {"KNN.TRAIN": str(labelled), "KNN.PERIOD": 0.5, "SOLVER.LOG_PERIOD": 1}
     assert torch.equal(train(config(images, out, **keys)), reference[0])  # looking on changes nothing

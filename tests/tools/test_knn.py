@@ -3,7 +3,10 @@
 import functools
 import json
 import math
+import os
 import re
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -334,3 +337,15 @@ def test_files_of_others_are_not_replaced(pretrained, images, refused, tmp_path)
     refused("results of another kind", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "linear")
     assert [path.name for path in (tmp_path / "linear").iterdir()] == ["results.json"]
     assert before == [path.read_bytes() for path in kept]
+
+
+def test_sigterm_stops_at_once_with_one_line(call_tool, pretrained, images, tmp_path, monkeypatch, capsys):
+    weights, out = pretrained(str(images / "test"))[0], tmp_path / "out"
+    stopped = lambda *_: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(60))  # noqa: E731
+    monkeypatch.setattr(pretrain.readout.features, "pooled_features", stopped)
+    begun = time.monotonic()
+    data = ("DATASETS.TRAIN", images / "train", "DATASETS.TEST", images / "test", "MODEL.DEVICE", "cpu")
+    assert call_tool("knn", "MODEL.WEIGHTS", weights, *data, "OUTPUT_DIR", out) == 143
+    assert time.monotonic() - begun < 30
+    assert capsys.readouterr().err == "stopped by SIGTERM: there is no result; the same command starts anew\n"
+    assert not (out / "results.json").exists() and not (out / "features.pth").exists()
