@@ -34,7 +34,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from pretrain.encoders import is_own_code
 from pretrain.engine.files import named_errors
-from pretrain.engine.lock import lock_folder, unlock_folder
+from pretrain.engine.lock import lock_folder, unlock_all, unlock_folder
+from pretrain.engine.logs import raise_log_errors
 from pretrain.engine.sigterm import stop_at_once
 from pretrain.engine.text import for_log, for_terminal
 from pretrain.engine.yaml_files import merge_config_file, parse_yaml
@@ -233,7 +234,7 @@ def launch(main, args):
         if args.num_gpus * args.num_machines > 1:
             raise ValueError("torchrun says how many processes there are: leave out --num-gpus and --num-machines")
         _join()
-        main(args)
+        _run(main, args)
         torch.distributed.destroy_process_group()
         return
     if args.num_machines == 1:  # otherwise it is said how they meet, whatever has started one on each machine
@@ -243,7 +244,7 @@ def launch(main, args):
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but there are {torch.cuda.device_count()} GPUs")
     if args.num_gpus * args.num_machines == 1:
-        main(args)
+        _run(main, args)
         return
     previous = signal.signal(signal.SIGTERM, _forward)
     machines = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
@@ -271,7 +272,16 @@ def _refuse_copies():
 
 def _spawned(main, args):
     ask_kernel()  # again: torch.multiprocessing has asked it for SIGINT since
-    main(args)
+    _run(main, args)
+
+
+def _run(main, args):
+    """Call ``main(args)``; in the end folders are unlocked, and a log that could not be written is an OSError."""
+    try:
+        main(args)
+    finally:
+        unlock_all()
+    raise_log_errors()
 
 
 def _join():
