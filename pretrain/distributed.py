@@ -55,6 +55,8 @@ def worst_of_processes(figures):
     Returns:
         list[float]
     """
+    if not figures:  # without units nothing learns
+        return []
     worst = torch.stack(figures).nan_to_num(nan=float("inf"), posinf=float("inf"), neginf=float("inf"))
     if comm.get_world_size() > 1:
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)

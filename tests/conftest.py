@@ -72,7 +72,7 @@ def call_tool():
     ``call_tool("pretrain", *arguments) -> exit code``; errors are one line on stderr, as from the command line.
     """
     sys.path.append(str(ROOT / "tools"))
-    from common import one_line_errors
+    from common import one_line_errors, unlock_all
     from detectron2.engine import default_argument_parser
 
     def call(name, *arguments):
@@ -84,6 +84,8 @@ def call_tool():
                 module.main(default_argument_parser().parse_args([str(a) for a in arguments]))
         except SystemExit as exit:
             return exit.code
+        finally:
+            unlock_all()  # as launch() does in the end
         return 0
 
     return call

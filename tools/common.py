@@ -59,6 +59,7 @@ def merge_config(cfg, args):
     """
     logging.getLogger("fvcore.common.config").setLevel(logging.CRITICAL)  # yacs logs what it raises
     logging.getLogger("yacs.config").setLevel(logging.CRITICAL)
+    logging.getLogger("detectron2.config.compat").setLevel(logging.ERROR)  # of each file without a VERSION
     if args.config_file:
         with _explained(cfg, args.config_file):
             merge_config_file(cfg, args.config_file)
@@ -150,6 +151,7 @@ def _as_list(text):
 def log_command(output_dir):
     """Add this command line to ``command.txt`` in the run's folder, for the report."""
     if comm.is_main_process():
+        os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, "command.txt")
         with named_errors(path), open(path, "a", errors="surrogateescape") as f:
             f.write(shlex.join(["python", *sys.argv]) + "\n")
@@ -348,7 +350,7 @@ def one_line_errors():
         sys.exit(130)
     except (OSError, ValueError) as error:
         full = FULL.match(str(error))
-        named = isinstance(error, OSError) and error.filename and error.strerror and not full
+        named = isinstance(error, OSError) and error.filename and error.strerror
         files = [str(name) for name in (error.filename, error.filename2) if name] if named else []
         _exit(f"{' -> '.join(files)}: {error.strerror}" if named else str(error), 1 if full else 2, error)
     except ProcessRaisedException as error:  # a child's error arrives as the text of its traceback

@@ -152,6 +152,8 @@ def fail(message, code):
     """Print one line to stderr, whatever characters a file's names have; returns the exit code."""
     if "LOCO_DET_TRACEBACK" in os.environ:
         raise message
+    if isinstance(message, OSError) and message.filename and message.strerror:
+        message = f"{message.filename}: {message.strerror}"
     print("error:", for_terminal(message), file=sys.stderr)
     return code
 

@@ -65,12 +65,12 @@ def newest_readable(folder, check=lambda content: None, warn=True):
         else:
             try:
                 check(content)
+                for reason in reasons if warn else ():
+                    logger.warning(f"{folder}: damaged, or no checkpoint of ours: {reason}; going on with {name}")
                 return path, content
             except (KeyError, TypeError, AttributeError) as error:
                 why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else error
         reasons.append(f"{name} ({why})")
-        if warn:
-            logger.warning(f"{path} is damaged or no checkpoint of ours ({why}): trying the one before")
     raise ValueError(f"{folder}: none of {', '.join(reasons)} can be read: start anew without --resume")
 
 

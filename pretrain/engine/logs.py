@@ -61,7 +61,9 @@ def start_logs(output_dir, *names):
         _files[path] = LogFile(path)
         _files[path].setFormatter(FORMAT)
     for name in names:
-        logger = setup_logger(distributed_rank=rank, name=name)
+        logger = logging.getLogger(name)
+        if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+            setup_logger.__wrapped__(distributed_rank=rank, name=name)  # not the cached one, which does it once
         if _files[path] not in logger.handlers:
             logger.addHandler(_files[path])
 

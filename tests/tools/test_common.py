@@ -33,7 +33,7 @@ def child(line):
         (
             OSError(errno.ENOSPC, "No space left on device", "x.json"),
             1,
-            "error: [Errno 28] No space left on device: 'x.j",
+            "error: x.json: No space left on device",
         ),
         (
             child("OSError: [Errno 28] No space left on device: 'x'"),

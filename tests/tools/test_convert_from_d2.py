@@ -226,8 +226,8 @@ def test_a_failure_keeps_the_old_file(tool, capsys, run_of_a_detector, tmp_path,
         assert re.search(r"model_final\.pth: res2 differs .*; nothing was written", line)
     for error, code, text in (
         (KeyboardInterrupt(), 130, "interrupted, nothing was written"),
-        (OSError(28, "No space left on device"), 1, "back.pth: cannot be written (No space left on device)"),
-        (RuntimeError("[enforce fail at inline_container.cc:672] .\nunexpected pos 1 vs 0"), 1, "cannot be written"),
+        (OSError(28, "No space left on device"), 1, "back.pth: No space left on device"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] .\nunexpected pos 1 vs 0"), 1, "cannot write"),
     ):
 
         def fails(*args, error=error):
@@ -266,4 +266,4 @@ def test_a_full_disk(tool, capsys, run_of_a_detector, tmp_path):
         line = refused(tool, capsys, 1, path, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "back.pth: cannot be written" in line and out.read_bytes() == b"older"
+    assert "back.pth: File too large" in line and out.read_bytes() == b"older"

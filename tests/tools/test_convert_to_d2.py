@@ -22,6 +22,7 @@ from detectron2.config import get_cfg
 from loco_det.config import add_loco_config
 from loco_det.convert import LAYOUTS, writing
 from pretrain.encoders import build_encoder
+from pretrain.engine import files
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "convert_to_d2.py"
@@ -362,8 +363,8 @@ def test_a_folder_without_permission(tool, capsys, checkpoint, tmp_path, monkeyp
             raise PermissionError(13, "Permission denied", str(path))
         return open(path, mode)
 
-    monkeypatch.setattr(writing, "open", denied, raising=False)
-    assert f"{name}: cannot be written (Permission denied)" in refused(tool, capsys, checkpoint, out, 1)
+    monkeypatch.setattr(files, "open", denied, raising=False)
+    assert f"{name}: Permission denied" in refused(tool, capsys, checkpoint, out, 1)
 
 
 @pytest.mark.parametrize("first_time", [True, False])
@@ -380,7 +381,7 @@ def test_both_files_are_replaced_or_none(tool, capsys, checkpoint, tmp_path, mon
     monkeypatch.setattr(writing.os, "replace", fails)
     code = 130 if isinstance(error, KeyboardInterrupt) else 1
     line = refused(tool, capsys, checkpoint, out, code)
-    assert "interrupted" in line if code == 130 else f"{name}: cannot be written (Input/output error)" in line
+    assert "interrupted" in line if code == 130 else f"{name}: Input/output error" in line
 
 
 def test_a_full_disk(tool, capsys, checkpoint, tmp_path):
@@ -391,7 +392,7 @@ def test_a_full_disk(tool, capsys, checkpoint, tmp_path):
             line = refused(tool, capsys, checkpoint, out, 1)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert re.search(rf"{name}: cannot be written \(.*\)", line)
+        assert re.search(rf"{name}: File too large", line)
 
 
 # The command line, but for a verification that takes as long as it is given

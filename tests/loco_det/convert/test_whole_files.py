@@ -53,13 +53,13 @@ def torchs_full(content, file):
 def test_a_full_disk_leaves_the_older_files(small, tmp_path, monkeypatch, older, step):
     monkeypatch.setattr(*step)
     name = "yaml" if step[1] == "replace" else "pkl"
-    older(lambda: convert(small, tmp_path / "out.pkl"), OSError, rf"/out\.{name}: cannot be written \(No space left")
+    older(lambda: convert(small, tmp_path / "out.pkl"), OSError, rf"No space left on device: .*/out\.{name}")
 
 
 def test_a_disk_that_is_full_after_the_weights_leaves_the_older_files(small, tmp_path, monkeypatch, older):
     calls = []
     monkeypatch.setattr(os, "fsync", lambda *args: calls.append(args) or (len(calls) == 2 and full()))
-    older(lambda: convert(small, tmp_path / "out.pkl"), OSError, r"/out\.yaml: cannot be written \(No space left")
+    older(lambda: convert(small, tmp_path / "out.pkl"), OSError, r"No space left on device: .*/out\.yaml")
 
 
 def replaces_one(monkeypatch):
@@ -70,17 +70,17 @@ def replaces_one(monkeypatch):
 
 def test_weights_that_do_not_get_their_name_leave_the_older_config(small, tmp_path, monkeypatch, older):
     replaces_one(monkeypatch)
-    older(lambda: convert(small, tmp_path / "out.pkl"), OSError, r"/out\.pkl: cannot be written \(No space left")
+    older(lambda: convert(small, tmp_path / "out.pkl"), OSError, r"No space left on device: .*/out\.pkl")
 
 
 def test_weights_that_do_not_get_their_name_leave_no_config_alone(small, tmp_path, monkeypatch):
     replaces_one(monkeypatch)
-    with pytest.raises(OSError, match=r"/out\.pkl: cannot be written \(No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: .*/out\.pkl"):
         convert(small, tmp_path / "out.pkl")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("step", ["verify", "write", "to_detectron2", "_to_encoder_backbone"])
+@pytest.mark.parametrize("step", ["verify", "write_new", "to_detectron2", "_to_encoder_backbone"])
 def test_an_interruption_leaves_the_older_files(tmp_path, tmp_path_factory, monkeypatch, older, step):
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -123,8 +123,8 @@ def test_the_way_back_leaves_the_older_file(small, tmp_path_factory, tmp_path, m
         raise KeyboardInterrupt
 
     save, error, match = {
-        "a full disk": (half_written, OSError, r"/out\.pth: cannot be written \(No space left on device\)"),
-        "torch's word for it": (torchs_full, OSError, r"/out\.pth: cannot be written \(unexpected pos 64 vs 0\)"),
+        "a full disk": (half_written, OSError, r"No space left on device: .*/out\.pth"),
+        "torch's word for it": (torchs_full, OSError, r"cannot write .*/out\.pth: unexpected pos 64 vs 0"),
         "a wrong network": (wrong, VerificationError, "^res2 differs"),
         "an interruption": (interrupted, KeyboardInterrupt, None),
     }[step]
