@@ -87,6 +87,7 @@ def test_an_evaluation_that_fails_does_not_lose_the_training(
 ):
     """Whether it fails while the network trains or in the end; the printed command gives the run's results."""
     calls = []
+    _forget_custom_data()  # of another test in this process
 
     def fail(*_):
         calls.append(len(calls))
@@ -110,7 +111,7 @@ def test_an_evaluation_that_fails_does_not_lose_the_training(
 
 
 def _forget_custom_data():
-    for name in ("demo_train", "demo_test"):
+    for name in {"demo_train", "demo_test"} & {*DatasetCatalog.list()}:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 
