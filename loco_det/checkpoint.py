@@ -7,9 +7,8 @@ from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils import comm
 
-from pretrain.engine.checkpoint import newest_readable
+from pretrain.engine.checkpoint import newest_of_all
 from pretrain.engine.files import write_whole
 from pretrain.engine.safe_load import plain, read
 
@@ -51,7 +50,7 @@ class GuardedCheckpointer(DetectionCheckpointer):
         Raises:
             FileNotFoundError, ValueError: as :func:`newest_readable` and :meth:`load`.
         """
-        return self.load(newest_of_all(self.save_dir, check)[0])
+        return self.load(newest_of_all(self.save_dir, check))
 
     def _load_file(self, filename):
         """Detectron2 tells formats by names and unpickles a .pkl; here the content counts, and runs nothing."""
@@ -112,31 +111,6 @@ class GuardedCheckpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename):
         """Let ``last_checkpoint`` name a file; OSError if it cannot be written."""
         write_whole(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
-
-
-def newest_of_all(folder, check=lambda content: None, warn=True):
-    """The newest readable checkpoint of a run, chosen by process 0 for all.
-
-    Args:
-        folder, check, warn: as of :func:`pretrain.engine.checkpoint.newest_readable`.
-
-    Returns:
-        tuple: its path, and its "trainer", empty if there is none.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`newest_readable`.
-    """
-    found = None
-    if comm.is_main_process():
-        try:
-            path, content = newest_readable(folder, check, warn)
-            found = path, content.get("trainer", {})
-        except (OSError, ValueError) as error:
-            found = error
-    found = comm.all_gather(found)[0]
-    if isinstance(found, Exception):
-        raise found
-    return found
 
 
 def check_file(path):

@@ -17,9 +17,14 @@ from pretrain.engine.images import UNREADABLE, list_images, read_image
 from pretrain.engine.text import for_file_name, for_terminal
 
 from .checkpoint import GuardedCheckpointer
+from .data.coco_files import read_coco
 from .results import predict
+from .run_folder import read_results
 from .trainer import Trainer
 from .visualize import draw_predictions
+
+
+LEDGER = "# SHA-256 of the files that predict.py has written here, which it may replace"
 
 
 def predict_images(cfg, run, paths, output, threshold=0.5):
@@ -85,17 +90,23 @@ def picture_names(files):
 class WrittenFiles:
     """The files that predictions are written to: those of an earlier prediction are replaced, and no others.
 
-    ``.written`` in the folder has a line for each file, its SHA-256 and its name, so that a file of somebody else's,
-    or one that was changed, is known as such, also after a kill.
+    ``.written`` in the folder has, behind its first line, one for each file, its SHA-256 and its name, so that a file of
+    somebody else's, or one that was changed, is known as such, also after a kill.
     """
 
     def __init__(self, folder):
         """
         Args:
             folder: of the files.
+
+        Raises:
+            ValueError: if there is a ``.written`` of somebody else's.
         """
         self.folder, self.ledger = Path(folder), Path(folder, ".written")
-        self.ours = {tuple(line.split("  ", 1)) for line in text_of(self.ledger).splitlines()}
+        first, *lines = text_of(self.ledger).splitlines() or [LEDGER]
+        if first != LEDGER or self.ledger.is_symlink():
+            raise ValueError(f"{self.ledger} is there and not of an earlier prediction: name another --output")
+        self.ours = {tuple(line.split("  ", 1)) for line in lines}
 
     def refuse_others(self, names, inputs):
         """
@@ -123,6 +134,8 @@ class WrittenFiles:
         with whole_file(path) as temporary:
             write_new(temporary, content, path)
             with named_errors(self.ledger), open(self.ledger, "a") as ledger:
+                if not ledger.tell():
+                    ledger.write(f"{LEDGER}\n")
                 ledger.write(f"{sha256_of(temporary)}  {name}\n")
 
 
@@ -169,14 +182,21 @@ def run_classes(cfg, run):
 
     Returns:
         tuple: list of names, list of ids; numbers if the data is not at hand.
+
+    Raises:
+        ValueError: if results.json or the annotations cannot be used, or have another number of classes.
     """
-    count, stored = cfg.MODEL.ROI_HEADS.NUM_CLASSES, Path(run, "results.json")
-    content = json.loads(stored.read_text()) if stored.is_file() else {}
+    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    content = read_results(Path(run, "results.json"))
     names, ids = content.get("thing_classes"), content.get("category_ids")
     custom = cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.TEST_JSON
     if names is None and custom and Path(custom).is_file():
-        categories = sorted(json.loads(Path(custom).read_text())["categories"], key=lambda c: c["id"])
-        names, ids = [c["name"] for c in categories], [c["id"] for c in categories]
+        try:
+            found = {category["id"]: category["name"] for category in read_coco(custom, ("categories",))["categories"]}
+            ids = sorted(found)
+            names = [found[i] for i in ids]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{custom}: its categories have no id and name ({error})") from None
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         metadata = MetadataCatalog.get(dataset) if dataset in MetadataCatalog.list() else {}
         if names is None and metadata and metadata.get("thing_classes"):
@@ -185,6 +205,8 @@ def run_classes(cfg, run):
             ids = sorted(places, key=places.get)
     if names is None:
         names, ids = [f"class {i}" for i in range(count)], list(range(count))
-    if len(names) != count:
+    if not (isinstance(names, list) and isinstance(ids, list) and all(isinstance(i, int) for i in ids)):
+        raise ValueError(f"{run}: results.json is damaged: its thing_classes and category_ids are no lists")
+    if not len(names) == len(ids) == count:
         raise ValueError(f"{run}: results.json names {len(names)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {count}")
-    return names, ids
+    return [str(name) for name in names], ids

@@ -78,7 +78,8 @@ def published_row(config, **run):
     row = config["PUBLISHED"]
     if not row["ROW"]:
         return None
-    figures = {"box_ap": row["BOX_AP"] or None, "mask_ap": row["MASK_AP"] or None}
+    defined = (row_config(row["ROW"]) or config)["PUBLISHED"]  # no config of a run's own makes a figure
+    figures = {"box_ap": defined["BOX_AP"] or None, "mask_ap": defined["MASK_AP"] or None}
     return {"row": row["ROW"], **figures, "differences": differences(config, **run)}
 
 

@@ -132,7 +132,7 @@ def read_run(folder):
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("metrics.json", "results.json")):
         raise FileNotFoundError(f"{folder} is not a run: it has neither metrics.json nor results.json")
-    results = _read_results(folder / "results.json")
+    results = read_results(folder / "results.json")
     config, text = _config(folder)
     metrics = read_metrics(folder / "metrics.json")
     detection = results or "loss_mask" in {k for m in metrics for k in m} or "META_ARCHITECTURE" in text
@@ -154,10 +154,10 @@ def read_run(folder):
 def is_finished(folder):
     """Whether a run has its results.json, and nothing failed in evaluation, analysis or pictures."""
     try:
-        content = json.loads(text_of(Path(folder) / "results.json"))
+        content = read_results(Path(folder) / "results.json")
     except ValueError:
         return False
-    return isinstance(content, dict) and not content.get("problems")
+    return bool(content) and not content.get("problems")
 
 
 def lost_run(folder, problem):
@@ -166,18 +166,22 @@ def lost_run(folder, problem):
     return Run(Path(folder), Path(folder).name, kind, {}, "", [], {}, "", [], problem=problem)
 
 
-def _read_results(path):
-    """results.json, empty if there is none; ValueError if it has no figures where a run of ours has them."""
+def read_results(path):
+    """results.json of a detection run or a readout as a dict, empty if there is none.
+
+    Raises:
+        ValueError: if it is damaged, or has no figures where a run of ours has them; one line with the path.
+    """
     if not path.is_file():
         return {}
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
         figures = results[next(iter(READOUTS & results.keys()), "results")]
         figures.get("bbox")
         for part in READOUTS & results.keys():
             for stage in figures.values():
                 [row.get("top1") for row in ([stage] if part == "linear" else stage.values())]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): evaluate that run again") from error
     return results
 

@@ -12,13 +12,20 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader, build_d
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.utils import comm
 
-from pretrain.engine.checkpoint import checkpoint_names, differing_keys, refuse_other_config, saved_config
+from pretrain.engine.checkpoint import (
+    checkpoint_names,
+    differing_keys,
+    newest_of_all,
+    refuse_other_config,
+    saved_config,
+)
 from pretrain.engine.estimate import TimeEstimate, times_due, warning_of_size
 from pretrain.engine.metrics import MetricPrinter, MetricsWriter, TensorboardWriter
+from pretrain.engine.safe_load import read_own
 from pretrain.engine.sigterm import StopOnSigterm
 
 from . import backbones, roi_heads  # noqa: F401, registers them
-from .checkpoint import GuardedCheckpointer, check_file, newest_of_all
+from .checkpoint import GuardedCheckpointer, check_file
 from .data.loader import Batches, build_train_loader, seed_everything, start_workers
 from .data.mapper import ImageMapper
 from .evaluation import COCO_EVALUATORS, build_evaluator, evaluator_type
@@ -46,7 +53,7 @@ class Trainer(DefaultTrainer):
     """Trains and evaluates a detector; beside Detectron2's files it writes ``results.json`` and ``pictures/``.
 
     Attributes:
-        weights: MODEL.WEIGHTS of the run's beginning, whatever a later --resume was given.
+        weights: MODEL.WEIGHTS of the run's beginning.
         data_digest: :attr:`Batches.digest` of the training data; None of Detectron2's own loaders.
         seconds: that earlier parts of the run have taken.
         evaluation: the latest one, an :class:`Evaluation`.
@@ -324,7 +331,7 @@ def check_resumed(cfg):
         FileNotFoundError: if there is no checkpoint.
         ValueError: if none can be read, or the run began with other values.
     """
-    _, saved = newest_of_all(cfg.OUTPUT_DIR, lambda content: content["trainer"]["seed"], warn=False)
+    saved = _saved_trainer(cfg)
     if cfg.SEED < 0:
         cfg.SEED = saved["seed"]
     cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
@@ -338,6 +345,47 @@ def check_resumed(cfg):
         )
     if "config" in saved:  # version 0.1 did not store it
         refuse_other_config(cfg.OUTPUT_DIR, differing_keys(cfg, saved_config(saved), FREE))
+
+
+def check_evaluated(cfg, resume):
+    """The config of an evaluation: that of the run in its folder, if there is one, but for keys that decide no weight.
+
+    Results and ``config.yaml`` would describe another training than that of the network otherwise.
+
+    Args:
+        cfg: the config, not scaled to a number of processes.
+        resume: whether the run's last checkpoint is evaluated, and not MODEL.WEIGHTS.
+
+    Returns:
+        CfgNode: ``cfg``, scaled to the number of processes that the run was trained in.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`check_resumed`.
+    """
+    if not (resume or checkpoint_names(cfg.OUTPUT_DIR)):
+        return cfg
+    saved = _saved_trainer(cfg)
+    if "config" not in saved:
+        return cfg
+    run = saved_config(saved)
+    cfg = Trainer.auto_scale_workers(cfg, run["SOLVER.REFERENCE_WORLD_SIZE"] or cfg.SOLVER.REFERENCE_WORLD_SIZE)
+    cfg.defrost()
+    if resume:
+        cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
+    free = FREE if resume else FREE | {"MODEL.WEIGHTS"}
+    refuse_other_config(cfg.OUTPUT_DIR, differing_keys(cfg, run, free))
+    return cfg
+
+
+def _saved_trainer(cfg):
+    """The "trainer" of the newest whole checkpoint, with what every one of ours has."""
+
+    def check(content):
+        trainer = content["trainer"]
+        if not (isinstance(trainer["seed"], int) and isinstance(trainer["weights"], str) and trainer["batch"] > 0):
+            raise TypeError("its trainer's state is none of ours")
+
+    return read_own(newest_of_all(cfg.OUTPUT_DIR, check, warn=False))["trainer"]
 
 
 def evaluate(cfg, resume=False):

@@ -10,7 +10,7 @@ from fvcore.common.checkpoint import Checkpointer
 from .engine.checkpoint import (
     checkpoint_names,
     differing_keys,
-    newest_readable,
+    newest_of_all,
     refuse_other_config,
     saved_config,
 )
@@ -33,18 +33,19 @@ class AtomicCheckpointer(Checkpointer):
     seeds all generators anew in each step.
     """
 
-    def __init__(self, cfg, model, num_images=0, **kwargs):
+    def __init__(self, cfg, model, num_images=0, names="", **kwargs):
         """
         Args:
             cfg: the run's config, stored in every checkpoint.
             model: the learner.
             num_images: images that the run learns from, stored as well.
+            names: digest of their names, stored as well; "": not known.
             kwargs: as fvcore's.
         """
         super().__init__(model, cfg.OUTPUT_DIR, **kwargs)
         self.cfg = cfg
         self.mine = []  # checkpoints that this run has written or goes on from, the oldest first: what may be deleted
-        self.run = {"images": num_images, "processes": comm.get_world_size()}
+        self.run = {"images": num_images, "names": names, "processes": comm.get_world_size()}
 
     def resume(self):
         """Load the newest readable checkpoint of the run, which process 0 chooses for all.
@@ -56,15 +57,7 @@ class AtomicCheckpointer(Checkpointer):
             FileNotFoundError: if there is none.
             ValueError: if none can be read, or it is of a run with another config or other data.
         """
-        found = None
-        if comm.is_main_process():
-            try:
-                found, _ = newest_readable(self.save_dir, self._check)
-            except (OSError, ValueError) as error:
-                found = error
-        found = comm.all_gather(found)[0]
-        if isinstance(found, Exception):
-            raise found
+        found = newest_of_all(self.save_dir, self._check)
         self.logger.info(f"Resuming from {found}")
         self.mine = [name for name in reversed(checkpoint_names(self.save_dir)) if name != "model_final.pth"]
         saved = torch.load(found, map_location="cpu", weights_only=True)
@@ -83,6 +76,12 @@ class AtomicCheckpointer(Checkpointer):
             raise ValueError(
                 f"{self.save_dir} is a run on {run['images']} images, but DATASETS.TRAIN has {self.run['images']}: "
                 "resume it on the images that it began with, or start anew in another OUTPUT_DIR"
+            )
+        if run.get("names") not in (None, self.run["names"]):  # version 0.1 did not store it
+            raise ValueError(
+                f"{self.save_dir} is a run on images of other names than those in DATASETS.TRAIN "
+                f"{self.cfg.DATASETS.TRAIN}: resume it on the images that it began with, or start anew in another "
+                "OUTPUT_DIR"
             )
         if run["processes"] != self.run["processes"]:
             self.logger.warning(

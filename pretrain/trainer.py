@@ -20,7 +20,7 @@ from .curves import LossPlot
 from .data import build_loader
 from .distributed import GradientReducer, broadcast_state, worst_of_processes
 from .engine.estimate import TimeEstimate, times_due, warning_of_size
-from .engine.images import UNREADABLE, list_images, read_image
+from .engine.images import UNREADABLE, list_images, names_digest, read_image
 from .engine.metrics import MetricsWriter, TensorboardWriter
 from .engine.precision import with_precision
 from .engine.signals import Terminated
@@ -84,6 +84,7 @@ class Trainer(TrainerBase):
             cfg,
             self.learner,
             len(images),
+            names_digest(images, cfg.DATASETS.TRAIN),
             save_to_disk=comm.is_main_process(),
             optimizer=self.optimizer,
             scheduler=self.scheduler,

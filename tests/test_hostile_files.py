@@ -25,7 +25,7 @@ from pretrain.encoders import build_encoder
 from pretrain.learner import build_learner
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = ("pickle", "yaml", "encoder", "paths", "markup")
+KINDS = ("pickle", "yaml", "encoder", "unsafe", "paths", "markup")  # unsafe: a config that switches protection off
 ESCAPE = "\x1b]0;owned\x07"  # sets the title of a terminal
 NAME = f"{ESCAPE}<script>alert(1)</script>\n| x | $a_{{$"  # of a class
 NO_TOOLS = {"common.py", "install_detectron2.py"}  # a module; and what installs a pinned archive
@@ -218,6 +218,7 @@ TABLE = {
         "pickle": "reads no checkpoint",
         "yaml": NO_YAML,
         "encoder": "builds no encoder",
+        "unsafe": NO_YAML,
         "paths": lambda f: ["--json", f.coco(outside=1), "--images", f.good / "demo/coco/train", "--pictures",
                             f.path("p.png")],
         "markup": lambda f: ["--json", f.coco(name=NAME), "--images", f.good / "demo/coco/train", "--pictures",
@@ -228,6 +229,7 @@ TABLE = {
         "yaml": lambda f: [f.good / "detector/model_final.pth", f.path("o.pth"), "--config-file", f.tagged()],
         "encoder": lambda f: [f.good / "detector/model_final.pth", f.path("o.pth"), "--config-file",
                               f.calling(ENCODER="tempfile.mkdtemp")],
+        "unsafe": "has no such key",
         "paths": NO_NAMES,
         "markup": lambda f: [renamed(f), f.path("o.pth")],
     },
@@ -235,6 +237,7 @@ TABLE = {
         "pickle": lambda f: [f.pickled("a.pth"), f.path("o.pkl")],
         "yaml": lambda f: [f.good / "r18.pth", f.path("o.pkl"), "--base", f.tagged()],
         "encoder": lambda f: [f.checkpoint_calling("model_final.pth"), f.path("o.pkl")],
+        "unsafe": "has no such key",
         "paths": NO_NAMES,
         "markup": lambda f: [renamed(f), f.path("o.pkl")],
     },
@@ -244,6 +247,7 @@ TABLE = {
         "yaml": lambda f: f.readout(config=f.tagged()),
         "encoder": lambda f: f.readout(weights=f.checkpoint_calling("model_final.pth"),
                                        config=f.calling(SOURCE={"ENCODER": "tempfile.mkdtemp"})),
+        "unsafe": lambda f: f.readout(config=f.calling(SOURCE={"UNSAFE_LOAD": True}), weights=f.pickled("a.pkl")),
         "paths": NO_NAMES,
         "markup": lambda f: f.readout("KNN.K", "[2]", images=f.classes()),
     },
@@ -251,6 +255,8 @@ TABLE = {
         "pickle": lambda f: f.readout("DATASETS.TEST", f.good / "classes/..", weights=f.pickled("a.pkl")),
         "yaml": lambda f: f.readout(config=f.tagged("evil2.yaml")),
         "encoder": lambda f: f.readout(weights=f.checkpoint_calling("model_final.pth")),
+        "unsafe": lambda f: f.readout("DATASETS.TEST", f.good / "classes/..", weights=f.pickled("a.pkl"),
+                                      config=f.calling(SOURCE={"UNSAFE_LOAD": True})),
         "paths": NO_NAMES,
         "markup": lambda f: f.readout("DATASETS.TEST", f.classes("test"), "SOLVER.IMS_PER_BATCH", 2, "SOLVER.EPOCHS",
                                       1.0, "SOLVER.STEPS", "[]", images=f.classes(),
@@ -260,6 +266,7 @@ TABLE = {
         "pickle": "train_net.py reads the weights",
         "yaml": lambda f: low_shot(f, config=f.tagged()),
         "encoder": lambda f: low_shot(f, config=f.calling(ENCODER="tempfile.mkdtemp")),
+        "unsafe": "has no such key",
         "paths": "train_net.py reads the annotations",
         "markup": "train_net.py reads the annotations",
     },
@@ -268,6 +275,7 @@ TABLE = {
         "pickle": lambda f: [f.pickled("run/model_final.pth").parent],
         "yaml": lambda f: card(f, config=f.tagged("x.yaml").read_text()),
         "encoder": lambda f: [f.checkpoint_calling("run/model_final.pth").parent],
+        "unsafe": "has no such key",
         "paths": NO_NAMES,
         "markup": lambda f: card(f, config=f"DATASETS: {{TRAIN: {json.dumps(NAME)}}}"),
     },
@@ -276,6 +284,7 @@ TABLE = {
         "yaml": lambda f: [f.run(config__yaml=f"# META_ARCHITECTURE\n{f.tagged('x.yaml').read_text()}"),
                            f.good / "classes", "--output", f.out()],
         "encoder": lambda f: [f.run(config__yaml=encoder_config(f)), f.good / "classes", "--output", f.out()],
+        "unsafe": "has no such key",
         "paths": lambda f: [without(f.run(last_checkpoint=str(f.pickled("a.pkl"))), "model_final.pth"),
                             f.good / "classes", "--output", f.out()],
         "markup": lambda f: [f.run(results__json=hostile_results(f)), f.classes(), "--output", f.out(),
@@ -285,6 +294,7 @@ TABLE = {
         "pickle": lambda f: f.pretraining(flags=[*resumed(f, "model_final.pth"), "--resume"]),
         "yaml": lambda f: f.pretraining(config=f.tagged()),
         "encoder": lambda f: without_key(f.pretraining(config=f.calling(ENCODER="tempfile.mkdtemp")), "MODEL.ENCODER"),
+        "unsafe": "has no such key",
         "paths": lambda f: f.pretraining(flags=[*resumed(f, None, last=f.pickled("a.pkl")), "--resume"]),
         "markup": lambda f: f.pretraining(images=f.classes()),
     },
@@ -292,6 +302,7 @@ TABLE = {
         "pickle": "reads no checkpoint",
         "yaml": lambda f: [f.run(config__yaml=f.tagged("x.yaml").read_text(), results__json='{"results": {}}')],
         "encoder": lambda f: [f.run(config__yaml=encoder_config(f), results__json='{"results": {}}')],
+        "unsafe": "has no such key",
         "paths": NO_NAMES,
         "markup": hostile_report,
     },
@@ -300,6 +311,7 @@ TABLE = {
         "pickle": lambda f: f.detector(weights=f.pickled("a.pkl"), flags=["--eval-only"]),
         "yaml": lambda f: f.detector(config=f.tagged()),
         "encoder": lambda f: f.detector(config=f.calling(ENCODER="tempfile.mkdtemp")),
+        "unsafe": "has no such key",
         "paths": lambda f: f.detector(json=f.coco(outside=1)),
         "markup": lambda f: f.detector("MODEL.ROI_HEADS.NUM_CLASSES", 8, json=f.coco(name=NAME)),
     },

@@ -45,6 +45,7 @@ for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.
     logging.getLogger(name).setLevel(logging.ERROR)
 FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # the disk, a quota, a limit
 RUN_AS_CODE = ("MODEL.ENCODER", "MODEL.SOURCE.ENCODER")  # keys whose value may name a function that is called
+LETS_CODE_RUN = "MODEL.SOURCE.UNSAFE_LOAD"  # True: whatever is in a checkpoint is unpickled
 TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
@@ -70,10 +71,17 @@ def merge_config(cfg, args):
 
 
 def _refuse_code_in_file(cfg, args):
-    """ValueError if the config file, and not the command line, names code of the user's own that would be run."""
-    for key in RUN_AS_CODE:
+    """ValueError if the config file, and not the command line, names code that would be run, or lets it be run."""
+    for key in (*RUN_AS_CODE, LETS_CODE_RUN):
         value = functools.reduce(lambda node, part: node.get(part, {}) if node else {}, key.split("."), cfg)
-        if is_own_code(value) and key not in args.opts[::2]:
+        if key in args.opts[::2]:
+            continue
+        if key == LETS_CODE_RUN and value:
+            raise ValueError(
+                f"{args.config_file}: {key} is {value}, which lets a checkpoint run code, and no file decides that: if "
+                f"you trust the checkpoint, write {key} True on the command line"
+            )
+        if is_own_code(value):
             raise ValueError(
                 f"{args.config_file}: {key} is {value}, code of your own, and no file decides what code runs: if you "
                 f"want it to be run, write {key} {value} on the command line, too"
@@ -172,8 +180,8 @@ def refuse_finished(output_dir):
 
 @contextlib.contextmanager
 def run_folder(output_dir):
-    """Make a run's folder, locked as long as this process lives, with a ``command.txt``; and remove it again where the
-    run is refused: what is inside this context is to be done before the work begins.
+    """Make a run's folder, locked as long as this process lives, with a ``command.txt`` in the end; and remove it again
+    where the run is refused: all that may refuse it is to be done inside this context, before the work begins.
 
     A folder stays that was there before, that holds more than what every run begins with, or, of several processes,
     that another one has made.
@@ -181,9 +189,9 @@ def run_folder(output_dir):
     new = not os.path.isdir(output_dir)
     if comm.is_main_process():
         lock_folder(output_dir)
-    log_command(output_dir)
     try:
         yield
+        log_command(output_dir)
     except (OSError, ValueError):
         if comm.is_main_process():
             unlock_folder(output_dir)
@@ -363,6 +371,9 @@ def one_line_errors():
         _exit(str(error), 1, error)
     except (RuntimeError, FloatingPointError, AssertionError) as error:
         _exit(str(error) or repr(error), 1, error)
+    except Exception as error:  # which nobody has foreseen
+        where = "set LOCO_DET_TRACEBACK=1 to see where, and please report it"
+        _exit(f"unexpected {type(error).__name__}: {error}; {where}", 1, error)
 
 
 def _exit(message, code, error):

@@ -47,11 +47,11 @@ def main(args):
     add_encoder_config(cfg)
     merge_config(cfg, args)
     check(cfg)
-    refuse_others(cfg.OUTPUT_DIR, "knn")
     cfg.freeze()
     train, test = labelled_splits(cfg.DATASETS)
     readable = load_encoder_of(cfg)
     with run_folder(cfg.OUTPUT_DIR):
+        refuse_others(cfg.OUTPUT_DIR, "knn")
         start_logs(cfg.OUTPUT_DIR, "pretrain")
         for note in (readable.summary(), *readable.source.notes):
             logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")

@@ -39,10 +39,10 @@ def main(args):
     add_encoder_config(cfg)
     merge_config(cfg, args)
     check(cfg)
-    refuse_others(cfg.OUTPUT_DIR, "linear")
     cfg.freeze()
     readable = load_encoder_of(cfg)
     with run_folder(cfg.OUTPUT_DIR):
+        refuse_others(cfg.OUTPUT_DIR, "linear")
         start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
         for note in (readable.summary(), *readable.source.notes):
             logging.getLogger("pretrain").info(f"{cfg.MODEL.WEIGHTS}: {note}")

@@ -31,10 +31,10 @@ def main(args):
     quiet_trainer()
     cfg = merge_config(get_cfg(), args)
     check(cfg)
-    if not args.resume:
-        refuse_finished(cfg.OUTPUT_DIR)
     cfg.freeze()
     with run_folder(cfg.OUTPUT_DIR):
+        if not args.resume:
+            refuse_finished(cfg.OUTPUT_DIR)
         start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
         torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
         seed_all_rng(cfg.SEED)

@@ -26,7 +26,7 @@ from detectron2.utils.env import seed_all_rng
 
 from loco_det.config import add_loco_config
 from loco_det.data.datasets import prepare_datasets
-from loco_det.trainer import Trainer, check_resumed, check_run, evaluate, size_warning
+from loco_det.trainer import Trainer, check_evaluated, check_resumed, check_run, evaluate, size_warning
 from pretrain.engine.checkpoint import write_config
 from pretrain.engine.logs import start_logs
 
@@ -51,6 +51,22 @@ def set_up(cfg, args):
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
 
 
+def settled(cfg, args):
+    """The config as it is run, frozen: scaled to the number of processes, with a seed; what is in the folder counts."""
+    if args.eval_only:
+        cfg = check_evaluated(cfg, args.resume)
+        cfg.SEED = max(cfg.SEED, 0)  # an evaluation draws nothing
+    else:
+        cfg = Trainer.auto_scale_workers(cfg, comm.get_world_size())  # here, so that config.yaml says what is run
+        cfg.defrost()
+        if args.resume:
+            check_resumed(cfg)
+        elif cfg.SEED < 0:  # for --resume, which goes on with the same random numbers
+            cfg.SEED = comm.shared_random_seed()
+    cfg.freeze()
+    return cfg
+
+
 def main(args):
     cfg = get_cfg()
     add_loco_config(cfg)
@@ -59,18 +75,12 @@ def main(args):
         raise ValueError("--num-gpus above 1 needs GPUs: Detectron2 trains on the CPU in one process only")
     if not args.eval_only and (warning := size_warning(cfg)):
         print(f"WARNING: {warning}", flush=True)  # before data are read, and so before there is a log
-    prepare_datasets(cfg)
-    check_run(cfg, args.resume, args.eval_only)
-    if not (args.resume or args.eval_only):
-        refuse_finished(cfg.OUTPUT_DIR)
-    cfg = Trainer.auto_scale_workers(cfg, comm.get_world_size())  # here, so that config.yaml says what is run
-    cfg.defrost()
-    if args.resume and not args.eval_only:
-        check_resumed(cfg)
-    elif cfg.SEED < 0:  # for --resume, which goes on with the same random numbers
-        cfg.SEED = comm.shared_random_seed()
-    cfg.freeze()
     with run_folder(cfg.OUTPUT_DIR):
+        if not (args.resume or args.eval_only):
+            refuse_finished(cfg.OUTPUT_DIR)
+        prepare_datasets(cfg)
+        check_run(cfg, args.resume, args.eval_only)
+        cfg = settled(cfg, args)
         set_up(cfg, args)
         quiet_trainer()
         torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU

@@ -1,6 +1,7 @@
 """What the checks of a data set have found: the kinds, what each leads to, and the report that collects them."""
 
-EXAMPLES = 5  # kept of each kind
+EXAMPLES = 5  # shown of each kind
+KEPT = 10_000  # of each kind, for --json-report: a million of them would take gigabytes
 SMALL, MEDIUM = 32**2, 96**2  # pixels: COCO's limits of small, medium and large objects
 
 # kind: (severity, what it is, what comes of it). "error": training or evaluation would stop or be wrong; "warning": it
@@ -166,7 +167,7 @@ class Report:
         """Count a finding; its example, a string or a function that makes one, is kept for the first few."""
         entry = self.findings.setdefault(kind, [0, []])
         entry[0] += count
-        if example and len(entry[1]) < EXAMPLES:
+        if example and len(entry[1]) < KEPT:
             text = example() if callable(example) else example
             entry[1].append(text.encode(errors="backslashreplace").decode())  # bytes of names that are not UTF-8
 

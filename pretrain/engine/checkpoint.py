@@ -4,6 +4,7 @@ import logging
 import os
 import re
 
+from detectron2.utils import comm
 from fvcore.common.config import CfgNode as CN
 
 from .files import text_of, write_whole
@@ -72,6 +73,20 @@ def newest_readable(folder, check=lambda content: None, warn=True):
                 why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else error
         reasons.append(f"{name} ({why})")
     raise ValueError(f"{folder}: none of {', '.join(reasons)} can be read: start anew without --resume")
+
+
+def newest_of_all(folder, check=lambda content: None, warn=True):
+    """Path of the newest checkpoint that is whole, which process 0 chooses for all; as :func:`newest_readable`."""
+    found = None
+    if comm.is_main_process():
+        try:
+            found, _ = newest_readable(folder, check, warn)
+        except (OSError, ValueError) as error:
+            found = error
+    found = comm.all_gather(found)[0]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def saved_config(content):

@@ -1,5 +1,6 @@
 """The one reader of image files, and the one list of those in a folder: what is learned is what is detected on."""
 
+import hashlib
 import logging
 import os
 import warnings
@@ -176,6 +177,14 @@ def list_images(folder, key="DATASETS.TRAIN"):
     if not images:
         raise FileNotFoundError(f"{folder}: no images ({', '.join(EXTENSIONS)}) in this folder or below it")
     return images
+
+
+def names_digest(paths, folder):
+    """SHA-256, in hexadecimal, of the names of images below a folder, which may have moved, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.removeprefix(str(folder)).lstrip(os.sep)}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def list_classes(folder):

@@ -36,8 +36,11 @@ def _spelled(character):
 
 
 def for_log(message):
-    """A message of a log, without the colours that it may have, and with other escape sequences spelled out."""
-    return for_terminal(_COLOR.sub("", message), lines=True)
+    """A message of a log, without the colours that it may have, and with other escape sequences spelled out.
+
+    A line break before what looks like the beginning of another entry is spelled out, too: a name could forge one.
+    """
+    return for_terminal(_COLOR.sub("", message), lines=True).replace("\n[", "\\n[")
 
 
 def for_markdown(text):

@@ -130,10 +130,9 @@ def read_config(path, _above=()):
         raise ValueError(f"{path}: {what}, but a config has lines KEY: VALUE")
     bases, merged = config.pop(BASE_KEY, []), {}
     for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str):
-            raise ValueError(f"{path}: {BASE_KEY} is {base!r}, but must be the path of a file")
-        if not re.match(r"\w+://", base):
-            base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        if not isinstance(base, str) or re.match(r"\w+://", base):  # no file makes us ask the network
+            raise ValueError(f"{path}: {BASE_KEY} is {base!r}, but must be the path of a file of this machine")
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
         try:
             _merge(read_config(base, (*_above, place)), merged, base)
         except FileNotFoundError as error:

@@ -104,8 +104,19 @@ def test_classes_where_results_json_is_not_there(cfg, tmp_path):
     cfg.DATASETS.TEST = ("classes_of_a_registered_set",)
     names, ids = run_classes(cfg, tmp_path)
     assert (names[0], ids[-1], len(names)) == ("thing 0", 89, 80)
-    (tmp_path / "results.json").write_text(json.dumps({"thing_classes": ["a"], "category_ids": [1]}))
+    (tmp_path / "results.json").write_text(json.dumps({"results": {}, "thing_classes": ["a"], "category_ids": [1]}))
     with pytest.raises(ValueError, match="names 1 classes, MODEL.ROI_HEADS.NUM_CLASSES is 80"):
+        run_classes(cfg, tmp_path)
+    for text in ("[1]", "null", "{bad", '{"results": {}, "thing_classes": 3}', '{"results": {}, "thing_classes": [3]}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(ValueError, match="results.json"):
+            run_classes(cfg, tmp_path)
+    (tmp_path / "results.json").unlink()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.DATASETS.CUSTOM.TRAIN_JSON = 1, str(tmp_path / "train.json")
+    (tmp_path / "train.json").write_text('\ufeff{"categories": [{"id": 4, "name": "cat"}]}')
+    assert run_classes(cfg, tmp_path) == (["cat"], [4])
+    (tmp_path / "train.json").write_text('{"categories": [3]}')
+    with pytest.raises(ValueError, match="train.json: its categories have no id and name"):
         run_classes(cfg, tmp_path)
 
 
@@ -148,6 +159,11 @@ def test_only_files_of_an_earlier_prediction_are_replaced(run, cfg, images, tmp_
     with pytest.raises(ValueError, match="not of an earlier prediction"):
         predict_images(cfg, run, [images / "a.png"], out)
     picture.unlink()
+    (out / ".written").write_text("a list of mine\n")
+    with pytest.raises(ValueError, match=".written is there and not of an earlier prediction"):
+        predict_images(cfg, run, [images / "a.png"], out)
+    (out / ".written").unlink()
+    (out / "predictions.json").unlink()
     picture.symlink_to(images / "a.png")
     with pytest.raises(ValueError, match="a.jpg is one of the images"):
         predict_images(cfg, run, [images / "a.png"], out)

@@ -15,7 +15,7 @@ from loco_det import trainer
 from loco_det.config import add_loco_config
 from loco_det.data.loader import Batches
 from loco_det.results import PREDICTIONS
-from loco_det.trainer import FREE, Evaluation, Trainer, check_resumed, evaluate_each
+from loco_det.trainer import FREE, Evaluation, Trainer, check_evaluated, check_resumed, evaluate_each
 from pretrain.engine.checkpoint import items_of
 
 
@@ -83,6 +83,43 @@ def test_what_decides_the_weights_is_refused(resumed, key, value, message):
         check_resumed(resumed)
 
 
+def test_an_evaluation_in_a_runs_folder_is_of_that_run(resumed):
+    """With whatever number of processes it was trained."""
+    cfg = resumed.clone()
+    cfg.SEED, cfg.MODEL.WEIGHTS, cfg.DATASETS.TEST, cfg.TEST.NUM_PICTURES = -1, "", ("other",), 1
+    assert check_evaluated(cfg, resume=True).MODEL.WEIGHTS == "w.pkl"
+    cfg.MODEL.WEIGHTS = "elsewhere.pth"
+    assert check_evaluated(cfg, resume=False).MODEL.WEIGHTS == "elsewhere.pth"
+    with pytest.raises(ValueError, match="other values of MODEL.WEIGHTS"):
+        check_evaluated(cfg, resume=True)
+    cfg.SOLVER.BASE_LR = 9.0
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="other values of .*SOLVER.BASE_LR"):
+            check_evaluated(cfg, resume)
+    cfg.OUTPUT_DIR = f"{cfg.OUTPUT_DIR}/new"
+    assert check_evaluated(cfg, resume=False) is cfg
+
+
+def test_an_evaluation_of_a_run_of_more_processes(resumed, tmp_path):
+    path = tmp_path / "model_0000003.pth"
+    content = torch.load(path, weights_only=True)
+    cfg = resumed.clone()
+    cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH = 8, 16
+    trained = Trainer.auto_scale_workers(cfg, 2)
+    content["trainer"] |= {"config": trained.dump(), "batch": 4}
+    torch.save(content, path)
+    for given in (cfg, trained):
+        assert check_evaluated(given.clone(), resume=True).SOLVER.IMS_PER_BATCH == 4
+
+
+def test_a_checkpoint_without_what_it_needs_is_none_of_ours(resumed, tmp_path):
+    torch.save({"model": {}, "trainer": {"seed": 0}}, tmp_path / "model_0000005.pth")
+    check_resumed(resumed)
+    (tmp_path / "model_0000003.pth").unlink()
+    with pytest.raises(ValueError, match="none of model_0000005.pth .* can be read"):
+        check_resumed(resumed)
+
+
 def test_a_checkpoint_of_version_01_goes_on(resumed, tmp_path):
     path = tmp_path / "model_0000003.pth"
     content = torch.load(path, weights_only=True)
@@ -102,9 +139,13 @@ def test_other_data_are_told_by_their_content():
 
     same = digest()
     assert digest(file_name="/elsewhere/1.jpg") == same
-    other = {"category_id": 1, "bbox": [1, 2, 3, 5]}
-    changes = ({"file_name": "/a/b/2.jpg"}, {"width": 4}, {"annotations": [other]}, {"annotations": []})
-    assert len({digest(**change) for change in changes} | {same}) == 5
+    object_ = {"category_id": 1, "bbox": [1, 2, 3, 4]}
+    others = [object_ | change for change in (
+        {"bbox": [1, 2, 3, 5]}, {"iscrowd": 1}, {"segmentation": [[1, 2, 3, 4, 5, 6]]},
+        {"segmentation": [[1, 2, 3, 4, 5, 7]]}, {"segmentation": {"counts": "ab", "size": [3, 4]}}, {"category_id": 2}
+    )]  # fmt: skip
+    changes = [{"file_name": "/a/b/2.jpg"}, {"width": 4}, {"annotations": []}, *({"annotations": [o]} for o in others)]
+    assert len({digest(**change) for change in changes} | {same}) == 1 + len(changes)
 
 
 @pytest.mark.parametrize(("period", "start", "times"), [(0, 0, 1), (100, 0, 4), (100, 250, 2)])

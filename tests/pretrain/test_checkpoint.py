@@ -10,18 +10,20 @@ from pretrain.checkpoint import FREE, AtomicCheckpointer
 from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import items_of
 from pretrain.engine.files import remove_leftovers
+from pretrain.engine.images import names_digest
 
 
 @pytest.fixture
 def make(tmp_path):
     """``make(KEY=value) -> AtomicCheckpointer`` of a new process, with a linear layer of ones as its learner."""
 
-    def checkpointer(images=10, **keys):
+    def checkpointer(images=10, names="", **keys):
         cfg = get_cfg()
         cfg.merge_from_list([part for pair in {"OUTPUT_DIR": str(tmp_path), **keys}.items() for part in pair])
         model = torch.nn.Linear(100, 100)
         torch.nn.init.ones_(model.weight)
-        return AtomicCheckpointer(cfg, model, images, optimizer=torch.optim.SGD(model.parameters(), 1.0, momentum=0.9))
+        optimizer = torch.optim.SGD(model.parameters(), 1.0, momentum=0.9)
+        return AtomicCheckpointer(cfg, model, images, names, optimizer=optimizer)
 
     return checkpointer
 
@@ -130,6 +132,19 @@ def test_another_run_is_refused(make):
         make(**{"SOLVER.BASE_LR": 1.0, "LOSS.TEMPERATURE": 0.5}).resume()
     with pytest.raises(ValueError, match="a run on 10 images, but DATASETS.TRAIN has 11"):
         make(images=11).resume()
+
+
+def test_as_many_other_images_are_refused(make, tmp_path):
+    cats, dogs = ([f"/data/{animal}/{i}.jpg" for i in range(3)] for animal in ("cat", "dog"))
+    moved = [f"/elsewhere/cat/{i}.jpg" for i in range(3)]
+    run(make(names=names_digest(cats, "/data")), 1)
+    assert make(names=names_digest(moved, "/elsewhere/")).resume() == 1
+    with pytest.raises(ValueError, match="a run on images of other names than those in DATASETS.TRAIN"):
+        make(names=names_digest(dogs, "/data")).resume()
+    content = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
+    del content["run"]["names"]  # of version 0.1
+    torch.save(content, tmp_path / "model_0000001.pth")
+    assert make(names=names_digest(dogs, "/data")).resume() == 1
 
 
 def test_what_does_not_change_the_weights_may_change(make):

@@ -122,6 +122,7 @@ def test_bases_upon_each_other(tmp_path):
         ({"a": "_BASE_: b.yaml", "b": "_BASE_: ../{name}/a.yaml"}, ValueError, "a.yaml -> b.yaml -> a.yaml"),
         ({"a": "_BASE_: gone.yaml"}, FileNotFoundError, "no such _BASE_, which .*a.yaml names"),
         ({"a": "_BASE_: 3"}, ValueError, "_BASE_ is 3, but must be the path"),
+        ({"a": "_BASE_: http://127.0.0.1:9/x.yaml"}, ValueError, "but must be the path of a file of this machine"),
         ({"a": "[1]"}, ValueError, "a list, but a config has lines KEY: VALUE"),
         ({"a": "_BASE_: b.yaml\nM: {X: 1}", "b": "M: 1"}, ValueError, "M is a block, but a value in its _BASE_"),
         ({"a": "_BASE_: b.yaml", "b": "A: 1\nA: 2"}, ValueError, "b.yaml, line 2, column 1: the key A"),
