@@ -23,7 +23,6 @@ from .run_folder import read_results
 from .trainer import Trainer
 from .visualize import draw_predictions
 
-
 LEDGER = "# SHA-256 of the files that predict.py has written here, which it may replace"
 
 
@@ -90,8 +89,8 @@ def picture_names(files):
 class WrittenFiles:
     """The files that predictions are written to: those of an earlier prediction are replaced, and no others.
 
-    ``.written`` in the folder has, behind its first line, one for each file, its SHA-256 and its name, so that a file of
-    somebody else's, or one that was changed, is known as such, also after a kill.
+    ``.written`` in the folder has a line for each file, its SHA-256 and its name, behind a first one that says what it
+    is; so a file of somebody else's, or one that was changed, is told from ours, also after a kill.
     """
 
     def __init__(self, folder):

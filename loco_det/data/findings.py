@@ -173,10 +173,10 @@ class Report:
 
     def add_each(self, kind, which, describe):
         """Count a finding for each of many items; ``describe(item)`` gives an example."""
-        for item in which[:EXAMPLES]:
+        for item in which[:KEPT]:
             self.add(kind, describe(item))
-        if len(which) > EXAMPLES:
-            self.add(kind, count=len(which) - EXAMPLES)
+        if len(which) > KEPT:
+            self.add(kind, count=len(which) - KEPT)
 
     def of(self, severity):
         """The findings of a severity, {kind: [count, examples]}, in the order of ``KINDS``."""
@@ -202,9 +202,9 @@ class Report:
             for kind, (count, examples) in self.of(severity).items():
                 _, what, outcome = KINDS[kind]
                 yield f"{severity}: {what}: {count}. {outcome}."
-                yield from (f"    {example}" for example in examples)
-                if 0 < len(examples) < count:
-                    yield f"    ... and {count - len(examples)} more"
+                yield from (f"    {example}" for example in examples[:EXAMPLES])
+                if examples and count > EXAMPLES:
+                    yield f"    ... and {count - EXAMPLES} more (--json-report lists them)"
         yield f"{len(self.of('error'))} kinds of errors, {len(self.of('warning'))} of warnings"
 
     def to_dict(self):

@@ -143,11 +143,13 @@ def test_all_is_found_at_once_and_examples_are_few(check):
     content["annotations"] += [{**content["annotations"][0], "id": i, "bbox": [1, 1, 0, 5]} for i in range(3, 23)]
     content["annotations"] += [{**content["annotations"][0], "id": 23, "category_id": 8}]
     report = check(content, full=False)
-    assert report.findings["box_flat"][0] == 20 and len(report.findings["box_flat"][1]) == EXAMPLES
+    assert report.findings["box_flat"][0] == len(report.findings["box_flat"][1]) == 20
     assert set(report.findings) == {"box_flat", "category_unknown"}
-    assert "    ... and 15 more" in report.lines()
+    lines = list(report.lines())
+    assert "    ... and 15 more (--json-report lists them)" in lines
+    assert sum("bbox [1, 1, 0, 5]" in line for line in lines) == EXAMPLES
     found = {f["kind"]: f for f in json.loads(json.dumps(report.to_dict()))["findings"]}
-    assert found["box_flat"]["count"] == 20 and found["box_flat"]["severity"] == "warning"
+    assert found["box_flat"]["count"] == len(found["box_flat"]["examples"]) == 20 and found["box_flat"]["severity"] == "warning"
 
 
 def test_only_some_images(check):
