@@ -14,9 +14,12 @@ from tqdm import tqdm
 from pretrain.engine.checkpoint import checkpoint_names, newest_readable
 from pretrain.engine.files import named_errors, sha256_of, text_of, whole_file, write_new
 from pretrain.engine.images import UNREADABLE, list_images, read_image
+from pretrain.engine.results import read_results
+from pretrain.engine.schema import fault, text, whole
 from pretrain.engine.text import for_file_name, for_terminal
 
 from .checkpoint import GuardedCheckpointer
+from .data.coco_files import read_coco
 from .results import predict
 from .trainer import Trainer
 from .visualize import draw_predictions
@@ -171,12 +174,11 @@ def run_classes(cfg, run):
         tuple: list of names, list of ids; numbers if the data is not at hand.
     """
     count, stored = cfg.MODEL.ROI_HEADS.NUM_CLASSES, Path(run, "results.json")
-    content = json.loads(stored.read_text()) if stored.is_file() else {}
+    content = read_results(stored) if stored.is_file() else {}
     names, ids = content.get("thing_classes"), content.get("category_ids")
     custom = cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.TEST_JSON
     if names is None and custom and Path(custom).is_file():
-        categories = sorted(json.loads(Path(custom).read_text())["categories"], key=lambda c: c["id"])
-        names, ids = [c["name"] for c in categories], [c["id"] for c in categories]
+        names, ids = _categories(custom)
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         metadata = MetadataCatalog.get(dataset) if dataset in MetadataCatalog.list() else {}
         if names is None and metadata and metadata.get("thing_classes"):
@@ -187,4 +189,15 @@ def run_classes(cfg, run):
         names, ids = [f"class {i}" for i in range(count)], list(range(count))
     if len(names) != count:
         raise ValueError(f"{run}: results.json names {len(names)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {count}")
+    if ids is None or not len(ids) == len(set(ids)) == count:
+        raise ValueError(f"{stored} is damaged (category_ids): evaluate that run again")
     return names, ids
+
+
+def _categories(path):
+    """Names and ids of the classes of a COCO annotation file, by id; ValueError if it does not have them."""
+    entries = read_coco(path, ("categories",))["categories"]
+    if fault(entries, [{"id": whole, "name": text}]) or len({entry["id"] for entry in entries}) < len(entries):
+        raise ValueError(f"{path}: its categories are damaged: tools/check_dataset.py says more")
+    entries = sorted(entries, key=lambda entry: entry["id"])
+    return [entry["name"] for entry in entries], [entry["id"] for entry in entries]

@@ -85,6 +85,8 @@ def parse_yaml(text, where):
         raise ValueError(f"{where}: {problem}" if ours else f"{where}: {problem}; {ADVICE}") from None
     except (TypeError, ValueError, OverflowError) as error:  # PyYAML on odd dates and keys
         raise ValueError(f"{where}: {' '.join(str(error).split())}; {ADVICE}") from None
+    except (AttributeError, KeyError, IndexError):  # PyYAML on tags such as !!timestamp and !!bool before other text
+        raise ValueError(f"{where}: a tag, such as !!bool, before a value of another kind; {ADVICE}") from None
 
 
 def _size(node, sizes):

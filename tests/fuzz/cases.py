@@ -102,10 +102,16 @@ def _place(error):
     return f"{os.path.relpath(frame.filename, ROOT)}:{frame.lineno} ({type(error).__name__})"
 
 
-def one_line(error, path=None):
-    """The line that a user sees of an expected error; AssertionError if it is not one line, or names no file."""
+def one_line(error, path=None, most=2000):
+    """The line that a user sees of an expected error; AssertionError if it is not one line, or names no file.
+
+    Args:
+        error: the exception.
+        path: of the file that it must name, or of a folder around that; None: any.
+        most: characters.
+    """
     line = str(error)
     assert line and "\n" not in line and "\r" not in line, repr(line[:300])
-    assert len(line) < 2000, line[:300]
+    assert len(line) < most, line[:300]
     assert path is None or str(path) in line, f"names no {path}: {line[:300]}"
     return line

@@ -36,7 +36,7 @@ def _change(rng, node, key, values):
         node.append(copy.deepcopy(rng.choice(node)))
     elif how < 0.25 and isinstance(key, str):
         node[rng.choice(["", f"{key} ", key.upper(), "a\nb", *node])] = node.pop(key)
-    elif how < 0.4 and isinstance(node[key], int | float):
+    elif how < 0.4 and isinstance(node[key], int | float) and abs(node[key]) < 1e100:
         node[key] = node[key] * rng.choice([-1, 10, 1e6, 0.001])
     else:
         node[key] = copy.deepcopy(rng.choice(values))

@@ -103,7 +103,7 @@ def test_classes_where_results_json_is_not_there(cfg, tmp_path):
     cfg.DATASETS.TEST = ("classes_of_a_registered_set",)
     names, ids = run_classes(cfg, tmp_path)
     assert (names[0], ids[-1], len(names)) == ("thing 0", 89, 80)
-    (tmp_path / "results.json").write_text(json.dumps({"thing_classes": ["a"], "category_ids": [1]}))
+    (tmp_path / "results.json").write_text(json.dumps({"results": {}, "thing_classes": ["a"], "category_ids": [1]}))
     with pytest.raises(ValueError, match="names 1 classes, MODEL.ROI_HEADS.NUM_CLASSES is 80"):
         run_classes(cfg, tmp_path)
 

@@ -178,3 +178,10 @@ def test_files_are_read_safely_everywhere():
         "loco_det/data/cityscapes.py: importlib.import_module(f'cityscapesscripts{name}')",  # names of its own
         "pretrain/encoders.py: importlib.import_module(module)",  # of an encoder that the user has named
     ]
+
+
+@pytest.mark.parametrize("text", ["a: !!timestamp x", "a: !!bool maybe", "!!timestamp 1", "a: !!int x", "a: !!float x"])
+def test_a_tag_of_yaml_before_another_kind_of_value(text):
+    with pytest.raises(ValueError, match=r"^a\.yaml: ") as error:
+        parse_yaml(text, "a.yaml")
+    assert "\n" not in str(error.value)
