@@ -132,7 +132,7 @@ def read_config(path, _above=()):
         raise ValueError(f"{path}: {what}, but a config has lines KEY: VALUE")
     bases, merged = config.pop(BASE_KEY, []), {}
     for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str):
+        if not isinstance(base, str) or "\0" in base:
             raise ValueError(f"{path}: {BASE_KEY} is {base!r}, but must be the path of a file")
         if not re.match(r"\w+://", base):
             base = os.path.join(os.path.dirname(path), os.path.expanduser(base))

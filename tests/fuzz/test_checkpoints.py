@@ -164,7 +164,7 @@ def test_other_content_of_a_run(copy, each_case):
             except EXPECTED as error:
                 one_line(error)
 
-    each_case(case, 15)
+    each_case(case, 8)
 
 
 def test_damaged_sources_of_the_converter(tmp_path, each_case):

@@ -140,7 +140,7 @@ def test_pixels_of_the_size_in_the_header_or_one_line(tmp_path, files, each_case
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
         assert info and (info.width, info.height) == pixels.shape[1::-1], (info, pixels.shape)
 
-    each_case(case, 700)
+    each_case(case, 500)
 
 
 def test_a_damaged_jpeg_has_the_pixels_that_pillow_reads_or_none(tmp_path, files, each_case, monkeypatch):
@@ -180,7 +180,7 @@ def test_the_mapper_raises_what_the_reader_raises(tmp_path, files, each_case):
             return
         assert found.shape[0] == 3 and max(found.shape[1:]) <= 33
 
-    each_case(case, 100)
+    each_case(case, 40)
 
 
 def test_the_good_files_are_read(tmp_path, files):

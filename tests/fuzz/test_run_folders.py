@@ -138,7 +138,7 @@ def test_tables_of_damaged_runs(runs, each_case):
         for run in found:
             assert run.state and math.isfinite(run.seconds or 0) and type(run.iterations) in (int, type(None))
 
-    each_case(case, 250)
+    each_case(case, 120)
 
 
 def test_pages_of_damaged_runs(runs, each_case):
@@ -150,7 +150,7 @@ def test_pages_of_damaged_runs(runs, each_case):
         page.encode()
         assert page.endswith("</html>\n")
 
-    each_case(case, 6)
+    each_case(case, 3)
 
 
 def test_curves_of_damaged_metrics(tmp_path, pretraining, readouts, write_lines, each_case):

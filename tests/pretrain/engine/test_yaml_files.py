@@ -185,3 +185,9 @@ def test_a_tag_of_yaml_before_another_kind_of_value(text):
     with pytest.raises(ValueError, match=r"^a\.yaml: ") as error:
         parse_yaml(text, "a.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_a_base_that_can_be_no_file(tmp_path):
+    (tmp_path / "a.yaml").write_text('_BASE_: "b\\0.yaml"\n')
+    with pytest.raises(ValueError, match=r"a\.yaml: _BASE_ is 'b\\x00\.yaml', but must be the path of a file"):
+        read_config(str(tmp_path / "a.yaml"))
