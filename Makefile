@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # With it every process would compile torch's Python files anew, because of --no-compile below: 6 seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-long test lint bench clean distclean
+.PHONY: setup demo demo-long test fuzz lint bench clean distclean
 
 setup: $(INSTALLED)
 
@@ -24,6 +24,13 @@ test: export OMP_NUM_THREADS ?= 1
 test: export RAYON_NUM_THREADS ?= 1
 test: $(INSTALLED)
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# New cases of tests/fuzz for FUZZ_SECONDS in all, divided among its targets; `make test` runs the same few each time.
+# A failure names its seed: `FUZZ_SEED=<that> .venv/bin/python -m pytest tests/fuzz/<file>::<test>` repeats it.
+fuzz: export OMP_NUM_THREADS ?= 1
+fuzz: export FUZZ_SECONDS ?= 600
+fuzz: $(INSTALLED)
+	$(RUN) -m pytest tests/fuzz --tb=short --show-capture=no
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

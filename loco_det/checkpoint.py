@@ -11,12 +11,14 @@ from detectron2.checkpoint import DetectionCheckpointer
 from pretrain.engine.checkpoint import newest_of_all
 from pretrain.engine.files import write_whole
 from pretrain.engine.safe_load import plain, read
+from pretrain.engine.text import for_terminal
 
 # What reading a file's content as a checkpoint may raise
 UNREADABLE = (
-    EOFError, UnicodeDecodeError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError,
+    EOFError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError,
     AssertionError, RecursionError,
 )  # fmt: skip
+LONGEST = 300  # characters of a reason in a message
 
 
 class GuardedCheckpointer(DetectionCheckpointer):
@@ -35,7 +37,9 @@ class GuardedCheckpointer(DetectionCheckpointer):
         try:
             return super().load(path, *args, **kwargs)
         except UNREADABLE as error:
-            reason = (str(error) or type(error).__name__).strip().split("\n")[0]
+            if isinstance(error, ValueError) and str(error).startswith(str(path)):  # our own
+                raise
+            reason = (for_terminal(error) or type(error).__name__).strip()[:LONGEST]
             raise ValueError(f"{path} is not a checkpoint that Detectron2 can load: {reason}") from error
 
     def resume(self, check=lambda content: None):

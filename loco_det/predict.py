@@ -14,12 +14,13 @@ from tqdm import tqdm
 from pretrain.engine.checkpoint import checkpoint_names, newest_readable
 from pretrain.engine.files import named_errors, sha256_of, text_of, whole_file, write_new
 from pretrain.engine.images import UNREADABLE, list_images, read_image
+from pretrain.engine.results import read_results
+from pretrain.engine.schema import fault, text, whole
 from pretrain.engine.text import for_file_name, for_terminal
 
 from .checkpoint import GuardedCheckpointer
 from .data.coco_files import read_coco
 from .results import predict
-from .run_folder import read_results
 from .trainer import Trainer
 from .visualize import draw_predictions
 
@@ -185,17 +186,12 @@ def run_classes(cfg, run):
     Raises:
         ValueError: if results.json or the annotations cannot be used, or have another number of classes.
     """
-    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    content = read_results(Path(run, "results.json"))
+    count, stored = cfg.MODEL.ROI_HEADS.NUM_CLASSES, Path(run, "results.json")
+    content = read_results(stored) if stored.is_file() else {}
     names, ids = content.get("thing_classes"), content.get("category_ids")
     custom = cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.TEST_JSON
     if names is None and custom and Path(custom).is_file():
-        try:
-            found = {category["id"]: category["name"] for category in read_coco(custom, ("categories",))["categories"]}
-            ids = sorted(found)
-            names = [found[i] for i in ids]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{custom}: its categories have no id and name ({error})") from None
+        names, ids = _categories(custom)
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         metadata = MetadataCatalog.get(dataset) if dataset in MetadataCatalog.list() else {}
         if names is None and metadata and metadata.get("thing_classes"):
@@ -204,8 +200,17 @@ def run_classes(cfg, run):
             ids = sorted(places, key=places.get)
     if names is None:
         names, ids = [f"class {i}" for i in range(count)], list(range(count))
-    if not (isinstance(names, list) and isinstance(ids, list) and all(isinstance(i, int) for i in ids)):
-        raise ValueError(f"{run}: results.json is damaged: its thing_classes and category_ids are no lists")
-    if not len(names) == len(ids) == count:
+    if len(names) != count:
         raise ValueError(f"{run}: results.json names {len(names)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {count}")
-    return [str(name) for name in names], ids
+    if ids is None or not len(ids) == len(set(ids)) == count:
+        raise ValueError(f"{stored} is damaged (category_ids): evaluate that run again")
+    return names, ids
+
+
+def _categories(path):
+    """Names and ids of the classes of a COCO annotation file, by id; ValueError if it does not have them."""
+    entries = read_coco(path, ("categories",))["categories"]
+    if fault(entries, [{"id": whole, "name": text}]) or len({entry["id"] for entry in entries}) < len(entries):
+        raise ValueError(f"{path}: its categories are damaged: tools/check_dataset.py says more")
+    entries = sorted(entries, key=lambda entry: entry["id"])
+    return [entry["name"] for entry in entries], [entry["id"] for entry in entries]

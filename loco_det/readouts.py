@@ -66,7 +66,7 @@ def _percent(value):
 def _linear_figures(run):
     where = (run.results.get("protocol") or {}).get("chosen_on") or NOTHING
     rows = []
-    for stage, row in run.results.get("linear", {}).items():
+    for stage, row in (run.results.get("linear") or {}).items():
         rate = row.get("lr")
         learning_rate = "all diverged" if rate is None else Cell(f"{rate:g}", rate)
         rows.append(_figures(stage, row, **{"learning rate": learning_rate, "chosen on": where}))
@@ -75,7 +75,7 @@ def _linear_figures(run):
 
 def _knn_figures(run):
     rows = []
-    for stage, settings in run.results.get("knn", {}).items():
+    for stage, settings in (run.results.get("knn") or {}).items():
         for name, row in settings.items():  # such as k200_t0.07
             k, _, temperature = name.removeprefix("k").partition("_t")
             rows.append(_figures(stage, row, k=Cell(k, float(k)), temperature=Cell(temperature, float(temperature))))

@@ -16,6 +16,7 @@ from loco_det.readouts import readout_rows
 from loco_det.runs import class_rows, detection_rows, pretraining_rows, published_notes, seeds_rows
 from loco_det.tables import markdown
 from pretrain.engine.files import write_whole
+from pretrain.engine.images import UNREADABLE, read_image
 from pretrain.engine.text import for_html, for_markdown
 
 PICTURES = 24  # of detections and views on a page; each run gets the same share, and one at least
@@ -29,8 +30,7 @@ PICTURE_WIDTHS = (1600, 1100, 700, 450)  # pixels; the first with which the pict
 
 def _compress(path, width):
     """(bytes, mime) of a picture at most ``width`` wide: JPEG, or the PNG as it is where that is smaller."""
-    with Image.open(path) as picture:
-        resized = picture.convert("RGB")
+    resized = Image.fromarray(read_image(path))
     if resized.width > width:
         resized = resized.resize((width, max(1, round(resized.height * width / resized.width))), Image.LANCZOS)
     buffer = io.BytesIO()
@@ -43,12 +43,12 @@ def _compress(path, width):
 def _figure(path):
     """A figure such as analysis.png in few colours, which is a third of its size; None if there is none."""
     try:
-        with Image.open(path) as picture:
-            buffer = io.BytesIO()
-            picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-            return buffer.getvalue()
-    except OSError:
+        picture = Image.fromarray(read_image(path))
+    except UNREADABLE:
         return None
+    buffer = io.BytesIO()
+    picture.quantize(64, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _embed_pictures(runs):
@@ -59,7 +59,7 @@ def _embed_pictures(runs):
         for path in paths:
             try:
                 data = _compress(path, width)
-            except OSError:  # a truncated or foreign file: the page does without
+            except UNREADABLE:  # a truncated or foreign file: the page does without
                 continue
             total += len(data[0]) * 4 // 3
             if total > PICTURE_BYTES:

@@ -1,15 +1,49 @@
 """What a run folder of tools/pretrain.py, train_net.py, linear_probe.py or knn.py holds."""
 
 import functools
-import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain.engine.files import text_of
-from pretrain.engine.metrics import read_metrics
+from pretrain.engine.metrics import read_metrics, training_seconds
+from pretrain.engine.results import READOUTS, read_results
+from pretrain.engine.schema import ANY, either, fault, flag, maybe, number, path, read_json, text, whole
 from pretrain.engine.yaml_files import parse_yaml
 
-READOUTS = {"linear", "knn"}  # where results.json of a readout has its figures
+_DECODER = {
+    "CONV_BLOCKS": whole,
+    "MLP_LAYERS": lambda value: value is None or (whole(value) and value < 100),
+    **dict.fromkeys(("STAGES", "EXPANSION", "HIDDEN_DIM", "OUT_DIM"), maybe(whole)),
+    "TIE": maybe(number),
+    "DOWNSAMPLE": maybe(flag),
+}
+KEYS = {  # of a config that are read here, and their types: any other value counts as not known
+    "DATASETS.TEST": either(text, [text]),
+    "DATASETS.TRAIN": either(text, [text]),
+    "LOSS.NAME": text,
+    "LOSS.SCALE": number,
+    "MODEL.BACKBONE.FREEZE_AT": whole,
+    "MODEL.DECODER": _DECODER,
+    "MODEL.ENCODER": text,
+    "MODEL.RESNETS.DEPTH": whole,
+    "MODEL.UNITS": [[text]],
+    "MODEL.WEIGHTS": path,
+    "SOLVER.IMS_PER_BATCH": whole,
+    "SOLVER.MAX_ITER": whole,
+}
+CURVES = ("recall", "0.50", "0.50:0.95")  # that are drawn
+_CURVE = [maybe(number)]
+_TASK = {
+    "per_class": {ANY: {"objects": whole, "AP": maybe(number)}},
+    "curves": {"recall": [number], "0.50": _CURVE, "0.50:0.95": _CURVE},
+}
+ANALYSIS = {
+    "dataset": maybe(text),
+    "classes": [text],
+    "tasks": {re.compile("bbox|segm"): _TASK},
+    "confusion": {ANY: lambda value: True},
+}
 
 
 @dataclass
@@ -42,15 +76,15 @@ class Run:
     problem: str = ""
 
     def key(self, path, default=None):
-        """Value of a key of the config such as "SOLVER.MAX_ITER"."""
+        """Value of a key of the config such as "SOLVER.MAX_ITER", one of ``KEYS``."""
         value = self.config
         for part in path.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        return default if value is None else value
+        return default if value is None or fault(value, KEYS[path]) else value
 
     def series(self, name):
         """Iterations (counted from 1) and values of a metric."""
-        points = [(m["iteration"] + 1, m[name]) for m in self.metrics if isinstance(m.get(name), int | float)]
+        points = [(m["iteration"] + 1, m[name]) for m in self.metrics if name in m]
         return [p[0] for p in points], [p[1] for p in points]
 
     @property
@@ -82,8 +116,7 @@ class Run:
         """As the run recorded it, else from the time per iteration in its metrics; None if unknown."""
         if self.results.get("seconds"):
             return self.results["seconds"]
-        ends, times = self.series("time")
-        return sum(t * (b - a) for t, a, b in zip(times, [0, *ends], ends, strict=False)) or None
+        return training_seconds(self.metrics)
 
     @property
     def unit_losses(self):
@@ -95,7 +128,7 @@ class Run:
         """ "row", "box_ap", "mask_ap" that the run's config names, and "differences" from it, as ``published_row``
         returns them; empty if there is none, and before there are results."""
         found = self.results.get("published") or {}
-        if not found or "differences" in found:
+        if not found or found.get("differences") is not None:
             return found
         from loco_det.published import differences  # imports torch, which a report does without
 
@@ -113,7 +146,7 @@ class Run:
         for a readout, whose figures are no AP."""
         if self.kind == "readout":
             return {}
-        results = self.results.get("results", {})
+        results = self.results.get("results") or {}
         if any("bbox" in value or "segm" in value for value in results.values()):  # several test sets
             return results
         return {str(self.results.get("dataset") or (self.key("DATASETS.TEST") or ["–"])[0]): results}
@@ -132,11 +165,11 @@ def read_run(folder):
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("metrics.json", "results.json")):
         raise FileNotFoundError(f"{folder} is not a run: it has neither metrics.json nor results.json")
-    results = read_results(folder / "results.json")
+    results = read_results(folder / "results.json") if (folder / "results.json").is_file() else {}
     config, text = _config(folder)
     metrics = read_metrics(folder / "metrics.json")
     detection = results or "loss_mask" in {k for m in metrics for k in m} or "META_ARCHITECTURE" in text
-    readout = READOUTS & results.keys() if results else _is_readout(config)
+    readout = any(results.get(part) is not None for part in READOUTS) if results else _is_readout(config)
     return Run(
         folder=folder,
         name=folder.resolve().name,
@@ -154,36 +187,15 @@ def read_run(folder):
 def is_finished(folder):
     """Whether a run has its results.json, and nothing failed in evaluation, analysis or pictures."""
     try:
-        content = read_results(Path(folder) / "results.json")
-    except ValueError:
+        return not read_results(Path(folder) / "results.json").get("problems")
+    except (FileNotFoundError, ValueError):
         return False
-    return bool(content) and not content.get("problems")
 
 
 def lost_run(folder, problem):
     """A Run that stands for a folder of which nothing can be read; its kind is a guess by its config, if it has one."""
     kind = "readout" if _is_readout(_config(Path(folder))[0]) else "detection"
     return Run(Path(folder), Path(folder).name, kind, {}, "", [], {}, "", [], problem=problem)
-
-
-def read_results(path):
-    """results.json of a detection run or a readout as a dict, empty if there is none.
-
-    Raises:
-        ValueError: if it is damaged, or has no figures where a run of ours has them; one line with the path.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        figures = results[next(iter(READOUTS & results.keys()), "results")]
-        figures.get("bbox")
-        for part in READOUTS & results.keys():
-            for stage in figures.values():
-                [row.get("top1") for row in ([stage] if part == "linear" else stage.values())]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): evaluate that run again") from error
-    return results
 
 
 def _config(folder):
@@ -204,7 +216,10 @@ def _is_readout(config):
 def _analysis(path):
     """Empty, too, if the file is no analysis: the report then does without its part."""
     try:
-        content = json.loads(text_of(path) or "{}")
-        return content if {"tasks", "classes", "confusion"} <= content.keys() else {}
-    except (ValueError, AttributeError):
+        content = read_json(path)
+    except (FileNotFoundError, ValueError):
         return {}
+    if fault(content, ANALYSIS) or not content["tasks"]:
+        return {}
+    curves = [task["curves"] for task in content["tasks"].values()]
+    return content if all(len({len(part[name]) for name in CURVES}) == 1 for part in curves) else {}

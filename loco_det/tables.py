@@ -70,7 +70,7 @@ def decoder_name(run):
     parts.append(conv if blocks else "no conv block")
     if keys.get("EXPANSION"):
         parts.append(f"1x1 conv {keys['EXPANSION']}")
-    widths = [keys.get("HIDDEN_DIM")] * (keys.get("MLP_LAYERS", 2) - 1) + [keys.get("OUT_DIM")]
+    widths = [keys.get("HIDDEN_DIM")] * ((keys.get("MLP_LAYERS") or 2) - 1) + [keys.get("OUT_DIM")]
     return ", ".join([*parts, "MLP " + "-".join(map(str, widths))])
 
 

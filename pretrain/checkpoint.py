@@ -61,10 +61,14 @@ class AtomicCheckpointer(Checkpointer):
         self.logger.info(f"Resuming from {found}")
         self.mine = [name for name in reversed(checkpoint_names(self.save_dir)) if name != "model_final.pth"]
         saved = torch.load(found, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(saved["model"])
-        for key, obj in self.checkpointables.items():
-            obj.load_state_dict(saved[key])
-        return saved["iteration"]
+        try:
+            self.model.load_state_dict(saved["model"])
+            for key, obj in self.checkpointables.items():
+                obj.load_state_dict(saved[key])
+            return int(saved["iteration"])
+        except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise ValueError(f"{found} is none of this run ({why}): start anew without --resume") from error
 
     def _check(self, content):
         """ValueError if a checkpoint is of another run, KeyError or TypeError if it is none of ours."""

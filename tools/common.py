@@ -58,6 +58,7 @@ def merge_config(cfg, args):
             one line.
         OSError: if the file cannot be read.
     """
+    before = cfg.clone()
     logging.getLogger("fvcore.common.config").setLevel(logging.CRITICAL)  # yacs logs what it raises
     logging.getLogger("yacs.config").setLevel(logging.CRITICAL)
     logging.getLogger("detectron2.config.compat").setLevel(logging.ERROR)  # of each file without a VERSION
@@ -65,9 +66,20 @@ def merge_config(cfg, args):
         with _explained(cfg, args.config_file):
             merge_config_file(cfg, args.config_file)
         _refuse_code_in_file(cfg, args)
+        _refuse_nothing(cfg, before, args.config_file)
     with _explained(cfg, "the KEY VALUE pairs"):
         cfg.merge_from_list(_as_defaults(cfg, _pairs(args.opts)))
+    _refuse_nothing(cfg, before, "the KEY VALUE pairs")
     return cfg
+
+
+def _refuse_nothing(cfg, default, where, above=""):
+    """ValueError if a key has lost its value to YAML's null or Python's None, which yacs takes for any type."""
+    for key, value in default.items():
+        if cfg[key] is None and value is not None:
+            raise ValueError(f"{above}{key} has no value (in {where}): write one, or leave the key out")
+        if isinstance(value, dict):
+            _refuse_nothing(cfg[key], value, where, f"{above}{key}.")
 
 
 def _refuse_code_in_file(cfg, args):

@@ -145,6 +145,8 @@ def summarize(cfg, folders):
         only without differences.
     """
     runs = [read_run(folder) for folder in folders.values()]
+    if other := [run.folder for run in runs if run.results.get("results") is None]:
+        raise ValueError(f"{other[0]} has no results of a detector: evaluate that split again")
     results = [run.results["results"] for run in runs]
     row = cfg.PUBLISHED.ROW or None
     different = differences(row, runs) if row else []
@@ -169,7 +171,8 @@ def summarize(cfg, folders):
 
 def differences(row, runs):
     """In what the splits differ from a published row, which is a mean over all of them."""
-    found = [text for run in runs for text in run.published.get("differences", ["row (its results.json names none)"])]
+    unknown = {"differences": ["row (its results.json names none)"]}
+    found = [text for run in runs for text in (run.published or unknown)["differences"]]
     if len(runs) != len(SEEDS):
         found.append(f"splits ({len(runs)}, the row has {len(SEEDS)})")
     return list(dict.fromkeys(found))

@@ -15,6 +15,12 @@ class ImageMapper(DatasetMapper):
     """As Detectron2's (its ``__call__`` is followed line by line), but images are read as in pretraining: 16 bits are
     scaled, not clipped to white, and errors name the file."""
 
+    @classmethod
+    def from_config(cls, cfg, is_train=True):
+        options = super().from_config(cfg, is_train)
+        options["augmentations"] = [_at_least_a_pixel(step) for step in options["augmentations"]]
+        return options
+
     def __call__(self, dataset_dict):
         """
         Args:
@@ -57,3 +63,20 @@ def read_for_detection(path, image_format="RGB"):
     if image_format == "RGB":
         return image
     return detection_utils.convert_PIL_to_numpy(Image.fromarray(image), image_format)
+
+
+class Resize(T.ResizeShortestEdge):
+    """Detectron2's, but a side of an image that is very long and narrow is not rounded to nothing."""
+
+    def get_transform(self, image):
+        found = super().get_transform(image)
+        if isinstance(found, T.ResizeTransform):
+            found.new_h, found.new_w = max(1, found.new_h), max(1, found.new_w)
+        return found
+
+
+def _at_least_a_pixel(step):
+    """An augmentation, with :class:`Resize` in place of Detectron2's."""
+    if type(step) is not T.ResizeShortestEdge:
+        return step
+    return Resize(step.short_edge_length, step.max_size, step.sample_style, step.interp)

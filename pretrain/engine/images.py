@@ -1,5 +1,6 @@
 """The one reader of image files, and the one list of those in a folder: what is learned is what is detected on."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 # Palette images with transparency, doubtful EXIF data and the like are still readable
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -19,7 +20,15 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm",
 SYSTEM = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # what archives, servers and systems put beside images
 UNREADABLE = (OSError, ValueError)  # what read_image and image_info raise
 EXIF_ORIENTATION = 0x0112  # tag; 1 is upright, 5 to 8 swap width and height
+# How rows and columns become upright: whether to swap the axes first, and then the steps along both
+TURNS = {
+    2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1), 5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1),
+    8: (True, -1, 1),
+}  # fmt: skip
 UNKNOWN_RANGE = ("I", "F", "I;32", "F;32")  # modes whose pixels have no largest value
+SIXTEEN_BITS = ("PNG", "PPM")  # formats in which Pillow calls 16 bits "I": always, or in older versions
+RUN_PROGRAMS = ("EPS",)  # formats that Pillow has another program read, Ghostscript, which runs the file
+STRIP = 2**24  # pixels that are converted at a time, so that a large image takes its own memory about twice
 
 
 class ImageInfo(NamedTuple):
@@ -38,7 +47,7 @@ def read_image(path):
     (their upper half); transparency is left out; of several pictures in a file the first is taken.
 
     Args:
-        path: of a file in any format that Pillow reads.
+        path: of a file in any format that Pillow itself reads.
 
     Returns:
         ndarray: (H, W, 3) uint8, RGB.
@@ -64,7 +73,8 @@ def image_info(path):
     def look(image, _):
         _refuse_unknown_range(image)
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-        width, height = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+        turned = image.format != "TIFF" and TURNS.get(orientation, (False,))[0]  # Pillow turns TIFF by itself
+        width, height = image.size[::-1] if turned else image.size
         return ImageInfo(width, height, orientation, image.mode)
 
     return _with_image(path, look)
@@ -74,7 +84,7 @@ def _with_image(path, function):
     """``function(Pillow image, its open file)``; whatever a damaged file makes Pillow raise is a ValueError."""
     with open(path, "rb") as file:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=_formats()) as image:
                 return function(image, file)
         except UnidentifiedImageError:
             raise ValueError(f"{path}: no image, or a damaged one") from None
@@ -82,21 +92,29 @@ def _with_image(path, function):
             raise ValueError(f"{path}: too large an image: {' '.join(str(error).split())}") from None
         except MemoryError:
             raise ValueError(f"{path}: an image that asks for more memory than there is") from None
-        except _UnknownRangeError as error:
+        except _RefusedError as error:
             raise ValueError(f"{path}: {error}") from None
         except Exception as error:  # Pillow's and its plugins' are of any kind
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{path}: cannot be read as an image ({reason.replace(repr(path), 'it')})") from error
 
 
-class _UnknownRangeError(Exception):
-    pass
+class _RefusedError(Exception):
+    """Our own words, unlike what Pillow raises."""
+
+
+@functools.cache
+def _formats():
+    """Names of the formats that Pillow reads without another program."""
+    Image.preinit()  # the usual ones are tried first
+    Image.init()
+    return tuple(name for name in Image.ID if name not in RUN_PROGRAMS)
 
 
 def _refuse_unknown_range(image):
-    sixteen = image.format == "PNG" and image.mode == "I"  # as older versions of Pillow call it
+    sixteen = image.format in SIXTEEN_BITS and image.mode == "I"
     if image.mode in UNKNOWN_RANGE and not sixteen:
-        raise _UnknownRangeError(
+        raise _RefusedError(
             f"its pixels are {'floats' if image.mode.startswith('F') else '32-bit integers'} of unknown range "
             f"(mode {image.mode}): save it with 8 or 16 bits"
         )
@@ -104,26 +122,36 @@ def _refuse_unknown_range(image):
 
 def _pixels(image, file):
     """(H, W, 3) uint8 RGB."""
-    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
         file.seek(0)
         data = np.frombuffer(file.read(), np.uint8)
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)  # Pillow's, in half the time
         if pixels is not None:  # else the file is truncated: Pillow says so
             return _upright(pixels, image)
     _refuse_unknown_range(image)
+    image.load()
+    width, height = image.size
+    pixels, rows = np.empty((height, width, 3), np.uint8), max(1, STRIP // width)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        pixels[top:bottom] = _rgb(image.crop((0, top, width, bottom)) if rows < height else image)
+    return _upright(pixels, image)
+
+
+def _rgb(image):
+    """Pixels of a Pillow image that broadcast to (H, W, 3), 8 bits."""
     if image.mode.startswith("I"):  # 16 bits: Pillow's conversion would clip all above 255, not scale
-        gray = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return _upright(np.repeat(gray[..., None], 3, axis=2), image)
-    return _upright(np.array(image.convert("RGB")), image)
+        return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
+    return np.asarray(image.convert("RGB"))
 
 
 def _upright(pixels, image):
     """Pixels turned as the EXIF orientation of their image says."""
-    if image.getexif().get(EXIF_ORIENTATION, 1) not in range(2, 9):
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    if orientation not in TURNS:
         return pixels
-    turned = Image.fromarray(pixels)
-    turned.getexif()[EXIF_ORIENTATION] = image.getexif()[EXIF_ORIENTATION]
-    return np.array(ImageOps.exif_transpose(turned))
+    swapped, down, right = TURNS[orientation]
+    return np.ascontiguousarray((pixels.swapaxes(0, 1) if swapped else pixels)[::down, ::right])
 
 
 def list_images(folder, key="DATASETS.TRAIN"):

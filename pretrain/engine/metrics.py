@@ -1,7 +1,6 @@
 """metrics.json and its company: one line a logged iteration, written and read alike for all kinds of runs."""
 
 import json
-import math
 import os
 import re
 
@@ -9,6 +8,7 @@ import numpy as np
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter, get_event_storage
 
 from .files import named_errors
+from .schema import LARGEST, number
 
 STEP = {"lr", "data_time"}  # one of these is in the line of a training step, and not in an evaluation's alone
 
@@ -83,16 +83,19 @@ def read_metrics(path):
     the start, what had been logged from there on is dropped.
 
     Returns:
-        list of dicts, each with "iteration" (counted from 0); empty if there is no such file.
+        list of dicts, each with "iteration" (counted from 0) and other names of numbers, which need not be finite;
+        empty if there is no such file.
     """
     merged, last = {}, -1
     if os.path.isfile(path):
         with open(path, errors="replace") as file:
             for line in file:
                 try:
-                    entry = json.loads(line)
+                    entry = _numbers(json.loads(line))
                     iteration = int(entry["iteration"])
-                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                except (ValueError, KeyError, AttributeError, OverflowError, RecursionError):
+                    continue
+                if not 0 <= iteration <= LARGEST:
                     continue
                 if STEP & entry.keys():  # an evaluation's line may come after that of a later step
                     if iteration <= last:
@@ -100,6 +103,19 @@ def read_metrics(path):
                     last = iteration
                 merged.setdefault(iteration, {}).update(entry, iteration=iteration)
     return [merged[i] for i in sorted(merged)]
+
+
+def _numbers(entry):
+    """What is a number in a line, as JSONWriter writes nothing else."""
+    known = {key: value for key, value in entry.items() if type(value) in (int, float)}
+    return {key: value for key, value in known.items() if isinstance(value, float) or abs(value) <= LARGEST}
+
+
+def training_seconds(metrics):
+    """How long a training took, by the (median) time of an iteration that its metrics tell; None if they do not."""
+    ends, times = series(metrics, "(time)").get("time", ([], []))
+    seconds = float(sum(t * (b - a) for t, a, b in zip(times, [0, *ends], ends, strict=False)))
+    return seconds if 0 < seconds < LARGEST else None
 
 
 def series(metrics, pattern):
@@ -116,14 +132,7 @@ def series(metrics, pattern):
     for key in {key for entry in metrics for key in entry}:
         if match := re.fullmatch(pattern, key):
             points = [(entry["iteration"] + 1, entry.get(key)) for entry in metrics]
-            points = [(x, y) for x, y in points if isinstance(y, int | float) and _finite(y)]
+            points = [(x, y) for x, y in points if number(y)]
             if points:
                 curves[match[1]] = np.array(points, dtype=float).T
     return curves
-
-
-def _finite(value):
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer that is no float
-        return False

@@ -20,6 +20,7 @@ import torch
 
 from .archives import other_file
 from .stand_ins import ALLOWED, INERT, Inert, PickledArray, inert
+from .text import shortened
 
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began its files before version 1.6
 MOST_UNPACKED = 16  # a zip archive may unpack to this many times its size: weights hardly compress, bombs do
@@ -193,6 +194,10 @@ class _Unpickler(pickle._Unpickler):
     The one in Python and not in C, whose memo takes 64 GB if five bytes of the file say so.
     """
 
+    def __init__(self, file, **options):
+        super().__init__(file, **options)
+        self.size = os.fstat(file.fileno()).st_size
+
     def find_class(self, module, name):
         name = _full_name(module, name)
         if name not in ALLOWED and not name.startswith(INERT):
@@ -204,7 +209,16 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("state for a type")
         super().load_build()
 
-    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+    def load_bytearray8(self):
+        size = int.from_bytes(self.read(8), "little")
+        if size > self.size:  # pickle would fill as much memory with zeros first
+            raise pickle.UnpicklingError("more bytes than the file has")
+        self.append(bytearray(self.read(size)))
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
 
 def _reason(head, error, remedy):
@@ -212,7 +226,7 @@ def _reason(head, error, remedy):
     text = " ".join(str(error).split())
     match = re.search(r"GLOBAL ([\w.]+)", text)
     if match or "allow_pickle=False" in text:  # the latter is numpy's for an array of objects
-        what = match[1].rstrip(".") if match else "Python objects"
+        what = shortened(match[1].rstrip("."), 80) if match else "Python objects"
         return (
             f"holds more than tensors ({what}), and loading that could run code: refused; if you trust the "
             f"file, {remedy}, or save its state dict alone with torch.save"

@@ -85,6 +85,8 @@ def parse_yaml(text, where):
         raise ValueError(f"{where}: {problem}" if ours else f"{where}: {problem}; {ADVICE}") from None
     except (TypeError, ValueError, OverflowError) as error:  # PyYAML on odd dates and keys
         raise ValueError(f"{where}: {' '.join(str(error).split())}; {ADVICE}") from None
+    except (AttributeError, KeyError, IndexError):  # PyYAML on tags such as !!timestamp and !!bool before other text
+        raise ValueError(f"{where}: a tag, such as !!bool, before a value of another kind; {ADVICE}") from None
 
 
 def _size(node, sizes):
@@ -130,7 +132,7 @@ def read_config(path, _above=()):
         raise ValueError(f"{path}: {what}, but a config has lines KEY: VALUE")
     bases, merged = config.pop(BASE_KEY, []), {}
     for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str) or re.match(r"\w+://", base):  # no file makes us ask the network
+        if not isinstance(base, str) or "\0" in base or re.match(r"\w+://", base):  # no file makes us ask the network
             raise ValueError(f"{path}: {BASE_KEY} is {base!r}, but must be the path of a file of this machine")
         base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
         try:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..engine.files import text_of
+from ..engine.results import read_results
+from ..engine.text import for_terminal
 from ..engine.yaml_files import parse_yaml
 from ..readout.results import at_the_edge
 from .markdown import percent
@@ -61,8 +63,8 @@ def read_readout(folder, kind, sha256):
         raise FileNotFoundError(f"{path}: no such file; run {TOOLS[kind]} to its end first")
     name = Path(folder).resolve().name
     try:
+        content = read_results(path)
         readout = Readout(kind, name, _dataset(path.with_name("config.yaml")) or name)
-        content = json.loads(path.read_text())
         origin = (content["weights_metadata"] or {}) if kind == "detection" else content["weights"]
         measured = origin.get("sha256")
         {"linear": _linear, "knn": _knn, "detection": _detection}[kind](content, readout)
@@ -72,7 +74,8 @@ def read_readout(folder, kind, sha256):
         why = " ".join(repr(error).split())
         raise ValueError(f"{path} is damaged, or not by {TOOLS[kind]}: {why}") from error
     if content.get("problems"):
-        raise ValueError(f"{path} is of a run that has not succeeded: {'; '.join(map(str, content['problems']))}")
+        problems = for_terminal("; ".join(content["problems"]))
+        raise ValueError(f"{path} is of a run that has not succeeded: {problems}")
     if measured != sha256:
         what = f"another checkpoint, SHA-256 {measured}" if measured else "weights whose origin it does not tell"
         raise ValueError(f"{path} holds results of {what}; the SHA-256 of this one is {sha256}")
@@ -81,7 +84,8 @@ def read_readout(folder, kind, sha256):
 
 def _dataset(config):
     """The folder of test images in a readout's config.yaml; None if there is none."""
-    keys = (parse_yaml(text_of(config), config) or {}).get("DATASETS") or {}
+    content = parse_yaml(text_of(config), config)
+    keys = (content.get("DATASETS") if isinstance(content, dict) else None) or {}
     folder = keys.get("TEST") or keys.get("TRAIN")
     return dataset_of(folder) if isinstance(folder, str) else None
 

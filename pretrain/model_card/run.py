@@ -11,8 +11,9 @@ from ..checkpoint import FORMAT
 from ..config import get_cfg
 from ..encoders import build_encoder, is_own_code
 from ..engine.files import sha256_of, text_of
-from ..engine.metrics import read_metrics, series
+from ..engine.metrics import read_metrics, training_seconds
 from ..engine.safe_load import read_own
+from ..engine.text import for_terminal
 from ..engine.yaml_files import parse_yaml
 
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")  # of BN: in the state dict, not learned
@@ -55,13 +56,12 @@ class PretrainingRun:
             raise FileNotFoundError(f"{folder}: no such run folder")
         last = text_of(self.folder / "last_checkpoint").strip()
         if not self.path.is_file() or last not in ("", self.path.name):  # it may be left over from an earlier run
-            why = f"its last checkpoint is {last}" if last else "it has no model_final.pth"
+            why = f"its last checkpoint is {for_terminal(last[:80])}" if last else "it has no model_final.pth"
             raise FileNotFoundError(f"{folder} is no finished run of tools/pretrain.py: {why}; finish it with --resume")
         self._read_checkpoint(encoder)
         self.sha256, self.size = sha256_of(self.path), self.path.stat().st_size
         self.metrics = read_metrics(self.folder / "metrics.json")
-        ends, times = series(self.metrics, "(time)").get("time", ([], []))
-        self.seconds = sum(t * (b - a) for t, a, b in zip(times, [0, *ends], ends, strict=False)) or None
+        self.seconds = training_seconds(self.metrics)
         commands = [words for line in text_of(self.folder / "command.txt").splitlines() if (words := _words(line))]
         fresh = [command for command in commands if "--resume" not in command]
         self.command = shlex.join(map(portable, (fresh or commands)[-1])) if commands else None

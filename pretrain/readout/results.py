@@ -1,10 +1,11 @@
 """What a linear readout found: which learning rate each stage takes, results.json, a table."""
 
-import json
 import math
 import os
 
 from detectron2.utils import comm
+
+from ..engine.schema import read_json
 
 
 def rate_name(rate):
@@ -120,8 +121,7 @@ def refuse_others(folder, kind):
     """
     path = os.path.join(folder, "results.json")
     try:
-        with open(path) as f:
-            found = json.load(f)
+        found = read_json(path)
     except (FileNotFoundError, ValueError):  # none, or damaged and of no use
         return
     if not isinstance(found, dict) or kind not in found:

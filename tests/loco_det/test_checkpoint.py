@@ -179,3 +179,11 @@ def test_c4_detectors_want_res5_in_the_heads(c4, tmp_path, missing, message):
     count = len(state)
     with pytest.raises(ValueError, match=f"fills {len(kept)} of {count} tensors of the backbone; {message}"):
         GuardedCheckpointer(build_model(cfg)).load(str(tmp_path / "part.pkl"))
+
+
+@pytest.mark.parametrize("content", [{"model": {}, "x": 3}, {"model": {"a": torch.ones(1)}, "a\nb": "c"}])
+def test_what_detectron2_says_of_a_file_is_one_line_with_its_name(tmp_path, content):
+    torch.save({**content, "model": {**content["model"], "b": "text"}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth") as error:
+        GuardedCheckpointer(torch.nn.Linear(1, 1)).load(str(tmp_path / "a.pth"), checkpointables=[])
+    assert "\n" not in str(error.value)

@@ -116,7 +116,7 @@ def test_classes_where_results_json_is_not_there(cfg, tmp_path):
     (tmp_path / "train.json").write_text('\ufeff{"categories": [{"id": 4, "name": "cat"}]}')
     assert run_classes(cfg, tmp_path) == (["cat"], [4])
     (tmp_path / "train.json").write_text('{"categories": [3]}')
-    with pytest.raises(ValueError, match="train.json: its categories have no id and name"):
+    with pytest.raises(ValueError, match="train.json: its categories are damaged"):
         run_classes(cfg, tmp_path)
 
 

@@ -40,3 +40,30 @@ def test_damaged_results(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match="results.json is damaged"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("SOLVER.MAX_ITER", "many"), ("MODEL.UNITS", [[3]]), ("DATASETS.TEST", 5), ("MODEL.WEIGHTS", "a\0b"),
+     ("MODEL.DECODER", {"CONV_BLOCKS": "1"}), ("MODEL.DECODER", {"CONV_BLOCKS": 1, "MLP_LAYERS": 2**50})],
+)  # fmt: skip
+def test_a_value_of_another_type_in_the_config_counts_as_unknown(detection, key, value):
+    config = {}
+    section, name = key.split(".")
+    config[section] = {name: value}
+    (detection[0] / "config.yaml").write_text(json.dumps(config))
+    run = read_run(detection[0])
+    assert run.key(key) is None and run.key(key, 3) == 3 and run.state == "done"
+
+
+@pytest.mark.parametrize("change", [{"tasks": {}}, {"tasks": {"bbox": 3}}, {"classes": [["a"]]}, {"dataset": []}])
+def test_an_analysis_of_other_types_is_none(detection, change):
+    curves = {"recall": [0.5], "0.50": [None], "0.50:0.95": [1.0]}
+    task = {"per_class": {"a": {"objects": 1, "AP": None}}, "curves": curves}
+    good = {"dataset": "a", "classes": ["a"], "tasks": {"bbox": task}, "confusion": {}}
+    for content, known in ((good, good), (good | change, {})):
+        (detection[0] / "analysis.json").write_text(json.dumps(content))
+        assert read_run(detection[0]).analysis == known
+    curves["recall"] = [0.5, 0.6]
+    (detection[0] / "analysis.json").write_text(json.dumps(good))
+    assert read_run(detection[0]).analysis == {}

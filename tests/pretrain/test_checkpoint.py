@@ -11,6 +11,7 @@ from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import items_of
 from pretrain.engine.files import remove_leftovers
 from pretrain.engine.images import names_digest
+from pretrain.learner import build_learner
 
 
 @pytest.fixture
@@ -190,3 +191,18 @@ def test_what_a_kill_has_left_is_removed(make, tmp_path, monkeypatch):
     remove_leftovers(tmp_path)
     run(checkpointer, 2)
     assert files(tmp_path) == ["model_0000002.pth"]
+
+
+def test_a_checkpoint_with_other_weights_is_refused_in_a_line(tmp_path):
+    cfg = get_cfg()
+    keys = ["MODEL.ENCODER", "resnet18x0.25", "MODEL.DECODER.HIDDEN_DIM", 8, "MODEL.DECODER.OUT_DIM", 4]
+    cfg.merge_from_list([*keys, "OUTPUT_DIR", str(tmp_path)])
+    checkpointer = AtomicCheckpointer(cfg, build_learner(cfg), 12)
+    checkpointer.save("model_final", iteration=8)
+    good = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    name = next(iter(good["model"]))
+    for change in ({"model": []}, {"model": {}}, {"model": good["model"] | {name: torch.ones(1)}}, {"iteration": None}):
+        torch.save(good | change, tmp_path / "model_final.pth")
+        with pytest.raises(ValueError, match=r"model_final\.pth is none of this run \(.*\): start anew") as error:
+            checkpointer.resume()
+        assert "\n" not in str(error.value)

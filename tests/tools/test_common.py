@@ -207,3 +207,13 @@ def test_names_in_logs_and_errors_are_no_escape_sequences(common, capsys):
     with pytest.raises(SystemExit), common.one_line_errors():
         raise ValueError("class \x1b[2J\x9b")
     assert capsys.readouterr().err == "error: class \\x1b[2J\\x9b\n"
+
+
+@pytest.mark.parametrize("key", ["SEED", "OUTPUT_DIR", "SOLVER.BASE_LR"])
+def test_no_key_loses_its_value(common, tmp_path, key):
+    line = refusal(common, get_cfg(), key, "None")
+    assert line == f"{key} has no value (in the KEY VALUE pairs): write one, or leave the key out"
+    section, _, name = key.rpartition(".")
+    (tmp_path / "a.yaml").write_text(f"{section}: {{{name}: null}}\n" if section else f"{name}: ~\n")
+    line = refusal(common, get_cfg(), config_file=tmp_path / "a.yaml")
+    assert line == f"{key} has no value (in {tmp_path / 'a.yaml'}): write one, or leave the key out"

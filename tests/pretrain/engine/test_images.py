@@ -8,13 +8,14 @@ import pytest
 import torch
 from detectron2.config import get_cfg as get_detection_cfg
 from detectron2.data import detection_utils
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from loco_det.config import add_loco_config
 from loco_det.data.mapper import ImageMapper, read_for_detection
 from loco_det.predict import _records, find_images
 from pretrain.config import get_cfg
 from pretrain.data import build_loader
+from pretrain.engine import images
 from pretrain.engine.images import UNREADABLE, image_info, list_classes, list_images, read_image
 from pretrain.readout.labelled import CentralCrops, central_crop, list_labelled
 from pretrain.readout.streams import RandomCrops
@@ -139,6 +140,48 @@ def test_what_cannot_be_read_is_named_by_all(tmp_path, name):
         ImageMapper(cfg, is_train=False)({"file_name": str(path), "height": SIDE, "width": SIDE})
     assert CentralCrops([str(path)], 28)[0] == (0, None)
     assert list(_records([path], skipped := [])) == [] and skipped[0][0] == path and str(path) not in skipped[0][1]
+
+
+@pytest.mark.parametrize("name", ["jpg", "png", "tif", "webp"])
+def test_every_orientation_is_turned_as_pillow_does_and_the_header_tells_the_size(tmp_path, name):
+    image, path = color().crop((0, 0, 20, 9)), tmp_path / f"a.{name}"
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(path, exif=exif, **({"lossless": True} if name == "webp" else {}))
+        with Image.open(path) as saved:
+            expected = np.asarray(ImageOps.exif_transpose(saved).convert("RGB")).astype(int)
+        pixels = read_image(path)
+        assert pixels.shape == expected.shape and np.abs(pixels - expected).max() <= (2 if name == "jpg" else 0)
+        assert image_info(path)[:2] == pixels.shape[1::-1], orientation
+
+
+def test_16_bits_of_a_pgm_are_scaled(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 32 32 65535\n" + GRAY16.astype(">u2").tobytes())
+    assert np.array_equal(read_image(tmp_path / "a.pgm")[..., 1], GRAY16 >> 8)
+    assert image_info(tmp_path / "a.pgm")[:2] == (32, 32)
+
+
+def test_no_image_is_given_to_another_program(tmp_path, monkeypatch):
+    """Pillow has Ghostscript run an EPS file, whatever its name ends in."""
+    path, marker, program = tmp_path / "a.jpg", tmp_path / "RAN", tmp_path / "gs"
+    color().save(path, "EPS")
+    program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # forget what was found before
+    for read in (read_image, image_info):
+        with pytest.raises(ValueError, match="a.jpg: no image"):
+            read(path)
+    assert not marker.exists()
+
+
+def test_large_images_are_converted_in_strips(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "STRIP", 100)
+    for name in ("P.png", "RGBA.png", "CMYK.jpg", "sixteen.png", "1.tif"):
+        image, options = FORMATS[name]
+        image.save(tmp_path / name, **options)
+        assert np.array_equal(read_image(tmp_path / name), reference(tmp_path / name)), name
 
 
 def test_a_missing_file_is_an_oserror(tmp_path):

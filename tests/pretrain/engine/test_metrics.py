@@ -7,7 +7,14 @@ import logging
 import pytest
 from detectron2.utils.events import EventStorage
 
-from pretrain.engine.metrics import MetricPrinter, MetricsWriter, TensorboardWriter, read_metrics, series
+from pretrain.engine.metrics import (
+    MetricPrinter,
+    MetricsWriter,
+    TensorboardWriter,
+    read_metrics,
+    series,
+    training_seconds,
+)
 
 
 def log(path, *iterations, **scalars):
@@ -58,7 +65,7 @@ def test_lines_that_are_none(tmp_path):
     metrics = read_metrics(tmp_path / "metrics.json")
     assert [m["iteration"] for m in metrics] == [2]
     assert series(metrics, "(.+)").keys() == {"iteration", "x"} and read_metrics(tmp_path / "gone") == []
-    assert series([{"iteration": 0, "x": 10**400}, {"iteration": 1, "x": True}], "(x)")["x"].tolist() == [[2], [1]]
+    assert series([{"iteration": 0, "x": 10**400}, {"iteration": 1, "x": 1}], "(x)")["x"].tolist() == [[2], [1]]
 
 
 @pytest.mark.parametrize("writer", [MetricsWriter])
@@ -106,3 +113,21 @@ def test_the_place_must_be_writable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="metrics.json"):
         MetricsWriter(tmp_path / "file" / "metrics.json")
+
+
+def test_only_numbers_are_metrics(tmp_path):
+    path = tmp_path / "metrics.json"
+    lines = ['{"iteration": 3, "lr": 0.1, "loss_a": "x", "loss_b": [1], "loss_c": true, "loss_d": null}']
+    lines += [f'{{"iteration": 4, "lr": 1{"0" * 400}, "loss_a": NaN, "time": 1e308}}', "[1]", '{"iteration": "5"}']
+    lines += ['{"iteration": -1, "lr": 1}', f'{{"iteration": {10**30}, "lr": 1}}', '{"iteration": Infinity, "lr": 1}']
+    path.write_text("\n".join(lines))
+    found = read_metrics(path)
+    assert found[0] == {"iteration": 3, "lr": 0.1} and [sorted(entry) for entry in found[1:]] == [
+        ["iteration", "loss_a", "time"]
+    ]
+    assert training_seconds(found) is None and series(found, "(loss_a)") == {}
+
+
+def test_seconds_of_a_training():
+    times = [{"iteration": 9, "time": 2.0}, {"iteration": 19, "time": 1.0}, {"iteration": 19, "lr": 1.0}]
+    assert training_seconds(times) == 30 and training_seconds([]) is None

@@ -317,6 +317,7 @@ BOMBS = {
     "memo": b"\x80\x02}r\xff\xff\xff\x7f.",
     "string": b"\x80\x04\x8d" + _LONG + b"abc.",
     "bytearray": b"\x80\x05\x96" + _LONG + b"abc.",
+    "bytearray that memory can hold": b"\x80\x05\x96" + struct.pack("<Q", 700 << 20) + b"abc.",
     "frame": b"\x80\x04\x95" + _LONG + b"abc.",
     "dictionaries": b"\x80\x02" + (b"}" + short(b"a")) * DEEP + b"}" + b"s" * DEEP + b".",
     "lists": b"\x80\x02" + b"]" * DEEP + b"a" * (DEEP - 1) + b".",
@@ -566,3 +567,8 @@ def test_names_that_are_no_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(safe_load, "open", denied, raising=False)
     assert refusal(tmp_path / "secret") == "cannot be read (Permission denied)"
+
+
+def test_a_long_name_in_a_pickle_is_shortened(put):
+    line = refusal(put(b"\x80\x02c" + b"numpy.core" * 200 + b"\nx\n."))
+    assert "could run code: refused" in line and "…" in line

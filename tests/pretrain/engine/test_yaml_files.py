@@ -179,3 +179,16 @@ def test_files_are_read_safely_everywhere():
         "loco_det/data/cityscapes.py: importlib.import_module(f'cityscapesscripts{name}')",  # names of its own
         "pretrain/encoders.py: importlib.import_module(module)",  # of an encoder that the user has named
     ]
+
+
+@pytest.mark.parametrize("text", ["a: !!timestamp x", "a: !!bool maybe", "!!timestamp 1", "a: !!int x", "a: !!float x"])
+def test_a_tag_of_yaml_before_another_kind_of_value(text):
+    with pytest.raises(ValueError, match=r"^a\.yaml: ") as error:
+        parse_yaml(text, "a.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_base_that_can_be_no_file(tmp_path):
+    (tmp_path / "a.yaml").write_text('_BASE_: "b\\0.yaml"\n')
+    with pytest.raises(ValueError, match=r"a\.yaml: _BASE_ is 'b\\x00\.yaml', but must be the path of a file"):
+        read_config(str(tmp_path / "a.yaml"))

@@ -1,18 +1,19 @@
 """Check, loader, mapper and both evaluators never disagree: what the check passes goes through all of them."""
 
 import contextlib
-import copy
 import io
 import json
-import random
+import os
 
 import numpy as np
 import pytest
 import torch
+from cases import one_line
 from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.structures import Boxes, Instances
+from mutate import VALUES, changed_bytes, changed_values
 from PIL import Image
 
 from loco_det.analysis import analyze
@@ -34,33 +35,9 @@ GOOD = {
         {"id": 4, "image_id": 2, "category_id": 2, "bbox": [2, 2, 1, 6], "area": 6, "iscrowd": 1, "segmentation": CODE},
     ],
 }
-VALUES = [
-    None, True, 0, -1, 1, 2, 0.5, -0.0, 1e30, float("nan"), float("inf"), 2**53, 2**63, 10**400, "", "1", "é", "\udce9",
-    "../1.png", "a\0b", [], [1], [[1]], [[1, 2, 3, 4, 5, 6]], [[[1, 2], [3, 4], [5, 6]]], [1, 2, 3, 4], {}, [{}],
-    {"size": [HEIGHT, WIDTH], "counts": "0"}, {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]},
+COCO_VALUES = [
+    *VALUES, {"size": [HEIGHT, WIDTH], "counts": "0"}, {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]},
 ]  # fmt: skip
-
-
-def changed(seed):
-    """The good file with one to three values replaced, dropped, doubled or scaled."""
-    rng, content = random.Random(seed), copy.deepcopy(GOOD)
-    for _ in range(rng.choice([1, 1, 2, 3])):
-        node, key = content, rng.choice(list(content))
-        while isinstance(node[key], dict | list) and node[key] and rng.random() < 0.85:
-            node = node[key]
-            key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
-        how = rng.random()
-        if how < 0.15:
-            del node[key]
-        elif how < 0.25 and isinstance(node, list):
-            node.append(copy.deepcopy(rng.choice(node)))
-        elif how < 0.4 and isinstance(node[key], int | float):
-            node[key] = node[key] * rng.choice([-1, 10, 1e6, 0.001])
-        else:
-            node[key] = copy.deepcopy(rng.choice(VALUES))
-        if not content:
-            break
-    return content
 
 
 @pytest.fixture(scope="module")
@@ -105,24 +82,34 @@ def go_through(path, images, name, masks, folder):
     analyze(path, folder / "coco_instances_results.json")
 
 
-@pytest.mark.parametrize("first", range(0, 250, 50))
-def test_what_the_check_passes_goes_through(tmp_path, images, first):
-    passed = 0
-    for seed in range(first, first + 50):
-        path, name, masks = str(tmp_path / "some.json"), f"goes_through_{seed}", seed % 3 > 0
-        with open(path, "w") as f:
-            json.dump(changed(seed), f)
-        full, quick = (check_coco(path, images, full=full, masks=masks)[0] for full in (True, False))
+def test_what_the_check_passes_goes_through(tmp_path, images, each_case):
+    path, name, passed = str(tmp_path / "some.json"), "goes_through", []
+
+    def case(rng):
+        masks = rng.random() < 0.7
+        if rng.random() < 0.9:
+            data = json.dumps(changed_values(rng, GOOD, COCO_VALUES)).encode()
+        else:
+            data = changed_bytes(rng, json.dumps(GOOD).encode())
+        with open(path, "wb") as f:
+            f.write(data)
+        try:
+            full, quick = (check_coco(path, images, full=full, masks=masks)[0] for full in (True, False))
+        except ValueError as error:
+            one_line(error, path)
+            with pytest.raises(ValueError):
+                load_coco(path, images, name, masks)
+            return
         "\n".join(full.lines()).encode()
-        assert set(full.of("error")) - {"image_size"} == set(quick.of("error")), seed
+        assert set(full.of("error")) - {"image_size"} == set(quick.of("error"))
         if full.of("error"):
-            continue
-        passed += 1
+            return
+        passed.append(path)
         MetadataCatalog.get(name).set(json_file=path, image_root=images, evaluator_type="coco")
         try:
             go_through(path, images, name, masks, tmp_path)
-        except Exception as error:
-            raise AssertionError(f"seed {seed}, masks {masks}: {path}: {error}") from error
         finally:
             MetadataCatalog.remove(name)
-    assert 3 < passed < 40
+
+    each_case(case, 250)
+    assert passed or "FUZZ_SEED" in os.environ
