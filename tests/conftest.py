@@ -96,8 +96,9 @@ def _fault(request, record_property):
 
 def pytest_terminal_summary(terminalreporter):
     """A table of the faults that were tried and survived."""
-    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, []) if r.when == "call"]
-    tried = [(kind, r.passed) for r in reports for name, kind in r.user_properties if name == "fault"]
+    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, ())]
+    tried = [(kind, r.passed) for r in reports if r.when == "call"
+             for name, kind in r.user_properties if name == "fault"]  # fmt: skip
     if not tried:
         return
     terminalreporter.section("faults: tried, survived")

@@ -12,12 +12,15 @@ Operations are opening a file to write, renaming, removing, making folders, and 
 import atexit
 import builtins
 import contextlib
+import fcntl
 import io
 import os
 import runpy
 import signal
 import sys
+import threading
 import time
+import traceback
 
 ON_NAMES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}  # audit event -> which argument is the name
 WRITING = os.O_WRONLY | os.O_RDWR
@@ -79,24 +82,41 @@ class Fault:
         full = os.open("/dev/full", os.O_WRONLY)
         for descriptor in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):  # that of the listing
-                with_mode = os.get_inheritable(descriptor), os.readlink(f"/proc/self/fd/{descriptor}")
-                flags = _flags(descriptor)
-                if flags & WRITING and with_mode[1].startswith(self.folder + os.sep):
-                    os.dup2(full, descriptor, with_mode[0])
+                name = os.readlink(f"/proc/self/fd/{descriptor}")
+                if name.startswith(self.folder + os.sep) and fcntl.fcntl(descriptor, fcntl.F_GETFL) & WRITING:
+                    os.dup2(full, descriptor, os.get_inheritable(descriptor))
         os.close(full)
 
 
-def _flags(descriptor):
-    import fcntl
+def run(script):
+    """Run a script as ``__main__``; returns its exit code."""
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as exit:
+        if isinstance(exit.code, str):
+            print(exit.code, file=sys.stderr)
+        return exit.code if isinstance(exit.code, int) else int(bool(exit.code))
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
-    return fcntl.fcntl(descriptor, fcntl.F_GETFL)
+
+def end(code):
+    """End as the interpreter does, but without taking everything that is imported apart, which takes a second."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
     fault = Fault(*sys.argv[1:5])
     begun = time.process_time()
-    if fault.kind == "none":
-        atexit.register(lambda: os.write(fault.trace, f"seconds {time.process_time() - begun}\n".encode()))
     sys.argv = sys.argv[5:]
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    code = run(sys.argv[0])
+    if fault.kind == "none":
+        os.write(fault.trace, f"seconds {time.process_time() - begun}\n".encode())
+    end(code)

@@ -1,4 +1,4 @@
-"""Every tool that writes, killed at any moment: the same command goes on, and ends with what an undisturbed run gives."""
+"""Every tool that writes, killed at any moment: the same command goes on to the same bits."""
 
 import random
 import signal
