@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 from pretrain.engine.checkpoint import checkpoint_names, differing_keys, refuse_other_config, saved_config
 from pretrain.engine.estimate import TimeEstimate, times_due, warning_of_size
-from pretrain.engine.metrics import MetricPrinter, MetricsWriter, TensorboardWriter
+from pretrain.engine.metrics import LinesFirst, MetricPrinter, MetricsWriter, TensorboardWriter
 from pretrain.engine.sigterm import StopOnSigterm
 
 from . import backbones, roi_heads  # noqa: F401, registers them
@@ -131,8 +131,9 @@ class Trainer(DefaultTrainer):
         self.checkpointer = guarded
         stop = StopOnSigterm(self.cfg.SOLVER.CHECKPOINT_PERIOD)
         timer, scheduler, *built = (self._ours(hook, stop) for hook in super().build_hooks())
+        lines = [LinesFirst(hook._writers, hook._period) for hook in built if isinstance(hook, hooks.PeriodicWriter)]
         estimate = [TimeEstimate(self.cfg.MODEL.DEVICE, self._extras(built))] if comm.is_main_process() else []
-        return [timer, scheduler, stop, *built, *estimate]
+        return [timer, scheduler, *lines, stop, *built, *estimate]
 
     def _ours(self, hook, stop):
         """A hook of Detectron2's, or ours in its place."""

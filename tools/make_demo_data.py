@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loco_det.data.demo import LAYOUTS, make_demo_data
+from pretrain.engine.files import FULL
 from pretrain.engine.signals import Terminated
 
 
@@ -34,7 +35,7 @@ def main():
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if getattr(error, "errno", None) in FULL else 2)
     except (KeyboardInterrupt, Terminated) as error:
         print("interrupted: nothing was written; run the same command again", file=sys.stderr)
         sys.exit(error.code if isinstance(error, Terminated) else 130)

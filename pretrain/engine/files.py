@@ -1,6 +1,7 @@
 """Files that are complete or not there, errors that name them, and what killed runs have left behind."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -15,6 +16,8 @@ from .lifetime import is_running
 # names of temporary_name(); the first group is the machine and the second the process that writes the file
 TEMPORARY = re.compile(r"\..+?\.(?:([0-9a-f]{8})-(\d{1,18})\.)?[0-9a-f]{8}\.tmp(?:\.\w+)?")
 OLDER = re.compile(r"checkpoint\.tmp|.+\.tmp\d+|\..+\.\d+\.tmp")  # those of version 0.1
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of errors: the disk, a quota, a limit is reached
 
 
 def write_whole(path, content):

@@ -32,14 +32,14 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def call(run, root, tmp_path_factory):
-    """``call(name, out, fault="none", moment=0) -> CompletedProcess``, with the operations done in ``.trace``."""
+    """``call(name, out, fault="none", moment=0, options=()) -> CompletedProcess``, with the operations in ``.trace``."""
     traces = tmp_path_factory.mktemp("traces")
 
-    def call(name, out, fault="none", moment=0):
+    def call(name, out, fault="none", moment=0, options=()):
         trace = traces / "trace"
         trace.unlink(missing_ok=True)
         job = JOBS[name]
-        done = run(INJECT, fault, moment, out, trace, f"tools/{job.tool}", *job.command(root, out))
+        done = run(INJECT, fault, moment, out, trace, f"tools/{job.tool}", *job.command(root, out), *options)
         done.trace = trace.read_text(errors="replace").splitlines()
         return done
 
@@ -48,7 +48,7 @@ def call(run, root, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def whole(call, root):
-    """``whole(name)``: folder, result, operations and seconds of a run without any fault."""
+    """``whole(name)``: result, operations and seconds of a run without any fault."""
     known = {}
 
     def whole(name):
@@ -61,10 +61,9 @@ def whole(call, root):
             begin(name, root, out)
             done = call(name, out)
             assert done.returncode == 0, done.stderr
-            *operations, seconds = done.trace
-            known[name] = SimpleNamespace(
-                out=out, result=JOBS[name].result(out), operations=operations, seconds=float(seconds.split()[1])
-            )
+            (seconds,) = (float(line.split()[1]) for line in done.trace if line.startswith("seconds"))
+            operations = [line for line in done.trace if not line.startswith("seconds")]
+            known[name] = SimpleNamespace(result=JOBS[name].result(out), operations=operations, seconds=seconds)
         return known[name]
 
     return whole

@@ -5,6 +5,7 @@
     time  the kernel kills the process after so many seconds of processor time, whatever it is doing
     full  from the operation of that number on the disk is full: nothing can be written to files below FOLDER any more,
           those that are open included; the system says so itself, as they are /dev/full then
+    worker  SIGKILL to a worker of a loader, as of a system without memory, when the batch of that number is asked for
 
 Operations are opening a file to write, renaming, removing, making folders, and fsync.
 """
@@ -33,13 +34,28 @@ class Fault:
         self.kind, self.moment, self.folder = kind, float(moment), os.path.realpath(folder)
         self.count, self.busy, self.is_full = 0, False, False
         self.trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        if kind == "time":
+        if kind == "worker":
+            self.watch_loaders()
+        elif kind == "time":
             signal.setitimer(signal.ITIMER_PROF, self.moment)  # SIGPROF, whose default is to end the process
         else:
             sys.addaudithook(self.hear)
             self.opened = builtins.open
             builtins.open = io.open = self.open
             self.fsync, os.fsync = os.fsync, self.synced
+
+    def watch_loaders(self):
+        from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Batches
+
+        next_batch = Batches._next_data
+
+        def watched(batches):
+            if self.count == self.moment:
+                os.kill(batches._workers[0].pid, signal.SIGKILL)
+            self.count += 1
+            return next_batch(batches)
+
+        Batches._next_data = watched
 
     def hear(self, event, arguments):
         """An audit hook, called before the operation."""
@@ -50,7 +66,8 @@ class Fault:
 
     def synced(self, descriptor):
         self.operation("fsync", f"/proc/self/fd/{descriptor}")
-        self.fsync(descriptor)
+        if os.readlink(f"/proc/self/fd/{descriptor}") != "/dev/full":  # for which there is no such thing
+            self.fsync(descriptor)
 
     def open(self, *arguments, **options):
         file = self.opened(*arguments, **options)

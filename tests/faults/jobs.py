@@ -110,6 +110,15 @@ def predictions(out):
     return {name: content for name, content in contents(out).items() if not name.endswith(".written")}
 
 
+def differences(a, b, path=""):
+    """Where two results differ, for messages."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [text for key in {**a, **b} for text in differences(a.get(key), b.get(key), f"{path}/{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) != len(b):
+        return [f"{path}: {[x for x in a if x not in b]} for {[x for x in b if x not in a]}"]
+    return [] if a == b else [f"{path}: {str(a)[:200]} for {str(b)[:200]}"]
+
+
 def results(out, *without):
     content = json.loads((out / "results.json").read_text())
     return {key: value for key, value in content.items() if key not in without}
