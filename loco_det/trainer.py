@@ -243,7 +243,7 @@ def evaluate_each(cfg, model):
     Returns:
         Evaluation
     """
-    done, begun = Evaluation(), time.perf_counter()
+    done, begun, training = Evaluation(), time.perf_counter(), model.training
     for name in cfg.DATASETS.TEST:
         alone = cfg.clone()
         alone.defrost()
@@ -254,6 +254,7 @@ def evaluate_each(cfg, model):
             # Of an earlier evaluation, or of another data set: the analysis would take them for this one's
             Path(cfg.OUTPUT_DIR, PREDICTIONS).unlink(missing_ok=True)
             done.results[name] = Trainer.test(alone, model)
+        model.train(training)  # Detectron2 sees to that only if nothing fails, and then refuses to train
     if len(done.results) == 1:
         (done.results,) = done.results.values()
     done.seconds = time.perf_counter() - begun

@@ -141,6 +141,7 @@ class Trainer(TrainerBase):
         """
         if self.start_iter >= self.max_iter:
             logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, there is nothing to resume")
+            self.checkpointer.save_final(self.start_iter - 1)
             if comm.is_main_process():
                 LossPlot(self.cfg).write()  # which a process lacks that was killed after its last checkpoint
             return

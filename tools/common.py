@@ -45,6 +45,7 @@ for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.
 IS_FULL = re.compile(rf"\[Errno ({'|'.join(map(str, FULL))})\]")
 RUN_AS_CODE = ("MODEL.ENCODER", "MODEL.SOURCE.ENCODER")  # keys whose value may name a function that is called
 TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
+DEAD_WORKER = "most often the memory is full: lower DATALOADER.NUM_WORKERS; what was written until then is kept"
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
 
@@ -367,6 +368,8 @@ def _exit(message, code, error):
         raise error
     if message.startswith("Caught "):  # by a loader's worker: a traceback, whose last line is the error
         message = message.strip().splitlines()[-1].partition(": ")[2]
+    if message.startswith("DataLoader worker (pid"):
+        message = f"{message.rstrip('. ')}: {DEAD_WORKER}"
     rank = os.environ.get("RANK", "0")  # torchrun's children share a terminal
     line = for_terminal(" ".join(message.split()))
     print(f"{'' if rank == '0' else f'process {rank}: '}error: {line}", file=sys.stderr)

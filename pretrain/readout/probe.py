@@ -139,6 +139,7 @@ class LinearProbe(TrainerBase):
                 super().train(self.start_iter, self.max_iter)
             else:
                 logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, only tests remain")
+                self.checkpointer.save_final(self.start_iter - 1)
                 if comm.is_main_process():
                     ProbePlot(self.cfg).write()  # which a process lacks that was killed after its last checkpoint
                 with stop_at_once(lambda: logger.info("SIGTERM: the tests are not done; go on with --resume"), 0):

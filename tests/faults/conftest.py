@@ -32,7 +32,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def call(run, root, tmp_path_factory):
-    """``call(name, out, fault="none", moment=0, options=()) -> CompletedProcess``, with the operations in ``.trace``."""
+    """``call(name, out, fault="none", moment=0, options=()) -> CompletedProcess`` with operations in ``.trace``."""
     traces = tmp_path_factory.mktemp("traces")
 
     def call(name, out, fault="none", moment=0, options=()):
@@ -71,7 +71,7 @@ def whole(call, root):
 
 def begin(name, root, out):
     """Make the folder that a job writes to as it is before the first call."""
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     if JOBS[name].prepare:
         JOBS[name].prepare(root, out)
 

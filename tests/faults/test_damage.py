@@ -1,5 +1,8 @@
 """What is in a run's folder is damaged: --resume goes on from what is good, to the same bits."""
 
+import struct
+import zipfile
+
 import pytest
 from conftest import begin
 from jobs import JOBS, differences
@@ -16,8 +19,12 @@ def cut(path):
 
 
 def flipped(path):
+    """One bit in the middle of the largest tensor."""
+    with zipfile.ZipFile(path) as archive:
+        tensor = max(archive.infolist(), key=lambda record: record.file_size)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    name, extra = struct.unpack_from("<HH", content, tensor.header_offset + 26)
+    content[tensor.header_offset + 30 + name + extra + tensor.file_size // 2] ^= 1
     path.write_bytes(content)
 
 
@@ -75,10 +82,10 @@ def test_damage_of_a_stopped_run(call, whole, stopped, out, name, damage):
 def test_the_only_checkpoint_of_a_probe(call, stopped, out, damage):
     stopped("linear probe", out)
     damage(newest(out))
-    before = {path: path.read_bytes() for path in out.glob("*.pth")}
+    before = {path: path.read_bytes() for path in out.glob("model_*.pth")}
     done = call("linear probe", out)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "start anew without --resume" in done.stderr
-    assert {path: path.read_bytes() for path in out.glob("*.pth")} == before
+    assert {path: path.read_bytes() for path in out.glob("model_*.pth")} == before
 
 
 @pytest.mark.fault("damage: kNN")
