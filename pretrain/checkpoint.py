@@ -119,7 +119,7 @@ class AtomicCheckpointer(Checkpointer):
                     os.remove(os.path.join(self.save_dir, self.mine.pop(0)))
 
     def save_final(self, iteration):
-        """Write the ``model_final.pth`` that a run lacks which was killed after the checkpoint of its last iteration."""
+        """Write the ``model_final.pth`` that a run lacks if it was killed after its last iteration's checkpoint."""
         if self.save_to_disk and checkpoint_names(self.save_dir)[0] != "model_final.pth":
             self.save("model_final", iteration=iteration)
 

@@ -139,6 +139,7 @@ def of_detection(out):
     found = trained(out, "model", "iteration", "trainer")  # the optimizer and the schedule are in the trainer
     for key in ("seconds", "weights", "config"):
         del found["state"]["trainer"][key]
+    found["lines"] = found["lines"][-1:]  # one in 20 iterations, and where a process has ended by itself
     return found | {"results": results(out, "seconds", "evaluation_seconds", "peak_memory")}
 
 
