@@ -41,6 +41,11 @@ DAMAGES = {
 LEFT = (".config.12345678.tmp.yaml", ".model_final.12345678-99.12345678.tmp.pth", "checkpoint.tmp")
 
 
+def slow(name, damage):
+    """The half of what is the same code for both is tried with pretraining only."""
+    return [pytest.mark.slow] if name == "detection" and damage.endswith(("cut", "empty", "line")) else []
+
+
 @pytest.fixture(scope="module")
 def stopped(call, whole, root, tmp_path_factory):
     """``stopped(name)``: a run that was killed before its last checkpoint, twice the same."""
@@ -58,7 +63,7 @@ def stopped(call, whole, root, tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        pytest.param(name, damage, marks=pytest.mark.fault(f"damage: {name}"))
+        pytest.param(name, damage, marks=[pytest.mark.fault(f"damage: {name}"), *slow(name, damage)])
         for name in ("pretraining", "detection", "linear probe")
         for damage in DAMAGES
         if name != "linear probe" or "checkpoint" not in damage or "last" in damage  # it keeps the newest one only

@@ -68,7 +68,7 @@ def command_of(pid):
     ],
     ids=["--num-gpus", "torchrun"],
 )
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_dead_rank_ends_the_others(root, out, launcher, options, word, rank):
     command = [*launcher, "tools/pretrain.py", *options, *pretraining(root, out), "SOLVER.EPOCHS", 500.0]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
