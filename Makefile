@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # With it every process would compile torch's Python files anew, because of --no-compile below: 6 seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-long test fuzz lint bench clean distclean
+.PHONY: setup demo demo-long test fuzz faults lint bench clean distclean
 
 setup: $(INSTALLED)
 
@@ -31,6 +31,11 @@ fuzz: export OMP_NUM_THREADS ?= 1
 fuzz: export FUZZ_SECONDS ?= 600
 fuzz: $(INSTALLED)
 	$(RUN) -m pytest tests/fuzz --tb=short --show-capture=no
+
+# All kills, full disks and dead processes, of which `make test` tries a few; ends with a table of tried and survived.
+faults: export OMP_NUM_THREADS ?= 1
+faults: $(INSTALLED)
+	$(RUN) -m pytest -n 2 --dist load -m fault tests
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

@@ -10,7 +10,8 @@ from .data.loader import seed_everything
 
 
 class EvaluationHook(hooks.EvalHook):
-    """Detectron2's, but SIGTERM ends it at once."""
+    """Detectron2's, but SIGTERM ends it at once, and a training that fails in its last iteration is not evaluated: it
+    would get a checkpoint as if that iteration were done."""
 
     def __init__(self, period, function, stop):
         """
@@ -20,6 +21,10 @@ class EvaluationHook(hooks.EvalHook):
         """
         super().__init__(period, function)
         self.stop = stop
+
+    def after_train(self):
+        if self.trainer.iter >= self.trainer.max_iter:  # only when all iterations have come to their end
+            super().after_train()
 
     def _do_eval(self):
         if not self.stop.ended:  # hooks have their turn after the training, however it has ended
@@ -56,7 +61,10 @@ class SamePreciseBN(hooks.PreciseBN):
             # Heads sample their proposals: a run that is resumed for this has drawn other random numbers before
             seed_everything(batches.seed, batches.rank, self.trainer.iter, 1)
         self._data_iter = None
+        counters = [(norm, norm.num_batches_tracked.clone()) for norm in get_bn_modules(self._model)]
         super().update_stats()
+        for norm, count in counters:  # of what it has learned from: done twice, when a run is resumed, it is the same
+            norm.num_batches_tracked = count
         if comm.get_world_size() > 1:
             for norm in get_bn_modules(self._model):
                 mean = _mean_of_processes(norm.running_mean)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pretrain.engine.checkpoint import checkpoint_names, newest_readable
 from pretrain.engine.files import named_errors, sha256_of, text_of, whole_file, write_new
 from pretrain.engine.images import UNREADABLE, list_images, read_image
+from pretrain.engine.metrics import end_last_line
 from pretrain.engine.results import read_results
 from pretrain.engine.schema import fault, text, whole
 from pretrain.engine.text import for_file_name, for_terminal
@@ -133,6 +134,8 @@ class WrittenFiles:
         path = self.folder / name
         with whole_file(path) as temporary:
             write_new(temporary, content, path)
+            with named_errors(self.ledger):
+                end_last_line(self.ledger)  # half of which a full disk may have left
             with named_errors(self.ledger), open(self.ledger, "a") as ledger:
                 if not ledger.tell():
                     ledger.write(f"{LEDGER}\n")

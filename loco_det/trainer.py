@@ -20,7 +20,7 @@ from pretrain.engine.checkpoint import (
     saved_config,
 )
 from pretrain.engine.estimate import TimeEstimate, times_due, warning_of_size
-from pretrain.engine.metrics import MetricPrinter, MetricsWriter, TensorboardWriter
+from pretrain.engine.metrics import LinesFirst, MetricPrinter, MetricsWriter, TensorboardWriter
 from pretrain.engine.safe_load import read_own
 from pretrain.engine.sigterm import StopOnSigterm
 
@@ -138,8 +138,9 @@ class Trainer(DefaultTrainer):
         self.checkpointer = guarded
         stop = StopOnSigterm(self.cfg.SOLVER.CHECKPOINT_PERIOD)
         timer, scheduler, *built = (self._ours(hook, stop) for hook in super().build_hooks())
+        lines = [LinesFirst(hook._writers, hook._period) for hook in built if isinstance(hook, hooks.PeriodicWriter)]
         estimate = [TimeEstimate(self.cfg.MODEL.DEVICE, self._extras(built))] if comm.is_main_process() else []
-        return [timer, scheduler, stop, *built, *estimate]
+        return [timer, scheduler, *lines, stop, *built, *estimate]
 
     def _ours(self, hook, stop):
         """A hook of Detectron2's, or ours in its place."""
@@ -249,7 +250,7 @@ def evaluate_each(cfg, model):
     Returns:
         Evaluation
     """
-    done, begun = Evaluation(), time.perf_counter()
+    done, begun, training = Evaluation(), time.perf_counter(), model.training
     for name in cfg.DATASETS.TEST:
         alone = cfg.clone()
         alone.defrost()
@@ -260,6 +261,7 @@ def evaluate_each(cfg, model):
             # Of an earlier evaluation, or of another data set: the analysis would take them for this one's
             Path(cfg.OUTPUT_DIR, PREDICTIONS).unlink(missing_ok=True)
             done.results[name] = Trainer.test(alone, model)
+        model.train(training)  # Detectron2 sees to that only if nothing fails, and then refuses to train
     if len(done.results) == 1:
         (done.results,) = done.results.values()
     done.seconds = time.perf_counter() - begun

@@ -121,6 +121,11 @@ class AtomicCheckpointer(Checkpointer):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(os.path.join(self.save_dir, self.mine.pop(0)))
 
+    def save_final(self, iteration):
+        """Write the ``model_final.pth`` that a run lacks if it was killed after its last iteration's checkpoint."""
+        if self.save_to_disk and checkpoint_names(self.save_dir)[0] != "model_final.pth":
+            self.save("model_final", iteration=iteration)
+
     def tag_last_checkpoint(self, last_filename_basename):
         """Let ``last_checkpoint`` name a file; OSError if it cannot be written."""
         write_whole(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)

@@ -108,12 +108,15 @@ class Trainer(TrainerBase):
     def _build_hooks(self):
         solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
         chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
-        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
         writers, extras = [], []
         if comm.is_main_process():
             os.makedirs(out, exist_ok=True)
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
             writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
+            # Before any checkpoint: a run that goes on from it must not lack the line
+            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
+        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
+        if comm.is_main_process():
+            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
         if self.cfg.KNN.TRAIN:
             splits = labelled_splits(self.cfg.KNN)  # what is wrong with the folders is said before the first step
             period = max(1, round(self.cfg.KNN.PERIOD * (len(self.images) // solver.IMS_PER_BATCH)))
@@ -122,7 +125,6 @@ class Trainer(TrainerBase):
             extras.append(("kNN", passes * KNN_IMAGE / solver.IMS_PER_BATCH))
         chosen.append(TimeEstimate(self.cfg.MODEL.DEVICE, extras))
         if comm.is_main_process():
-            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
             chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
 
@@ -140,6 +142,9 @@ class Trainer(TrainerBase):
         """
         if self.start_iter >= self.max_iter:
             logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, there is nothing to resume")
+            self.checkpointer.save_final(self.start_iter - 1)
+            if comm.is_main_process():
+                LossPlot(self.cfg).write()  # which a process lacks that was killed after its last checkpoint
             return
         self._log_plan()
         if comm.is_main_process() and self.start_iter == 0:

@@ -1,5 +1,6 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -34,14 +35,18 @@ def _loggers():
         logging.getLogger(name).handlers.clear()
 
 
-@pytest.fixture(scope="session")
-def run_tool(tmp_path_factory):
-    """Run ``tools/NAME``, or the script at an absolute path, in a process of its own, nearly as a user does:
-    ``run_tool("pretrain.py", *arguments) -> CompletedProcess``. The process is a fork of fork_server.py's."""
-    folder, numbers = tmp_path_factory.mktemp("run_tool"), itertools.count()
+@contextlib.contextmanager
+def tool_runner(folder, *modules):
+    """A function that runs ``tools/NAME``, or the script at an absolute path, in a fork of fork_server.py's process.
+
+    Args:
+        folder: for what the scripts print.
+        modules: names of those that the forks have imported already, beside the server's own.
+    """
+    numbers = itertools.count()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    server = subprocess.Popen([sys.executable, ROOT / "tests" / "fork_server.py"], **pipes, env=environment, text=True)
+    command = [sys.executable, ROOT / "tests" / "fork_server.py", *modules]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
     def run(name, *arguments, timeout=300, **environment):
         command, number = [str(ROOT / "tools" / name), *map(str, arguments)], next(numbers)
@@ -63,6 +68,44 @@ def run_tool(tmp_path_factory):
     yield run
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def run_tool(tmp_path_factory):
+    """Run ``tools/NAME``, or the script at an absolute path, in a process of its own, nearly as a user does:
+    ``run_tool("pretrain.py", *arguments) -> CompletedProcess``. The process is a fork of fork_server.py's."""
+    with tool_runner(tmp_path_factory.mktemp("run_tool")) as run:
+        yield run
+
+
+@pytest.fixture(scope="session")
+def tool_server():
+    """:func:`tool_runner`, for tests whose tools may begin with more that is imported."""
+    return tool_runner
+
+
+# --- the table of faults ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _fault(request, record_property):
+    """Tell the report of a test, also of another process, which kind of fault it tries."""
+    if marker := request.node.get_closest_marker("fault"):
+        record_property("fault", marker.args[0])
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A table of the faults that were tried and survived."""
+    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, ())]
+    tried = [(kind, r.passed) for r in reports if r.when == "call"
+             for name, kind in r.user_properties if name == "fault"]  # fmt: skip
+    if not tried:
+        return
+    terminalreporter.section("faults: tried, survived")
+    for kind in sorted({kind for kind, _ in tried}):
+        passed = [survived for other, survived in tried if other == kind]
+        terminalreporter.write_line(f"{kind:50} {len(passed):5} {sum(passed):5}")
+    terminalreporter.write_line(f"{'all':50} {len(tried):5} {sum(survived for _, survived in tried):5}")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ behind is waited for, and after some seconds killed.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -52,6 +53,8 @@ def await_group(group, seconds=10):
             time.sleep(0.01)
 
 
+for module in sys.argv[1:]:
+    importlib.import_module(module)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 for line in sys.stdin:
     child = os.fork()

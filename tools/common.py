@@ -4,7 +4,6 @@ import argparse
 import ast
 import builtins
 import contextlib
-import errno
 import functools
 import logging
 import multiprocessing
@@ -33,7 +32,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from pretrain.encoders import is_own_code
-from pretrain.engine.files import named_errors
+from pretrain.engine.files import FULL, named_errors
 from pretrain.engine.lock import lock_folder, unlock_all, unlock_folder
 from pretrain.engine.logs import raise_log_errors
 from pretrain.engine.sigterm import stop_at_once
@@ -43,10 +42,11 @@ from pretrain.engine.yaml_files import merge_config_file, parse_yaml
 for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
     # each child that is ended; no CUDA compiler; a change that concerns Detectron2's authors
     logging.getLogger(name).setLevel(logging.ERROR)
-FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]")  # the disk, a quota, a limit
+IS_FULL = re.compile(rf"\[Errno ({'|'.join(map(str, FULL))})\]")
 RUN_AS_CODE = ("MODEL.ENCODER", "MODEL.SOURCE.ENCODER")  # keys whose value may name a function that is called
 LETS_CODE_RUN = "MODEL.SOURCE.UNSAFE_LOAD"  # True: whatever is in a checkpoint is unpickled
 TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
+DEAD_WORKER = "most often the memory is full: lower DATALOADER.NUM_WORKERS; what was written until then is kept"
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
 
@@ -369,14 +369,14 @@ def one_line_errors():
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (OSError, ValueError) as error:
-        full = FULL.match(str(error))
+        full = IS_FULL.match(str(error))
         named = isinstance(error, OSError) and error.filename and error.strerror
         files = [str(name) for name in (error.filename, error.filename2) if name] if named else []
         _exit(f"{' -> '.join(files)}: {error.strerror}" if named else str(error), 1 if full else 2, error)
     except ProcessRaisedException as error:  # a child's error arrives as the text of its traceback
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
         kind = getattr(builtins, kind, RuntimeError)  # torch's own are RuntimeErrors
-        _exit(message, 2 if issubclass(kind, (OSError, ValueError)) and not FULL.match(message) else 1, error)
+        _exit(message, 2 if issubclass(kind, (OSError, ValueError)) and not IS_FULL.match(message) else 1, error)
     except ProcessExitedException as error:
         if error.exit_code == TERMINATED:  # the child has said it
             sys.exit(TERMINATED)
@@ -393,6 +393,8 @@ def _exit(message, code, error):
         raise error
     if message.startswith("Caught "):  # by a loader's worker: a traceback, whose last line is the error
         message = message.strip().splitlines()[-1].partition(": ")[2]
+    if message.startswith("DataLoader worker (pid"):
+        message = f"{message.rstrip('. ')}: {DEAD_WORKER}"
     rank = os.environ.get("RANK", "0")  # torchrun's children share a terminal
     line = for_terminal(" ".join(message.split()))
     print(f"{'' if rank == '0' else f'process {rank}: '}error: {line}", file=sys.stderr)

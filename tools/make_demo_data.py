@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-import errno
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loco_det.data.demo import LAYOUTS, make_demo_data
+from pretrain.engine.files import FULL
 from pretrain.engine.signals import Terminated
 from pretrain.engine.text import for_terminal
 
@@ -35,9 +35,8 @@ def main():
             args.root, args.seed, args.unlabeled, args.train, args.val, args.size, args.workers, args.layouts
         )
     except (OSError, ValueError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         print(for_terminal(f"error: {error}"), file=sys.stderr)
-        sys.exit(1 if full else 2)
+        sys.exit(1 if getattr(error, "errno", None) in FULL else 2)
     except (KeyboardInterrupt, Terminated) as error:
         print("interrupted: nothing was written; run the same command again", file=sys.stderr)
         sys.exit(error.code if isinstance(error, Terminated) else 130)

@@ -2,7 +2,6 @@
 """Write one self-contained HTML page about runs: pretraining, linear probe and kNN, detection."""
 
 import argparse
-import errno
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from loco_det.readouts import readouts_text
 from loco_det.report import write_report
 from loco_det.runs import find_runs, pretraining_text, seeds_text, table_text
+from pretrain.engine.files import FULL
 from pretrain.engine.text import for_terminal
 
 EXAMPLE = """examples:
@@ -41,4 +41,4 @@ if __name__ == "__main__":
         print(f"report: {for_terminal(path.resolve())}")
     except (OSError, ValueError) as error:
         print(f"error: {for_terminal(error)}", file=sys.stderr)
-        sys.exit(1 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 2)
+        sys.exit(1 if getattr(error, "errno", None) in FULL else 2)

@@ -4,7 +4,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from pretrain.engine.files import named_errors, temporary_name
+from pretrain.engine.files import named_errors, remove_orphans, temporary_name
 
 
 @contextmanager
@@ -20,6 +20,8 @@ def staged(*paths):
     Raises:
         OSError: if a file cannot get its name.
     """
+    for path in paths:
+        remove_orphans(Path(path).parent)
     temporaries = [temporary_name(path) for path in paths]
     try:
         yield temporaries

@@ -1,15 +1,23 @@
 """Files that are complete or not there, errors that name them, and what killed runs have left behind."""
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
 import re
+import socket
 import uuid
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.\w+)?")  # names of temporary_name()
+from .lifetime import is_running
+
+# names of temporary_name(); the first group is the machine and the second the process that writes the file
+TEMPORARY = re.compile(r"\..+?\.(?:([0-9a-f]{8})-(\d{1,18})\.)?[0-9a-f]{8}\.tmp(?:\.\w+)?")
 OLDER = re.compile(r"checkpoint\.tmp|.+\.tmp\d+|\..+\.\d+\.tmp")  # those of version 0.1
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of errors: the disk, a quota, a limit is reached
 
 
 def write_whole(path, content):
@@ -65,6 +73,7 @@ def whole_file(path):
     try:
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_orphans(path.parent)
             yield temporary
             os.replace(temporary, path)
             _sync_folder(path.parent)
@@ -73,16 +82,38 @@ def whole_file(path):
 
 
 def temporary_name(path):
-    """A name beside ``path`` that no other file has and :func:`remove_leftovers` knows."""
-    stem = Path(path).stem[:200]  # a name of 255 bytes would grow too long
-    return Path(path).with_name(f".{stem}.{uuid.uuid4().hex[:8]}.tmp{Path(path).suffix}")
+    """A name beside ``path`` that no other file has and that says who is writing, for :func:`remove_leftovers`."""
+    stem = Path(path).stem[:180]  # a name of 255 bytes would grow too long
+    return Path(path).with_name(f".{stem}.{_machine()}-{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp{Path(path).suffix}")
+
+
+@functools.cache
+def _machine():
+    """By what the process ids of this machine, or of this container, are told from those of others: 8 hex digits."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
 
 
 def remove_leftovers(folder):
     """Remove the temporary files that a killed process has left. To be called by who has the folder's lock."""
+    _remove(folder, lambda match: True)
+
+
+@functools.cache
+def remove_orphans(folder):
+    """Remove the temporary files of processes of this machine that have ended, once for each folder: for folders that
+    nobody locks, where others may be writing."""
+    _remove(folder, lambda match: match and match[1] == _machine() and not is_running(int(match[2])))
+
+
+def _remove(folder, is_left):
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if (TEMPORARY.fullmatch(entry.name) or OLDER.fullmatch(entry.name)) and entry.is_file():
+            match = TEMPORARY.fullmatch(entry.name)
+            if (match or OLDER.fullmatch(entry.name)) and is_left(match) and entry.is_file():
                 with contextlib.suppress(OSError):
                     os.remove(entry.path)
 

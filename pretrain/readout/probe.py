@@ -97,15 +97,17 @@ class LinearProbe(TrainerBase):
     def _build_hooks(self, eval_period):
         solver, out, writers = self.cfg.SOLVER, self.cfg.OUTPUT_DIR, []
         chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
-        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
         if comm.is_main_process():
             os.makedirs(out, exist_ok=True)
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
             writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
+            # Before any checkpoint: a run that goes on from it must not lack the line
+            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
+        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
+        if comm.is_main_process():
+            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
         chosen.append(Evaluation(eval_period, self._test, writers, self.stop))
         chosen.append(TimeEstimate(self.cfg.MODEL.DEVICE, [("tests", self._iterations_of_tests(eval_period))]))
         if comm.is_main_process():
-            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
             chosen.append(hooks.PeriodicWriter([ProbePlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
 
@@ -137,6 +139,9 @@ class LinearProbe(TrainerBase):
                 super().train(self.start_iter, self.max_iter)
             else:
                 logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, only tests remain")
+                self.checkpointer.save_final(self.start_iter - 1)
+                if comm.is_main_process():
+                    ProbePlot(self.cfg).write()  # which a process lacks that was killed after its last checkpoint
                 with stop_at_once(lambda: logger.info("SIGTERM: the tests are not done; go on with --resume"), 0):
                     self._test()
         except Terminated:

@@ -53,6 +53,7 @@ def precise(loader, batches, iteration):
     for _ in range(2):
         hook.update_stats()
         found.append({k: v.clone() for k, v in network.state_dict().items() if "running" in k})
+        assert network[0].num_batches_tracked == 0  # it has learned from none
     assert network[2].momentum == 0.3 and hook.stop.notes == ["begun", "done"] * 2
     return found
 
@@ -167,3 +168,13 @@ def test_each_scalar_goes_to_wandb_once_with_its_iteration(wandb_cfg, monkeypatc
         writer.write()
     writer.close()
     assert lines == [(1, {"bbox/AP": 5.0}), (2, {"loss": 8.0}), (3, {"loss": 7.0})] and ended == [1]
+
+
+@pytest.mark.parametrize(("reached", "evaluated"), [(5, 1), (4, 0), (3, 0)])
+def test_only_a_training_that_has_ended_is_evaluated(reached, evaluated):
+    """Of 5 iterations; when the last one fails, the trainer is at 4."""
+    calls = []
+    hook = EvaluationHook(0, lambda: calls.append(0), Stop())
+    hook.trainer = types.SimpleNamespace(iter=reached, max_iter=5)
+    hook.after_train()
+    assert len(calls) == evaluated and hook.stop.notes == ["begun", "done"] * evaluated

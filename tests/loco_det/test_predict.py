@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from loco_det.config import add_loco_config
-from loco_det.predict import find_images, picture_names, predict_images, run_classes
+from loco_det.predict import WrittenFiles, find_images, picture_names, predict_images, run_classes
 from loco_det.trainer import Trainer
 from pretrain.engine.text import for_file_name
 
@@ -180,3 +180,12 @@ def test_names_of_pictures():
 def test_run_of_a_gpu_on_the_cpu(run, cfg, images, tmp_path):
     cfg.MODEL.DEVICE = "cuda"
     assert predict_images(cfg, run, [images / "a.png"], tmp_path / "out")["images"] == 1
+
+
+def test_half_a_line_in_the_list_of_written_files_does_not_swallow_the_next(tmp_path):
+    """As a full disk leaves it."""
+    WrittenFiles(tmp_path).write("a.txt", "a")
+    with open(tmp_path / ".written", "a") as file:
+        file.write("0123")
+    WrittenFiles(tmp_path).write("b.txt", "b")
+    WrittenFiles(tmp_path).refuse_others(["a.txt", "b.txt"], [])

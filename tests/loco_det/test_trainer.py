@@ -181,13 +181,21 @@ def test_a_test_set_that_fails_does_not_take_the_others_along(cfg, tmp_path, mon
         return {"bbox": {"AP": 1.0}} if name == "second" else {}["area"]
 
     monkeypatch.setattr(Trainer, "test", test)
-    done = evaluate_each(cfg, None)
+    done = evaluate_each(cfg, torch.nn.Identity())
     assert done.results == {"first": {}, "second": {"bbox": {"AP": 1.0}}} and done.seconds > 0
     assert done.problems == ["evaluation on first: KeyError: 'area'"]
     assert "evaluation on first failed: KeyError: 'area'" in caplog.text
     monkeypatch.setattr(Trainer, "test", lambda *_: sys.exit(1))
     with pytest.raises(SystemExit):
-        evaluate_each(cfg, None)
+        evaluate_each(cfg, torch.nn.Identity())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_test_set_that_fails_leaves_the_model_as_it_was(cfg, monkeypatch, training):
+    """Detectron2 refuses to train a model in eval mode, and puts it back only after what does not fail."""
+    model = torch.nn.BatchNorm2d(3).train(training)
+    monkeypatch.setattr(Trainer, "test", lambda _, model: model.eval().missing)
+    assert len(evaluate_each(cfg, model).problems) == 2 and model.training is training
 
 
 def test_in_several_processes_a_failure_ends_them_all(cfg, monkeypatch):
@@ -195,7 +203,7 @@ def test_in_several_processes_a_failure_ends_them_all(cfg, monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(Trainer, "test", lambda *_: {}["area"])
     with pytest.raises(KeyError):
-        evaluate_each(cfg, None)
+        evaluate_each(cfg, torch.nn.Identity())
 
 
 @pytest.mark.parametrize(("iteration", "main", "kept"), [(5, True, True), (4, True, False), (5, False, False)])

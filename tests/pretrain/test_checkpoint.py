@@ -206,3 +206,16 @@ def test_a_checkpoint_with_other_weights_is_refused_in_a_line(tmp_path):
         with pytest.raises(ValueError, match=r"model_final\.pth is none of this run \(.*\): start anew") as error:
             checkpointer.resume()
         assert "\n" not in str(error.value)
+
+
+def test_a_run_that_was_killed_before_its_final_checkpoint_gets_it(make, tmp_path):
+    run(make(), 3, 4)
+    later = make()
+    assert later.resume() == 4
+    later.save_final(4)
+    assert "model_final.pth" in files(tmp_path) and (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    content = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert content["iteration"] == 4 and (content["model"]["weight"] == 4).all()
+    before = (tmp_path / "model_final.pth").stat().st_mtime_ns
+    later.save_final(4)
+    assert (tmp_path / "model_final.pth").stat().st_mtime_ns == before

@@ -16,6 +16,7 @@ from pretrain.config import check, get_cfg
 from pretrain.engine import precision
 from pretrain.engine.checkpoint import items_of, write_config
 from pretrain.engine.estimate import TimeEstimate
+from pretrain.engine.metrics import read_metrics
 from pretrain.learner import build_learner
 from pretrain.trainer import KNN_IMAGE, Trainer
 
@@ -173,7 +174,7 @@ def test_knn_and_the_picture_of_losses(images, labelled, reference, tmp_path):
     out = tmp_path / "out"
     keys = {"KNN.TRAIN": str(labelled), "KNN.PERIOD": 0.5, "SOLVER.LOG_PERIOD": 1}
     assert torch.equal(train(config(images, out, **keys)), reference[0])  # looking on changes nothing
-    rows = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    rows = read_metrics(out / "metrics.json")
     for stage in ("res2", "res3", "res4", "res5"):
         assert 0 <= rows[0][f"knn/{stage}-top1"] <= 100
     assert [(row["iteration"], "knn/res5-top1" in row, "total_loss" in row) for row in rows] == [(0, 1, 1), (1, 1, 1)]

@@ -43,6 +43,16 @@ def child(line):
         (FileNotFoundError(2, "No such file or directory", "x.yaml"), 2, "error: x.yaml: No such file or directory\n"),
         (IsADirectoryError(21, "Is a directory", "a", None, "b"), 2, "error: a -> b: Is a directory\n"),
         (RuntimeError("broken"), 1, "error: broken"),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+            1,
+            "error: DataLoader worker (pid(s) 7) exited unexpectedly: most often the memory is full: lower DATALOADER.",
+        ),
+        (
+            child("RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed. "),
+            1,
+            "error: DataLoader worker (pid 7) is killed by signal: Killed: most often the memory is full: lower DATA",
+        ),
         (AssertionError(), 1, "error: AssertionError()"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (child("FileNotFoundError: no images"), 2, "error: no images"),
@@ -191,6 +201,7 @@ def test_folders_of_runs_that_are_refused(common, tmp_path, error, before, more,
 
 def test_command_is_kept(common, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tools/x.py", "KEY", "two words"])
+    (tmp_path / "run").mkdir()
     common.log_command(tmp_path / "run")
     common.log_command(tmp_path / "run")
     assert (tmp_path / "run" / "command.txt").read_text() == "python tools/x.py KEY 'two words'\n" * 2

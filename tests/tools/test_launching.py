@@ -125,6 +125,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.fault("dead launcher: --num-gpus")
 @pytest.mark.parametrize(
     ("number", "until"),
     [(signal.SIGKILL, "working"), (signal.SIGHUP, "working"), (signal.SIGKILL, "starting")],

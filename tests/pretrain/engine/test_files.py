@@ -9,7 +9,15 @@ import sys
 import pytest
 
 from pretrain.engine import files
-from pretrain.engine.files import named_errors, remove_leftovers, sha256_of, temporary_name, write_json, write_whole
+from pretrain.engine.files import (
+    named_errors,
+    remove_leftovers,
+    remove_orphans,
+    sha256_of,
+    temporary_name,
+    write_json,
+    write_whole,
+)
 
 
 def names(folder):
@@ -53,6 +61,24 @@ def test_a_name_of_the_greatest_length(tmp_path):
     assert names(tmp_path) == [f"{'n' * 250}.txt"]
 
 
+def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path):
+    """But nothing of a process that is still writing, or of another machine."""
+    code = (
+        "import os, signal, sys; from pretrain.engine.files import write_whole\n"
+        "write_whole(sys.argv[1], lambda file: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.json"])
+    (left,) = names(tmp_path)
+    writing = temporary_name(tmp_path / "a.json").name
+    elsewhere = left.replace(files._machine(), "12345678")
+    assert elsewhere != left
+    for name in (writing, elsewhere, ".a.12345678.tmp.json"):
+        (tmp_path / name).write_text("x")
+    remove_orphans.cache_clear()
+    write_whole(tmp_path / "b.json", "x")
+    assert names(tmp_path) == sorted([writing, elsewhere, ".a.12345678.tmp.json", "b.json"])
+
+
 def test_torchs_error_on_a_full_disk_names_the_file(tmp_path):
     """In a process of its own, whose files may not grow."""
     code = (
@@ -73,6 +99,7 @@ def test_other_runtime_errors_name_the_file():
 
 def test_only_what_a_killed_process_left_is_removed(tmp_path):
     left = [temporary_name(tmp_path / name).name for name in ("model_final.pth", "last_checkpoint", "a.b.json")]
+    left += [".config.12345678.tmp.yaml"]
     left += ["checkpoint.tmp", "model_0000001.pth.tmp123", ".results.json.77.tmp"]  # of version 0.1
     kept = ["model_final.pth", "notes.tmp", ".hidden", "a.tmp.txt", "checkpoint.tmp.bak"]
     for name in left + kept:
