@@ -1,6 +1,7 @@
 """metrics.json and its company: one line a logged iteration, written and read alike for all kinds of runs."""
 
 import json
+import math
 import os
 import re
 import threading
