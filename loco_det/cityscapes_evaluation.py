@@ -85,7 +85,7 @@ def cityscapes_boxes(gt_dir, names):
     classes = {name2label[name].id: index for index, name in enumerate(names)}
     truth = {}
     for path in sorted(glob.glob(os.path.join(gt_dir, "*", "*_gtFine_instanceIds.png"))):
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             ids = np.asarray(image)
         found = truth[os.path.basename(path).removesuffix("_gtFine_instanceIds.png")] = []
         for value in np.unique(ids).tolist():

@@ -35,10 +35,11 @@ NAMES = {
     "DATASETS.TRAIN": "trained on {}", "DATASETS.TEST": "tested on {}", "SOLVER.MAX_ITER": "{} iterations",
     "SOLVER.IMS_PER_BATCH": "{} images a step", "SOLVER.STEPS": "steps at {}", "SOLVER.EPOCHS": "{} epochs",
 }  # fmt: skip
+IMAGES = {"coco_2017_val": 5000, "coco_2017_train": 117_266, "cityscapes_fine_instance_seg_val": 500}  # with objects
 MOST = 4  # keys of a group that are named
 
 
-def differences(config, weights, metadata=None, pretraining=None, iteration=None):
+def differences(config, weights, metadata=None, pretraining=None, iteration=None, images=None):
     """In what a run differs from the row that its config names.
 
     Args:
@@ -48,6 +49,7 @@ def differences(config, weights, metadata=None, pretraining=None, iteration=None
         pretraining: "config" (nested dicts), "images" and "iterations" of the run of tools/pretrain.py that made them,
             as the converter writes them into the file; None: not known.
         iteration: iterations that the network was trained for; None: not known.
+        images: data set -> number of its images, of those that are known; a part of one may be registered by its name.
 
     Returns:
         list of str, such as "schedule (4 iterations, the row has 90000)"; empty if it is the row.
@@ -64,6 +66,9 @@ def differences(config, weights, metadata=None, pretraining=None, iteration=None
     found += [f"weights ({text})"] if (text := _other_weights(row, weights, metadata, pretraining)) else []
     keys = _other_keys(run, _flat(row), FREE)
     groups = {}
+    for name, count in (images or {}).items():
+        if count != IMAGES.get(name, count):
+            groups.setdefault("data", []).append(f"{count} images in {name}, the row has {IMAGES[name]}")
     for key, text in keys.items():
         groups.setdefault(GROUPS.get(key, "settings"), []).append(text)
     return found + [f"{name} ({_listed(groups[name])})" for name in ("data", "schedule", "settings") if name in groups]
@@ -107,10 +112,12 @@ def _other_weights(row, weights, metadata, pretraining):
         return "" if weights == wanted else f"{Path(weights).name}, the row has {wanted}"
     if wanted.endswith(".yaml"):
         return _other_pretraining(wanted, pretraining)
-    # A released file: torch's names end with the beginning of their SHA-256, others are taken at their name
-    digits = re.search(r"-([0-9a-f]{8})\.\w+$", wanted)
-    same = str(metadata.get("sha256")).startswith(digits[1]) if digits else metadata.get("source") == wanted
-    return "" if same and metadata else f"of {metadata.get('source') or 'unknown origin'}, the row has {wanted}"
+    source, digits = metadata.get("source"), re.search(r"-([0-9a-f]{8})\.\w+$", wanted)
+    if digits and str(metadata.get("sha256")).startswith(digits[1]):  # as torch names released files
+        return ""
+    if source == wanted:  # any file may be called so
+        return f"of a file called {source}, as the row's; nothing proves that it is the same"
+    return f"of {source or 'unknown origin'}, the row has {wanted}"
 
 
 def _other_pretraining(recipe, pretraining):

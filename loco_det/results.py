@@ -34,6 +34,7 @@ category_ids       their ids in the data set
 ================== ====================================================================================================
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -153,6 +154,7 @@ def describe(cfg, model, state):
             parse_yaml(cfg.dump(), "the config"),
             weights=weights,
             metadata=origin["weights_metadata"],
+            images=_image_counts(cfg.DATASETS.TEST) | trained.get("images", {}),
             pretraining=pretraining,
             iteration=iteration,
         ),
@@ -177,6 +179,15 @@ def schedule(cfg):
     if cfg.DATASETS.TRAIN == ("cityscapes_fine_instance_seg_train",) and images >= CITYSCAPES_IMAGES:
         return f"{images // CITYSCAPES_IMAGES} epochs"
     return f"{cfg.SOLVER.MAX_ITER} x {cfg.SOLVER.IMS_PER_BATCH} images"
+
+
+def _image_counts(names):
+    """Data set -> number of its images, of those that are still there."""
+    counts = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            counts[name] = len(DatasetCatalog.get(name))
+    return counts
 
 
 def _origin(weights):

@@ -68,6 +68,9 @@ class Trainer(DefaultTrainer):
         seconds = self.seconds + time.perf_counter() - self.begun
         batch = self.cfg.SOLVER.IMS_PER_BATCH
         own = {"weights": self.weights, "seconds": seconds, "seed": self.cfg.SEED, "batch": batch}
+        batches = self._trainer.data_loader.batch_sampler
+        if isinstance(batches, Batches) and len(self.cfg.DATASETS.TRAIN) == 1:
+            own["images"] = {self.cfg.DATASETS.TRAIN[0]: len(batches.records)}
         return {**super().state_dict(), **own, "config": self.cfg.dump(), "data": self.data_digest}
 
     def load_state_dict(self, state_dict):

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from pretrain.engine.files import sha256_of, write_new
+from pretrain.engine.safe_load import checksum
 from pretrain.engine.yaml_files import read_config
 
 from .detectron2_names import to_detectron2
@@ -103,8 +104,10 @@ def convert(checkpoint, output, base=None, **options):
 
 def _content(weights):
     """What Detectron2 reads of a .pkl file with these weights."""
+    model = {name: tensor.numpy() for name, tensor in weights.items()}
     return {
-        "model": {name: tensor.numpy() for name, tensor in weights.items()},
+        "model": model,
+        "checksum": checksum(model),  # a .pkl has none of its own; our own reader compares it
         "__author__": "loco-det",  # Detectron2 takes a .pkl without an author for Caffe2's
         "matching_heuristics": True,  # lets the names be found under backbone.bottom_up. or any other prefix
     }

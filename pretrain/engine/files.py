@@ -15,7 +15,11 @@ from .lifetime import is_running
 
 # names of temporary_name(); the first group is the machine and the second the process that writes the file
 TEMPORARY = re.compile(r"\..+?\.(?:([0-9a-f]{8})-(\d{1,18})\.)?[0-9a-f]{8}\.tmp(?:\.\w+)?")
-OLDER = re.compile(r"checkpoint\.tmp|.+\.tmp\d+|\..+\.\d+\.tmp")  # those of version 0.1
+OLDER = re.compile(  # those of version 0.1, and no others that look like them
+    r"checkpoint\.tmp"
+    r"|(model_(\d+|final)\.pth|last_checkpoint|config\.yaml|results\.json|features\.pth|(losses|probe)\.png)\.tmp\d+"
+    r"|\.(results\.json|analysis\.json|analysis\.png)\.\d+\.tmp"
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of errors: the disk, a quota, a limit is reached
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import os
+import stat
 import warnings
 from typing import NamedTuple
 
@@ -82,6 +83,8 @@ def image_info(path):
 
 def _with_image(path, function):
     """``function(Pillow image, its open file)``; whatever a damaged file makes Pillow raise is a ValueError."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise ValueError(f"{path}: no file, but a folder, a pipe or a device")
     with open(path, "rb") as file:
         try:
             with Image.open(file, formats=_formats()) as image:
@@ -158,8 +161,8 @@ def list_images(folder, key="DATASETS.TRAIN"):
     """All image files below a folder, in sorted order; the log says what is left out, and why.
 
     Links are followed. Left out are hidden files and folders (``.ipynb_checkpoints``, ``._photo.jpg``), those of
-    archives and systems (``__MACOSX``), files without one of ``EXTENSIONS``, and links that lead to nothing or to a
-    folder that is listed already.
+    archives and systems (``__MACOSX``), files without one of ``EXTENSIONS``, pipes and devices, and links that lead to
+    nothing or to a folder that is listed already.
 
     Args:
         folder: path of an image folder, with or without sub-folders (of classes, say: they are ignored).
@@ -195,8 +198,8 @@ def list_images(folder, key="DATASETS.TRAIN"):
                 leave_out("hidden or of the system", path)
             elif not name.lower().endswith(EXTENSIONS):
                 leave_out("not images", path)
-            elif not os.path.exists(path):
-                leave_out("links to nothing", path)
+            elif not os.path.isfile(path):
+                leave_out("links to nothing" if os.path.islink(path) else "not files", path)
             else:
                 images.append(path)
     for why, paths in left_out.items():

@@ -6,6 +6,7 @@ Formats are told by content and not by name: torch's zip archives and its older 
 
 import _compat_pickle
 import errno
+import hashlib
 import os
 import pickle
 import pickletools
@@ -56,11 +57,29 @@ def read(path, unsafe=False, remedy="add --unsafe-load"):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats: either it loads, or the line below says why not
-            return _reader(path, head)(path, unsafe)
+            return _compared(_reader(path, head)(path, unsafe))
     except _Refused:
         raise
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(_reason(head, error, remedy)) from None
+
+
+def _compared(content):
+    """The content of a checkpoint; a converted one has a checksum of its weights, which is compared."""
+    if isinstance(content, dict) and dict.get(content, "__author__") == "loco-det" and "checksum" in content:
+        if content["checksum"] != checksum(plain(content["model"])):
+            raise _Refused("a damaged checkpoint (checksum of its weights): convert or copy it again")
+    return content
+
+
+def checksum(arrays):
+    """SHA-256, in hexadecimal, of named numpy arrays: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def read_own(path):

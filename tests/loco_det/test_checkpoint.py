@@ -14,7 +14,7 @@ from detectron2.modeling import build_backbone, build_model
 import loco_det.roi_heads  # noqa: F401, registers those of C4
 from loco_det.checkpoint import GuardedCheckpointer
 from loco_det.config import add_loco_config
-from loco_det.convert import convert
+from loco_det.convert import convert, load_source
 from pretrain.encoders import build_encoder
 
 # of a number, a list and an unknown class
@@ -54,6 +54,7 @@ def test_converted_weights_fill_the_backbone(weights, freeze_at):
 
 def without(weights, path, *names):
     content = pickle.loads((weights / "r18.pkl").read_bytes())
+    del content["checksum"]
     for name in names:
         del content["model"][name]
     path.write_bytes(pickle.dumps(content))
@@ -96,6 +97,18 @@ def test_files_that_are_no_checkpoints(tmp_path, name, content):
     with pytest.raises(ValueError, match="is not a checkpoint that Detectron2 can load") as error:
         GuardedCheckpointer(detector()).load(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_a_flipped_bit_in_converted_weights(weights, tmp_path):
+    """A .pkl has no checksum of its own; ours brings one."""
+    data = bytearray((weights / "r18.pkl").read_bytes())
+    tensor = torch.load(weights / "r18.pth")["layer4.1.conv2.weight"].numpy().tobytes()
+    data[data.index(tensor[:64]) + 1000] ^= 1
+    (tmp_path / "r18.pkl").write_bytes(data)
+    with pytest.raises(ValueError, match="r18.pkl .*a damaged checkpoint \\(checksum of its weights\\)"):
+        GuardedCheckpointer(detector()).load(str(tmp_path / "r18.pkl"))
+    with pytest.raises(ValueError, match="r18.pkl: a damaged checkpoint \\(checksum of its weights\\)"):
+        load_source(str(tmp_path / "r18.pkl"))
 
 
 def test_truncated_and_missing_files(weights, tmp_path):

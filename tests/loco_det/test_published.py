@@ -124,7 +124,8 @@ def test_other_weights_of_ours(known, text):
         ("table3/coco_1k_resnet50_random", 15000, "my.pkl", TORCHVISION, "weights (my.pkl, the row has random)"),
         ("table2/coco_resnet50_supervised", 90000, "random", None,
          "weights (random, the row has resnet50-0676ba61.pth)"),
-        ("finetune/coco_resnet50_c4_2x_moco", 180000, "x", {"source": "moco_v1_200ep_pretrain.pth.tar"}, ""),
+        ("finetune/coco_resnet50_c4_2x_moco", 180000, "x", {"source": "moco_v1_200ep_pretrain.pth.tar"},
+         "weights (of a file called moco_v1_200ep_pretrain.pth.tar, as the row's; nothing proves that it is the same)"),
         ("finetune/coco_resnet50_c4_2x_moco", 180000, "x", {"source": "moco_v2_200ep_pretrain.pth.tar"},
          "weights (of moco_v2_200ep_pretrain.pth.tar, the row has moco_v1_200ep_pretrain.pth.tar)"),
     ],
@@ -153,3 +154,19 @@ def test_each_row_is_defined_once():
         rows += [row] if row else []
     assert len(rows) == len(set(rows)) > 40
     assert os.path.basename(row_config(rows[0]).OUTPUT_DIR)
+
+
+def test_a_part_of_a_data_set_under_its_name():
+    run = {"weights": "random", "iteration": 15000}
+    small = {"coco_2017_val": 4, "custom": 3}
+    assert differences(config("table3/coco_1k_resnet50_random"), **run, images=small) == [
+        "data (4 images in coco_2017_val, the row has 5000)"
+    ]
+    assert differences(config("table3/coco_1k_resnet50_random"), **run, images={"coco_2017_val": 5000}) == []
+
+
+def test_no_config_of_a_run_makes_a_figure():
+    changed = config("table3/coco_1k_resnet50_random")
+    changed["PUBLISHED"]["BOX_AP"] = 99.0
+    row = published_row(changed, weights="random", iteration=15000)
+    assert (row["box_ap"], row["differences"]) == (2.5, [])

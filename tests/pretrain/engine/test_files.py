@@ -102,6 +102,7 @@ def test_only_what_a_killed_process_left_is_removed(tmp_path):
     left += [".config.12345678.tmp.yaml"]
     left += ["checkpoint.tmp", "model_0000001.pth.tmp123", ".results.json.77.tmp"]  # of version 0.1
     kept = ["model_final.pth", "notes.tmp", ".hidden", "a.tmp.txt", "checkpoint.tmp.bak"]
+    kept += ["notes.tmp2", ".draft.2024.tmp"]  # of the user's own
     for name in left + kept:
         (tmp_path / name).write_text("x")
     (tmp_path / ".folder.12345678.tmp").mkdir()

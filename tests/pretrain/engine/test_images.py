@@ -1,6 +1,7 @@
 """One reader of images: every mode and format gives pretraining, probes, detection and prediction the same pixels."""
 
 import logging
+import os
 import warnings
 
 import numpy as np
@@ -221,6 +222,14 @@ def test_one_list_for_all_tools_says_what_it_leaves_out(messy, caplog):
     assert labelled.class_names == list_classes(messy) == ["cat", "dog"]
     assert labelled.paths == found and labelled.labels == [0, 0, 1, 1]
     assert [str(path) for path in find_images([messy])] == found
+
+
+def test_a_pipe_is_not_waited_for(messy):
+    os.mkfifo(messy / "cat" / "3.jpg")
+    assert list_images(messy) == [str(messy / name) for name in GOOD]
+    for read in (read_image, image_info):
+        with pytest.raises(ValueError, match="3.jpg: no file, but a folder, a pipe or a device"):
+            read(messy / "cat" / "3.jpg")
 
 
 def test_a_folder_of_hidden_images_only(messy):
