@@ -20,9 +20,9 @@ from pretrain.engine.checkpoint import (
     saved_config,
 )
 from pretrain.engine.estimate import TimeEstimate, times_due, warning_of_size
-from pretrain.engine.metrics import LinesFirst, MetricPrinter, MetricsWriter, TensorboardWriter
 from pretrain.engine.safe_load import read_own
 from pretrain.engine.sigterm import StopOnSigterm
+from pretrain.engine.writers import LinesFirst, MetricPrinter, MetricsWriter, TensorboardWriter
 
 from . import backbones, roi_heads  # noqa: F401, registers them
 from .checkpoint import GuardedCheckpointer, check_file
@@ -120,7 +120,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        model = super().build_model(cfg)
+        try:
+            model = super().build_model(cfg)
+        except KeyError as error:  # of a registry, with a table of all that is in it
+            raise ValueError(f"the config names what is not there: {str(error.args[0]).splitlines()[0]}") from None
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)  # the faster layout for convolutions there
             for module in model.modules():  # under torchrun torch's SyncBN refuses the CPU, also in its only process
@@ -293,8 +296,8 @@ def check_run(cfg, resume=False, eval_only=False):
     Raises:
         FileNotFoundError: if there is nothing to resume, or no such weights.
         ValueError: if no weights or no data are named, there is no evaluator for the data or of that name, mixed
-            precision is to be trained on another device than a GPU, or the batch does not fit
-            SOLVER.REFERENCE_WORLD_SIZE.
+            precision is to be trained on another device than a GPU, a step is the last iteration, or the batch does
+            not fit SOLVER.REFERENCE_WORLD_SIZE.
     """
     if resume:
         if not checkpoint_names(cfg.OUTPUT_DIR):
@@ -312,6 +315,11 @@ def check_run(cfg, resume=False, eval_only=False):
         raise ValueError(
             f"no data to {'evaluate' if eval_only else 'train'} on: name a --config-file, "
             f"DATASETS.{'TEST' if eval_only else 'TRAIN'} or DATASETS.CUSTOM"
+        )
+    if not eval_only and cfg.SOLVER.MAX_ITER in cfg.SOLVER.STEPS:
+        raise ValueError(
+            f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} has SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: no iteration is left "
+            "after it, leave it out"
         )
     for name in cfg.DATASETS.TEST:
         evaluator_type(name)

@@ -21,10 +21,10 @@ from .data import build_loader
 from .distributed import GradientReducer, broadcast_state, worst_of_processes
 from .engine.estimate import TimeEstimate, times_due, warning_of_size
 from .engine.images import UNREADABLE, list_images, names_digest, read_image
-from .engine.metrics import MetricsWriter, TensorboardWriter
 from .engine.precision import with_precision
 from .engine.signals import Terminated
 from .engine.sigterm import StopOnSigterm
+from .engine.writers import MetricsWriter, TensorboardWriter
 from .learner import build_learner
 from .optim import build_optimizer, build_scheduler
 from .readout.evaluation import Evaluation

@@ -368,6 +368,11 @@ def one_line_errors():
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError as error:
+        if error.filename:
+            _exit(str(error), 1, error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is left in the buffer
+        sys.exit(128 + signal.SIGPIPE)
     except (OSError, ValueError) as error:
         full = IS_FULL.match(str(error))
         named = isinstance(error, OSError) and error.filename and error.strerror

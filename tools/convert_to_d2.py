@@ -160,5 +160,6 @@ def fail(message, code):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as head may have seen enough
     sys.stdout.reconfigure(errors="backslashreplace")  # names of a file, on a terminal of another encoding
     sys.exit(main())

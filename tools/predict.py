@@ -30,6 +30,10 @@ def main(args):
         raise FileNotFoundError(f"{args.run}: no config.yaml in it: name a run folder of tools/train_net.py")
     if "META_ARCHITECTURE" not in Path(args.config_file).read_text(errors="replace"):
         raise ValueError(f"{args.config_file} is of no detector: name a run folder of tools/train_net.py")
+    if "MODEL.WEIGHTS" in args.opts[::2]:
+        raise ValueError(f"the weights are those of the run {args.run}: leave out MODEL.WEIGHTS")
+    if Path(args.output).exists() and not Path(args.output).is_dir():
+        raise ValueError(f"{args.output}: a file, but --output names a folder")
     cfg = get_cfg()
     add_loco_config(cfg)
     merge_config(cfg, args)
@@ -53,6 +57,8 @@ if __name__ == "__main__":
     a, a.opts = parser.parse_known_args()
     if unknown := [text for text in a.opts if text.startswith("--")]:
         parser.error(f"unknown option {unknown[0]}")
+    if not 0 <= a.threshold <= 1:
+        parser.error(f"--threshold is {a.threshold:g}, but scores are from 0 to 1")
     a.config_file = os.path.join(a.run, "config.yaml")
     with one_line_errors():
         main(a)

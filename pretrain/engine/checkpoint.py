@@ -56,7 +56,9 @@ def newest_readable(folder, check=lambda content: None, warn=True):
     names = checkpoint_names(folder)
     if not names:
         raise FileNotFoundError(f"{folder}: nothing to resume; leave out --resume to start anew")
-    reasons = []
+    reasons, last = [], text_of(os.path.join(folder, "last_checkpoint")).strip()
+    if warn and last and iteration_of(last) is None:
+        logger.warning(f"{folder}: last_checkpoint names {last!r:.100}, which is no checkpoint of this folder")
     for name in names:
         path = os.path.join(folder, name)
         try:
@@ -72,7 +74,7 @@ def newest_readable(folder, check=lambda content: None, warn=True):
             except (KeyError, TypeError, AttributeError) as error:
                 why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else error
         reasons.append(f"{name} ({why})")
-    raise ValueError(f"{folder}: none of {', '.join(reasons)} can be read: start anew without --resume")
+    raise ValueError(f"{folder}: none of {', '.join(reasons)} can be read")
 
 
 def newest_of_all(folder, check=lambda content: None, warn=True):
@@ -81,8 +83,11 @@ def newest_of_all(folder, check=lambda content: None, warn=True):
     if comm.is_main_process():
         try:
             found, _ = newest_readable(folder, check, warn)
-        except (OSError, ValueError) as error:
+        except FileNotFoundError as error:
             found = error
+        except (OSError, ValueError) as error:
+            hint = ": start anew without --resume" if str(error).endswith("can be read") else ""
+            found = ValueError(f"{error}{hint}")
     found = comm.all_gather(found)[0]
     if isinstance(found, Exception):
         raise found

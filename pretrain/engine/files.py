@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import stat
 import uuid
 from pathlib import Path
 
@@ -28,12 +29,18 @@ def write_whole(path, content):
     """Write a file whole or not at all, down to the disk; its folder is made if need be.
 
     Args:
-        path: of the file.
+        path: of the file; a pipe or a device is written to as it is.
         content: str, bytes, or a function that writes into an open binary file.
 
     Raises:
         OSError: naming ``path``, if it cannot be written; what was there stays.
     """
+    with named_errors(path):
+        device = os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path)
+    if device:  # such as /dev/null: renaming a file to it would replace it
+        with named_errors(path), open(path, "wb") as file:
+            _fill(file, content)
+        return
     with whole_file(path) as temporary:
         write_new(temporary, content, path)
 
@@ -49,12 +56,16 @@ def write_new(path, content, name=None):
         OSError: if it cannot be written; a part of it may be there.
     """
     with named_errors(name or path), open(path, "xb") as file:
-        if callable(content):
-            content(file)
-        else:
-            file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
+        _fill(file, content)
         os.fsync(file.fileno())
+
+
+def _fill(file, content):
+    if callable(content):
+        content(file)
+    else:
+        file.write(content.encode() if isinstance(content, str) else content)
+    file.flush()
 
 
 def write_json(path, content, indent=2):

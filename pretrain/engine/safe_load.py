@@ -105,7 +105,7 @@ def read_own(path):
     except _Refused:
         raise
     except Exception as error:  # a damaged file may raise anything
-        raise ValueError(_reason(b"", error, "do not use it here")) from None
+        raise ValueError(_reason(b"", error, None)) from None
     if not isinstance(content, dict):
         raise ValueError(f"holds a {type(content).__name__}, expected a dictionary")
     return content
@@ -246,15 +246,11 @@ def _reason(head, error, remedy):
     match = re.search(r"GLOBAL ([\w.]+)", text)
     if match or "allow_pickle=False" in text:  # the latter is numpy's for an array of objects
         what = shortened(match[1].rstrip("."), 80) if match else "Python objects"
-        return (
-            f"holds more than tensors ({what}), and loading that could run code: refused; if you trust the "
-            f"file, {remedy}, or save its state dict alone with torch.save"
-        )
+        trusted = f"; if you trust the file, {remedy}, or save its state dict alone with torch.save" if remedy else ""
+        return f"holds more than tensors ({what}), and loading that could run code: refused{trusted}"
     if "Unsupported operand 149" in text:  # the first one of protocols 4 and 5
-        return (
-            "saved with a pickle_protocol that torch reads only where it may run code: if you trust the file, "
-            f"{remedy}, or save its state dict with protocol 2"
-        )
+        trusted = f": if you trust the file, {remedy}, or save its state dict with protocol 2" if remedy else ""
+        return f"saved with a pickle_protocol that torch reads only where it may run code{trusted}"
     if "TorchScript" in text:
         return "a TorchScript archive, expected a state dict saved with torch.save"
     if isinstance(error, (ImportError, AttributeError)):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 
 import yaml
 from detectron2.utils.file_io import PathManager
@@ -105,6 +106,8 @@ def _size(node, sizes):
 
 def read_yaml(path):
     """The values in a YAML file; OSError if it cannot be read, ValueError as :func:`parse_yaml`."""
+    if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode) and not str(path).startswith(("/dev/", "/proc/")):
+        raise ValueError(f"{path}: a pipe, for whose writer one would wait, and no file")
     with PathManager.open(str(path), "rb") as file:
         return parse_yaml(file.read(MOST_BYTES + 1), path)
 
@@ -154,6 +157,19 @@ def _merge(source, target, path):
             target[key] = value
 
 
+def _check_keys(content, cfg, path, above=""):
+    """ValueError for what yacs stumbles over: keys that are no text, and groups that are empty or no groups."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{path}: the key {above}{key} is no text; {ADVICE}")
+        group = cfg.get(key) if isinstance(cfg, dict) else None
+        if isinstance(group, dict) and not isinstance(value, dict):
+            what = "empty" if value is None else f"{value!r:.50}"
+            raise ValueError(f"{path}: {above}{key} is {what}, but must be a group of keys such as {next(iter(group))}")
+        if isinstance(value, dict):
+            _check_keys(value, group, path, f"{above}{key}.")
+
+
 def merge_config_file(cfg, path):
     """``cfg.merge_from_file(path)`` by :func:`read_config`; Detectron2's configs of older versions are upgraded.
 
@@ -165,7 +181,9 @@ def merge_config_file(cfg, path):
         OSError, ValueError: as :func:`read_config`.
         KeyError, AssertionError, ...: as yacs raises them, of unknown keys and values of other types.
     """
-    loaded = type(cfg)(read_config(path))
+    content = read_config(path)
+    _check_keys(content, cfg, path)
+    loaded = type(cfg)(content)
     if "VERSION" not in cfg:
         cfg.merge_from_other_cfg(loaded)
         return

@@ -14,9 +14,9 @@ from detectron2.utils.events import get_event_storage
 from ..distributed import GradientReducer, worst_of_processes
 from ..engine.estimate import TimeEstimate, times_due, warning_of_size
 from ..engine.files import write_json
-from ..engine.metrics import MetricsWriter, TensorboardWriter
 from ..engine.signals import Terminated
 from ..engine.sigterm import StopOnSigterm, stop_at_once
+from ..engine.writers import MetricsWriter, TensorboardWriter
 from ..trainer import TerminalWriter, WeightsLRScheduler
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # test folders are no packages
 
-from jobs import JOBS, make_inputs
+from jobs import JOBS, begin, make_inputs
 
 IMPORTED = ("loco_det.trainer", "loco_det.convert", "loco_det.data.inspection", "loco_det.predict", "loco_det.report",
             "pretrain.trainer", "pretrain.model_card", "pretrain.readout.probe", "pretrain.readout.knn")  # fmt: skip
@@ -67,13 +67,6 @@ def whole(call, root):
         return known[name]
 
     return whole
-
-
-def begin(name, root, out):
-    """Make the folder that a job writes to as it is before the first call."""
-    out.mkdir(exist_ok=True)
-    if JOBS[name].prepare:
-        JOBS[name].prepare(root, out)
 
 
 @pytest.fixture

@@ -198,3 +198,10 @@ JOBS = {
     "low-shot summary": Job("low_shot.py", low_shot, lambda o: json.loads((o / "summary.json").read_text()),
                             prepare=with_finished_split, replaces=True),
 }  # fmt: skip
+
+
+def begin(name, root, out):
+    """Make the folder that a job writes to as it is before the first call."""
+    out.mkdir(exist_ok=True)
+    if JOBS[name].prepare:
+        JOBS[name].prepare(root, out)

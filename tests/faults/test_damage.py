@@ -4,8 +4,7 @@ import struct
 import zipfile
 
 import pytest
-from conftest import begin
-from jobs import JOBS, differences
+from jobs import JOBS, begin, differences
 
 from pretrain.engine.checkpoint import checkpoint_names
 

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import begin
-from jobs import JOBS, differences, pretraining
+from jobs import JOBS, begin, differences, pretraining
 
 from pretrain.engine.lifetime import is_running
 

@@ -3,8 +3,7 @@
 import random
 
 import pytest
-from conftest import begin
-from jobs import JOBS, contents, differences
+from jobs import JOBS, begin, contents, differences
 
 CI, ALL = 2, 20
 TRIALS = [

@@ -4,8 +4,7 @@ import random
 import signal
 
 import pytest
-from conftest import begin
-from jobs import JOBS, contents, differences
+from jobs import JOBS, begin, contents, differences
 
 CI, ALL = 3, 50
 TRIALS = [

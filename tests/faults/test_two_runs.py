@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import begin
-from jobs import JOBS, contents
+from jobs import JOBS, begin, contents
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """

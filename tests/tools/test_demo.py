@@ -56,10 +56,10 @@ def test_a_finished_step_is_skipped_and_an_interrupted_one_resumed(demo, capfd, 
     demo.run_step(1, 2, *step)
     assert "python tools/tool.py --resume KEY 1" in capfd.readouterr().out
     step = ("a detector", tmp_path / "run" / "results.json", tmp_path / "run", ["tool.py", "KEY", 1])
-    step[1].write_text('{"problems": ["analysis: it failed"]}')
+    step[1].write_text('{"results": {}, "problems": ["analysis: it failed"]}')
     demo.run_step(1, 2, *step)
     assert "python tools/tool.py --resume KEY 1" in capfd.readouterr().out
-    step[1].write_text('{"problems": []}')
+    step[1].write_text('{"results": {}, "problems": []}')
     demo.run_step(1, 2, *step)
     assert "already done" in capfd.readouterr().out
 

@@ -36,12 +36,15 @@ def test_writes_pictures_and_predictions(run_tool, run, tmp_path):
 
 
 def test_bad_input_gets_one_line(run_tool, run, tmp_path):
+    half = ("--threshold", 0.5)  # ends the images
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder" / "config.yaml").write_text("MODEL:\n  ENCODER: resnet18\n")
     for arguments, message in (
         ((tmp_path, run / "a.png"), "no config.yaml in it"),
         ((tmp_path / "encoder", run / "a.png"), "is of no detector: name a run folder of tools/train_net.py"),
-        ((run, run / "a.png", "--threshold", 0.5, "MODEL.DEVIC", "cpu"), "MODEL.DEVIC"),
+        ((run, run / "a.png", *half, "MODEL.DEVIC", "cpu"), "MODEL.DEVIC"),
+        ((run, run / "a.png", *half, "MODEL.WEIGHTS", "x.pth"), "the weights are those of the run"),
+        ((run, run / "a.png", *half, "MODEL.META_ARCHITECTURE", "os.system"), "names what is not there: No object"),
     ):
         done = run_tool("predict.py", "--output", tmp_path / "out", *arguments)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

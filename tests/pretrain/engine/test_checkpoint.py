@@ -11,6 +11,7 @@ from pretrain.engine.checkpoint import (
     checkpoint_names,
     differing_keys,
     items_of,
+    newest_of_all,
     newest_readable,
     refuse_other_config,
     saved_config,
@@ -101,8 +102,10 @@ def test_none_that_is_whole(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to resume; leave out --resume"):
         newest_readable(tmp_path)
     (tmp_path / "model_0000001.pth").write_text("x")
-    with pytest.raises(ValueError, match=r"none of model_0000001.pth \(.*\) can be read: start anew"):
+    with pytest.raises(ValueError, match=r"none of model_0000001.pth \(.*\) can be read$"):
         newest_readable(tmp_path)
+    with pytest.raises(ValueError, match=r"none of model_0000001.pth \(.*\) can be read: start anew without --resume"):
+        newest_of_all(tmp_path)
 
 
 def test_one_of_another_run_ends_the_search(tmp_path):

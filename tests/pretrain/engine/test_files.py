@@ -133,3 +133,15 @@ def test_others_may_read_what_was_written(tmp_path):
     write_whole(tmp_path / "a", "x")
     (tmp_path / "b").write_text("x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path):
+    """As /dev/null is, into which one may well want to write; here a pipe, which needs no rights."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    write_whole(tmp_path / "pipe", "text")
+    assert reader.communicate()[0] == b"text" and (tmp_path / "pipe").is_fifo() and names(tmp_path) == ["pipe"]
+    (tmp_path / "link").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device: .*link"):
+        write_whole(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()

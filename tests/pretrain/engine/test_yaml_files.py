@@ -1,6 +1,7 @@
 """YAML as data: what is refused, what is read as fvcore reads it, and that nothing in it runs."""
 
 import ast
+import os
 import textwrap
 from pathlib import Path
 
@@ -154,6 +155,27 @@ def test_detectron2s_versions(tmp_path):
     for version in (3, "x"):
         with pytest.raises((ValueError, AssertionError)):
             merge_config_file(get_cfg(), write(tmp_path, a=f"VERSION: {version}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MODEL:\n", "a.yaml: MODEL is empty, but must be a group of keys such as "),
+        ("MODEL: 3", "a.yaml: MODEL is 3, but must be a block"),
+        ("MODEL: {FPN: [1]}", r"a.yaml: MODEL.FPN is \[1\], but must be a block"),
+        ("1: 2", "a.yaml: the key 1 is no text"),
+        ("MODEL: {2: 3}", "a.yaml: the key MODEL.2 is no text"),
+    ],
+)
+def test_blocks_and_keys_that_are_none(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        merge_config_file(get_cfg(), write(tmp_path, a=text))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(ValueError, match="a.yaml: a pipe, for whose writer one would wait"):
+        read_config(tmp_path / "a.yaml")
 
 
 FORBIDDEN = {"yaml.load", "yaml.safe_load", "yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads",
