@@ -161,13 +161,13 @@ def test_detectron2s_versions(tmp_path):
     ("text", "message"),
     [
         ("MODEL:\n", "a.yaml: MODEL is empty, but must be a group of keys such as "),
-        ("MODEL: 3", "a.yaml: MODEL is 3, but must be a block"),
-        ("MODEL: {FPN: [1]}", r"a.yaml: MODEL.FPN is \[1\], but must be a block"),
+        ("MODEL: 3", "a.yaml: MODEL is 3, but must be a group"),
+        ("MODEL: {FPN: [1]}", r"a.yaml: MODEL.FPN is \[1\], but must be a group"),
         ("1: 2", "a.yaml: the key 1 is no text"),
         ("MODEL: {2: 3}", "a.yaml: the key MODEL.2 is no text"),
     ],
 )
-def test_blocks_and_keys_that_are_none(tmp_path, text, message):
+def test_groups_and_keys_that_are_none(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         merge_config_file(get_cfg(), write(tmp_path, a=text))
 
