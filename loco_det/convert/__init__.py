@@ -1,9 +1,9 @@
 """From a pretrained encoder's checkpoint to a file that Detectron2 loads, and back, with a numeric proof.
 
-``files`` reads a checkpoint of any format (``stand_ins``: without running it; ``archives``: what is none), ``search``
-finds the encoders in it, ``layouts`` and ``choose`` tell which project's it is and so which of them is meant,
-``architecture`` which network that is, ``stated``, ``openmmlab`` (``python_config``) and ``huggingface`` what the file
-and those beside it say of it; ``sources`` puts these in a row.
+``pretrain.engine.safe_load`` reads a checkpoint of any format without running it; ``search`` finds the encoders in it,
+``layouts`` and ``choose`` tell which project's it is and so which of them is meant, ``architecture`` which network that
+is, ``stated``, ``openmmlab`` (``python_config``) and ``huggingface`` what the file and those beside it say of it;
+``sources`` puts these in a row.
 ``encoder`` makes of that a network to be read out, without Detectron2's part in it.
 ``detectron2_names`` renames, ``networks`` builds both networks, ``verify`` compares them, ``writing`` leaves whole
 files only; ``conversion`` puts these in a row.

@@ -1,6 +1,6 @@
 """A checkpoint file of any format -> nested dictionaries of tensors, without running what the file may hold.
 
-Formats are told by content and not by name: torch's zip archives and its older pickles, plain pickles of numpy arrays
+The content tells the format, not the name: torch's zip archives and its older pickles, plain pickles of numpy arrays
 (Detectron2's), safetensors and npz.
 """
 
