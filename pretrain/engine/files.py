@@ -143,6 +143,8 @@ def named_errors(path):
     try:
         yield
     except (OSError, RuntimeError) as error:
+        if str(error).startswith("DataLoader worker"):  # torch's handler of SIGCHLD raises it wherever the process is
+            raise
         cause = error if isinstance(error, OSError) else error.__context__  # of torch's RuntimeError: what it met
         if isinstance(cause, OSError) and cause.errno:
             raise OSError(cause.errno, cause.strerror, str(path)) from error

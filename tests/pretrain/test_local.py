@@ -413,7 +413,7 @@ def test_recomputation_under_autocast_changes_nothing():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("rule", ["loco", "gim"])
+@pytest.mark.parametrize("rule", ["loco", pytest.param("gim", marks=pytest.mark.slow)])
 def test_compiled_gradients(rule):
     learner = make(RULES[rule])
     reference = copy.deepcopy(learner)

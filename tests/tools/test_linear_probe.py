@@ -162,7 +162,7 @@ runpy.run_path("tools/linear_probe.py", run_name="__main__")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 
 
-@pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two processes of torchrun"])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_interrupted_online_runs_end_with_the_same_bits(run_tool, data, tmp_path, processes):
     signalled = tmp_path / "signalled.py"
     signalled.write_text(SIGNALLED)

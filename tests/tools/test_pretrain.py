@@ -140,7 +140,10 @@ class Chain:
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes of torchrun"])
+ONE = pytest.param(1, id="one process", marks=pytest.mark.slow)  # tests/faults kill one process, too
+
+
+@pytest.fixture(scope="module", params=[ONE, pytest.param(2, id="two processes of torchrun")])
 def chain(request, run_tool, images, tmp_path_factory):
     return Chain(run_tool, images, tmp_path_factory.mktemp("chain"), request.param)
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-# 60 iterations
+# 20 iterations
 SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
-         "SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 60.0, "SOLVER.LOG_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 500,
+         "SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 20.0, "SOLVER.LOG_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 500,
          "DATALOADER.NUM_WORKERS", 0)  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_a_preempted_job_is_requeued_and_goes_on(images, tmp_path):
                     "OUTPUT_DIR", tmp_path, *SMALL)  # fmt: skip
     try:
         job = int(process.stdout.readline().split()[1].rstrip(","))  # "job PID, logs in FOLDER"
-        while "iter: 3/60" not in log(tmp_path):
+        while "iter: 3/20" not in log(tmp_path):
             time.sleep(0.05)
             assert process.poll() is None, log(tmp_path, kind="err")
         for pid in [pid for task in children(job) for pid in (task, *children(task))]:  # as Slurm does
@@ -65,8 +65,8 @@ def test_a_preempted_job_is_requeued_and_goes_on(images, tmp_path):
     assert process.returncode == 0, error + log(tmp_path, kind="err")
     text = log(tmp_path)
     assert text.count("SIGTERM: checkpoint written after iteration") == text.count("Requeued job") == 1
-    assert text.count("Resuming from") == 1 and "iter: 60/60" in text and " 2 processes" in text
-    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 59
+    assert text.count("Resuming from") == 1 and "iter: 20/20" in text and " 2 processes" in text
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 19
 
 
 def test_a_failure_names_the_logs(tmp_path):

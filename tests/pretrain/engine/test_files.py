@@ -145,3 +145,11 @@ def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path):
     with pytest.raises(OSError, match="No space left on device: .*link"):
         write_whole(tmp_path / "link", "text")
     assert (tmp_path / "link").is_symlink()
+
+
+def test_a_dead_worker_is_no_error_of_writing():
+    with pytest.raises(RuntimeError, match="DataLoader worker .* is killed"), named_errors("metrics.json"):
+        try:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        except ConnectionResetError:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.") from None

@@ -155,7 +155,11 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("to", "when"), [(0, "work"), (1, "work"), (0, "end"), (1, "end")])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("to", "when"), [slow(0, "work"), (1, "work"), (0, "end"), slow(1, "end")])
 def test_two_processes_end_together(tmp_path, to, when):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     commands = [[sys.executable, "-c", TWO, str(rank), str(tmp_path), str(to), when] for rank in (0, 1)]

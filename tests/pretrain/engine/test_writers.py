@@ -51,7 +51,7 @@ def test_a_second_line_of_the_same_iteration_is_not_printed(caplog):
         for storage.iter in (0, 0, 1, 1):
             storage.put_scalar("total_loss", 1.0)
             printer.write()
-    assert len(caplog.records) == 2
+    assert len({id(record) for record in caplog.records}) == 2  # a test before may have given loggers handlers
 
 
 def test_the_place_must_be_writable(tmp_path):
