@@ -1,8 +1,24 @@
-"""The fixtures of tests/made_up_runs.py."""
+"""The fixtures of tests/made_up_runs.py, and files of annotations."""
 
+import json
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))  # test folders are no packages
+import pytest
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # test folders are no packages
 
 from made_up_runs import detection, pretraining, readouts, training_line, write_lines  # noqa: E402, F401
+
+
+@pytest.fixture
+def write_coco(tmp_path):
+    """``write_coco(content, name) -> path`` of a file with that content: bytes, text, or what becomes JSON."""
+
+    def write(content, name="some.json"):
+        path = tmp_path / name
+        content = content if isinstance(content, str | bytes) else json.dumps(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write

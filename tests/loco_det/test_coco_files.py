@@ -5,42 +5,13 @@ import copy
 import json
 
 import pytest
+from coco_example import GOOD
 
 from loco_det.data.coco_files import evaluated, read_coco, read_ground_truth
 
-GOOD = {
-    "images": [
-        {"id": 7, "file_name": "b/é.png", "height": 20, "width": 30},
-        {"id": 2, "file_name": "a.png", "height": 20, "width": 30},
-    ],
-    "categories": [{"id": 5, "name": "cell"}, {"id": 3, "name": "dust"}],
-    "annotations": [
-        {"id": 4, "image_id": 7, "category_id": 3, "bbox": [2, 2, 8, 6], "area": 48, "iscrowd": 0,
-         "segmentation": [[2, 2, 10, 2, 10, 8, 2, 8], [1, 2]]},
-        {"id": 9, "image_id": 7, "category_id": 5, "bbox": [0, 0, 1, 20], "area": 20, "iscrowd": 1,
-         "segmentation": {"size": [20, 30], "counts": [0, 20, 580]}},
-        {"id": 1, "image_id": 7, "category_id": 5, "bbox": [2, 2, 8, 6], "area": 48, "iscrowd": False,
-         "segmentation": {"size": [20, 30], "counts": "0d0Tb0"}},
-        {"id": 3, "image_id": 2, "category_id": 5, "bbox": [2, 2, 8, 6], "area": 48, "iscrowd": 0,
-         "segmentation": [[2, 2, 10, 2]]},
-        {"id": 8, "image_id": 2, "category_id": 5, "bbox": [2, 2, 8, 6], "area": 48, "iscrowd": 0},
-    ],
-}  # fmt: skip
 
-
-@pytest.fixture
-def write(tmp_path):
-    def write(content, name="some.json"):
-        path = tmp_path / name
-        content = content if isinstance(content, str | bytes) else json.dumps(content)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(path)
-
-    return write
-
-
-def test_byte_order_mark(write):
-    assert read_coco(write(codecs.BOM_UTF8 + json.dumps(GOOD, ensure_ascii=False).encode())) == GOOD
+def test_byte_order_mark(write_coco):
+    assert read_coco(write_coco(codecs.BOM_UTF8 + json.dumps(GOOD, ensure_ascii=False).encode())) == GOOD
 
 
 TEXT = json.dumps(GOOD)
@@ -72,8 +43,8 @@ OTHER = {  # what a message says: a file
 
 
 @pytest.mark.parametrize(("message", "content"), OTHER.items(), ids=list(OTHER))
-def test_other_files(write, message, content):
-    path = write(content)
+def test_other_files(write_coco, message, content):
+    path = write_coco(content)
     with pytest.raises(ValueError, match=message.strip()) as caught:
         read_coco(path)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(path) and len(str(caught.value)) < 400
@@ -85,7 +56,7 @@ def test_not_there(tmp_path):
             read_coco(path)
 
 
-def test_the_evaluation_gets_what_it_reads_and_nothing_else(write):
+def test_the_evaluation_gets_what_it_reads_and_nothing_else(write_coco):
     content = copy.deepcopy(GOOD) | {"info": "text", "licenses": {}}
     for image in content["images"]:
         image |= {"date_captured": 0, "license": "", "coco_url": 5}
@@ -99,16 +70,16 @@ def test_the_evaluation_gets_what_it_reads_and_nothing_else(write):
     assert {part: reduced[part] for part in wanted} == wanted and reduced.keys() == GOOD.keys()
     assert reduced["images"] == [{"id": 7, "width": 30, "height": 20}, {"id": 2, "width": 30, "height": 20}]
     assert type(reduced["annotations"][2]["iscrowd"]) is int
-    coco = read_ground_truth(write(content))
+    coco = read_ground_truth(write_coco(content))
     assert coco.dataset == reduced and sorted(coco.imgs) == [2, 7] and len(coco.imgToAnns[7]) == 3
 
 
-def test_ground_truth_without_ids(write):
+def test_ground_truth_without_ids(write_coco):
     with pytest.raises(ValueError, match="an entry lacks 'image_id'; tools/check_dataset.py says which"):
-        read_ground_truth(write(GOOD | {"annotations": [{"id": 1}]}))
+        read_ground_truth(write_coco(GOOD | {"annotations": [{"id": 1}]}))
     for entries in ([7], ["id"], [None], [{"id": []}]):
         with pytest.raises(ValueError, match="an entry (is wrong|lacks)"):
-            read_ground_truth(write(GOOD | {"images": entries}))
+            read_ground_truth(write_coco(GOOD | {"images": entries}))
 
 
 def test_annotations_of_unknown_images_are_left_out():
