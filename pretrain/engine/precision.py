@@ -12,7 +12,7 @@ from .yaml_files import read_yaml
 logger = logging.getLogger(__name__)
 AUTO = "auto"
 # With these a step of configs/pretrain/demo_loco.yaml takes 0.3 s in bfloat16 and 0.7 s in float32 (2 cores
-# of an AMD EPYC); without them 0.8 s and 0.5 s (ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI), or 12 s and 0.7 s (AVX2).
+# of an AMD EPYC); without them 0.8 s and 0.5 s (no bfloat16), or 12 s and 0.7 s (AVX2): benchmarks/precision.py.
 FAST = {"amx_bf16", "avx512_bf16"}
 # ARM has instructions, but not every build of torch has kernels, and then the gradient of a convolution is very slow.
 TO_BE_MEASURED = {"bf16"}
