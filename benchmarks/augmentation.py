@@ -30,10 +30,10 @@ from PIL import Image
 from torchvision.io import decode_image
 from torchvision.transforms import v2
 
-from pretrain.augment import DeviceAugment, SimCLRView
 from pretrain.config import get_cfg
-from pretrain.data import TwoViews
-from pretrain.engine.images import list_images, read_image
+from pretrain.data.augment import DeviceAugment, SimCLRView
+from pretrain.data.loader import TwoViews
+from pretrain.files.images import list_images, read_image
 
 PEER = "lightly SimCLRTransform"
 

@@ -7,7 +7,7 @@ Ground truth and detections of the size of val2017 (5,000 images, 36,000 objects
 are made first, the same ones every time. Then every figure comes from a process of its own; the rows take turns, round
 after round, and the table shows medians. What is timed begins with detections as Detectron2's evaluator holds them, and
 ends with the 12 figures: loading of the results included, but not the reading of the ground truth, which the evaluator
-does once. "pycocotools" is Detectron2's own function for it, "loco-det" ours (loco_det/coco_evaluation.py).
+does once. "pycocotools" is Detectron2's own function for it, "loco-det" ours (loco_det/evaluation/coco.py).
 
 Before anything is printed, the 12 figures and the arrays of precision, recall and scores are compared with
 pycocotools': ours must be equal to the last bit, or the benchmark fails; of others the largest difference is shown.
@@ -119,7 +119,7 @@ def faster_coco_eval(truth, detections, task):
 
 
 def loco_det(truth, detections, task):
-    from loco_det.coco_evaluation import evaluate
+    from loco_det.evaluation.coco import evaluate
 
     return evaluate(truth, detections, task)
 
@@ -138,7 +138,7 @@ def child(row, task, folder):
     with contextlib.redirect_stdout(io.StringIO()):
         from pycocotools.coco import COCO
 
-        import loco_det.coco_evaluation  # noqa: F401, so that no row has to import it, or Detectron2, in its time
+        import loco_det.evaluation.coco  # noqa: F401, so that no row has to import it, or Detectron2, in its time
 
         if row == "faster-coco-eval":
             import faster_coco_eval  # noqa: F401

@@ -5,9 +5,9 @@
 
 Mask R-CNN R50-FPN of configs/coco_loco_frozen.yaml with random weights, on random images of COCO's usual size with 7
 objects each, which is COCO's mean. "stock" is what Detectron2's DefaultTrainer builds from the same config; "loco-det"
-is what ours builds from it (loco_det/frozen.py and channels_last). Rows take turns; the table shows medians of the
-rounds and of the ratios to stock in the same round. All rows have the same weights and see the same data; features and
-losses are compared first.
+is what ours builds from it (loco_det/modeling/frozen.py, channels_last). Rows take turns; the table shows medians of
+the rounds and of the ratios to stock in the same round. All rows have the same weights and see the same data; features
+and losses are compared first.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from loco_det.config import add_loco_config
-from loco_det.trainer import Trainer
+from loco_det.engine.trainer import Trainer
 
 
 def config(args, compile=False):

@@ -28,7 +28,7 @@ def seconds(config, bfloat16):
     import torch
 
     from pretrain.config import get_cfg
-    from pretrain.engine.yaml_files import merge_config_file
+    from pretrain.files.yaml_files import merge_config_file
     from pretrain.learner import build_learner
 
     torch.set_flush_denormal(True)

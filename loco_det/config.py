@@ -15,12 +15,12 @@ def add_loco_config(cfg):
     """
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-    # Name for pretrain.encoders.build_encoder, read by the two backbones of loco_det/backbones.py,
+    # Name for pretrain.encoders.build_encoder, read by the two backbones of loco_det/modeling/backbones.py,
     # build_encoder_backbone and build_encoder_fpn_backbone; Detectron2's own ResNet does not read it
     cfg.MODEL.ENCODER = ""
 
     # A backbone that is frozen as a whole runs without autograd, with its norms folded into its convs
-    # (loco_det/frozen.py); COMPILE: through torch.compile, too, which wants a C++ compiler and a minute to begin with
+    # (loco_det/modeling/frozen.py). COMPILE: also through torch.compile, which needs a C++ compiler and a minute
     cfg.MODEL.FAST_FROZEN = CN()
     cfg.MODEL.FAST_FROZEN.ENABLED = True
     cfg.MODEL.FAST_FROZEN.COMPILE = False
@@ -39,7 +39,7 @@ def add_loco_config(cfg):
     cfg.DATASETS.ALLOW_OUTSIDE = False
 
     # What evaluates COCO-format data: "fast" (hotcoco, which gives pycocotools' figures bit for bit;
-    # loco_det/coco_evaluation.py) or "pycocotools"
+    # loco_det/evaluation/coco.py) or "pycocotools"
     cfg.TEST.COCO_EVALUATOR = "fast"
 
     # After the last evaluation, this many test images are drawn with ground truth and prediction side by side
@@ -51,7 +51,7 @@ def add_loco_config(cfg):
     cfg.WANDB.PROJECT = ""
 
     # What has been published for just this config, in percent; 0: no figure. It is printed beside the result of a run
-    # that differs from the file in configs/ in nothing that bears on it (loco_det/published.py)
+    # that differs from the file in configs/ in nothing that bears on it (loco_det/runs/published.py)
     cfg.PUBLISHED = CN()
     cfg.PUBLISHED.ROW = ""  # which row of which table, in words
     cfg.PUBLISHED.BOX_AP = 0.0

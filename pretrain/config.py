@@ -71,7 +71,7 @@ def get_cfg():
 
     _C.MODEL = CN()
     _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    _C.MODEL.ENCODER = "resnet50"  # a name in pretrain/encoders.py, or package.module.function of your own
+    _C.MODEL.ENCODER = "resnet50"  # a name in pretrain/encoders/base.py, or package.module.function of your own
     _C.MODEL.ZERO_INIT_RESIDUAL = False  # ResNets begin as identities: 0 is the last BN's weight in each block
     _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]  # RGB; what the detector has to use as well
     _C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]

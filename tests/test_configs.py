@@ -16,11 +16,11 @@ import pretrain.learner as learner_module
 from pretrain.config import check, value_of
 from pretrain.config import get_cfg as pretrain_cfg
 from pretrain.encoders import StageEncoder, build_encoder
-from pretrain.engine.checkpoint import items_of
 from pretrain.engine.estimate import warning_of_size
+from pretrain.engine.optim import build_optimizer
+from pretrain.engine.trainer import STEP_SECONDS
+from pretrain.files.checkpoints import items_of
 from pretrain.learner import build_learner
-from pretrain.optim import build_optimizer
-from pretrain.trainer import STEP_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -17,11 +17,11 @@ from PIL import Image
 
 from loco_det.config import add_loco_config
 from loco_det.convert import convert
-from loco_det.data.demo import make_demo_data
-from loco_det.trainer import Trainer
-from pretrain.checkpoint import FORMAT, AtomicCheckpointer
+from loco_det.demo_scenes.writing import make_demo_data
+from loco_det.engine.trainer import Trainer
 from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
+from pretrain.engine.checkpoint import FORMAT, AtomicCheckpointer
 from pretrain.learner import build_learner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,7 +173,7 @@ def good(tmp_path_factory):
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 64])
     run = root / "detector"
     run.mkdir()
-    from pretrain.engine.yaml_files import merge_config_file
+    from pretrain.files.yaml_files import merge_config_file
 
     merge_config_file(cfg, ROOT / "configs/demo_coco_loco_frozen.yaml")
     cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = 64, 3
@@ -349,7 +349,7 @@ def card(files, config):
     run, readout = files.folder / "card", files.folder / f"r{ESCAPE}"
     shutil.copytree(files.good / "pretrained", run)
     readout.mkdir()
-    from pretrain.engine.files import sha256_of
+    from pretrain.files.atomic import sha256_of
 
     weights = {"sha256": sha256_of(run / "model_final.pth")}
     images = {"train": 4, "test": 4, "classes": 2}

@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from common import one_line_errors
 
-from pretrain.engine.text import for_terminal
+from pretrain.files.text import for_terminal
 
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/check_dataset.py coco_2017_train coco_2017_val --pictures samples.png
@@ -43,7 +43,7 @@ def parse():
 
 
 def main(args):
-    from loco_det.data.inspection import check_all, draw_page, write_report
+    from loco_det.report.inspection import check_all, draw_page, write_report
 
     options = {"decode": args.decode, "masks": not args.boxes_only, "allow_outside": args.allow_outside}
     checked = check_all(args.names, args.json, args.images, args.cityscapes, **options)

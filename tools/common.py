@@ -17,7 +17,7 @@ import warnings
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
 warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # when it runs
 
-from pretrain.engine.lifetime import ask_kernel, end_with_parent
+from pretrain.processes.lifetime import ask_kernel, end_with_parent
 
 LAUNCHER = "LOCO_DET_LAUNCHER"  # environment variable: the process by whose launch() this one was spawned
 if LAUNCHER in os.environ:
@@ -32,12 +32,12 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from pretrain.encoders import is_own_code
-from pretrain.engine.files import FULL, named_errors
-from pretrain.engine.lock import lock_folder, unlock_all, unlock_folder
 from pretrain.engine.logs import raise_log_errors
-from pretrain.engine.sigterm import stop_at_once
-from pretrain.engine.text import for_log, for_terminal
-from pretrain.engine.yaml_files import merge_config_file, parse_yaml
+from pretrain.files.atomic import FULL, named_errors
+from pretrain.files.lock import lock_folder, unlock_all, unlock_folder
+from pretrain.files.text import for_log, for_terminal
+from pretrain.files.yaml_files import merge_config_file, parse_yaml
+from pretrain.processes.sigterm import stop_at_once
 
 for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
     # each child that is ended; no CUDA compiler; a change that concerns Detectron2's authors

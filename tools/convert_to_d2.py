@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
 
 from loco_det.convert import LAYOUTS, VerificationError, check, check_output, convert, yaml_lines
-from pretrain.engine.text import for_terminal
+from pretrain.files.text import for_terminal
 
 EXAMPLE = """examples:
   python tools/convert_to_d2.py output/loco/model_final.pth output/loco/backbone.pkl

@@ -17,11 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from loco_det.report import write_report
-from loco_det.run_folder import is_finished
-from loco_det.runs import find_runs, seeds_text, table_text
-from pretrain.engine.lifetime import tied_to_this_process
-from pretrain.engine.text import for_terminal
+from loco_det.report.page import write_report
+from loco_det.report.runs import seeds_text, table_text
+from loco_det.runs.find import find_runs
+from loco_det.runs.folder import is_finished
+from pretrain.files.text import for_terminal
+from pretrain.processes.lifetime import tied_to_this_process
 
 
 def steps(out, seed, long):

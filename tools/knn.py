@@ -17,10 +17,10 @@ from common import argument_parser, launch, merge_config, one_line_errors, run_f
 from detectron2.utils import comm
 
 from loco_det.convert import add_encoder_config, load_encoder_of
-from pretrain.engine.checkpoint import write_config
-from pretrain.engine.files import write_json
 from pretrain.engine.logs import start_logs
 from pretrain.engine.precision import with_precision
+from pretrain.files.atomic import write_json
+from pretrain.files.checkpoints import write_config
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder, cached_features
 from pretrain.readout.knn import knn_of_features, warn_of_k

@@ -23,13 +23,13 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS
-from loco_det.run_folder import is_finished, read_run
-from loco_det.runs import published_sentence
-from pretrain.engine.files import write_json, write_whole
-from pretrain.engine.lifetime import tied_to_this_process
-from pretrain.engine.lock import lock_folder
-from pretrain.engine.text import for_terminal
-from pretrain.engine.yaml_files import parse_yaml, read_config
+from loco_det.report.runs import published_sentence
+from loco_det.runs.folder import is_finished, read_run
+from pretrain.files.atomic import write_json, write_whole
+from pretrain.files.lock import lock_folder
+from pretrain.files.text import for_terminal
+from pretrain.files.yaml_files import parse_yaml, read_config
+from pretrain.processes.lifetime import tied_to_this_process
 
 EXAMPLE = """example:
   python tools/low_shot.py --config-file configs/table3/coco_1k_resnet50_loco_800ep.yaml --num-gpus 8

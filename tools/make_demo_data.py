@@ -11,10 +11,10 @@ from pathlib import Path
 # Before tools/, where pretrain.py would hide the package of the same name.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loco_det.data.demo import LAYOUTS, make_demo_data
-from pretrain.engine.files import FULL
-from pretrain.engine.signals import Terminated
-from pretrain.engine.text import for_terminal
+from loco_det.demo_scenes.writing import LAYOUTS, make_demo_data
+from pretrain.files.atomic import FULL
+from pretrain.files.text import for_terminal
+from pretrain.processes.signals import Terminated
 
 
 def main():

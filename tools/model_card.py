@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from common import one_line_errors
 
-from pretrain.engine.text import for_terminal
+from pretrain.files.text import for_terminal
 from pretrain.model_card import write_model_card
 
 EXAMPLE = """example:

@@ -13,8 +13,8 @@ from common import merge_config, one_line_errors
 from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
-from loco_det.predict import predict_images
-from pretrain.engine.text import for_terminal
+from loco_det.engine.predict import predict_images
+from pretrain.files.text import for_terminal
 
 EXAMPLE = """examples:
   python tools/predict.py output/coco_frozen street.jpg holiday/ --output found

@@ -15,9 +15,10 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 
 from pretrain.config import check, get_cfg
-from pretrain.engine.checkpoint import write_config
 from pretrain.engine.logs import start_logs
-from pretrain.trainer import Trainer
+from pretrain.engine.trainer import Trainer
+from pretrain.files.checkpoints import write_config
+from pretrain.readout.knn import knn_evaluator
 
 EXAMPLE = """example:
   python tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
@@ -38,7 +39,7 @@ def main(args):
         start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
         torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
         seed_all_rng(cfg.SEED)
-        trainer = Trainer(cfg, resume=args.resume)
+        trainer = Trainer(cfg, args.resume, knn_evaluator(cfg))
         if comm.is_main_process():
             write_config(trainer.cfg)
         environment = collect_env_info().partition("PyTorch built with")[0]

@@ -9,11 +9,12 @@ from pathlib import Path
 # So that it works in a checkout that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from loco_det.readouts import readouts_text
-from loco_det.report import write_report
-from loco_det.runs import find_runs, pretraining_text, seeds_text, table_text
-from pretrain.engine.files import FULL
-from pretrain.engine.text import for_terminal
+from loco_det.report.page import write_report
+from loco_det.report.readouts import readouts_text
+from loco_det.report.runs import pretraining_text, seeds_text, table_text
+from loco_det.runs.find import find_runs
+from pretrain.files.atomic import FULL
+from pretrain.files.text import for_terminal
 
 EXAMPLE = """examples:
   python tools/report.py output/demo

@@ -17,7 +17,7 @@ import submitit
 from common import one_line_errors
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
-from pretrain.engine.lifetime import tied_to_this_process
+from pretrain.processes.lifetime import tied_to_this_process
 
 EXAMPLE = """example:
   python tools/slurm.py --nodes 2 --gpus-per-node 8 --partition P --time 4320 -- \\

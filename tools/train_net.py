@@ -26,9 +26,9 @@ from detectron2.utils.env import seed_all_rng
 
 from loco_det.config import add_loco_config
 from loco_det.data.datasets import prepare_datasets
-from loco_det.trainer import Trainer, check_evaluated, check_resumed, check_run, evaluate, size_warning
-from pretrain.engine.checkpoint import write_config
+from loco_det.engine.trainer import Trainer, check_evaluated, check_resumed, check_run, evaluate, size_warning
 from pretrain.engine.logs import start_logs
+from pretrain.files.checkpoints import write_config
 
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/train_net.py --config-file configs/coco_loco_frozen.yaml \\

@@ -38,7 +38,7 @@ from study_tables import (
     stage_tables,
 )
 
-from pretrain.curves import COLORS, GREY, STYLE
+from pretrain.engine.curves import COLORS, GREY, STYLE
 
 REST = "\n\n---\n\n"  # what follows it in the findings is for docs/results.md alone
 

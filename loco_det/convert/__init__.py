@@ -1,6 +1,6 @@
 """From a pretrained encoder's checkpoint to a file that Detectron2 loads, and back, with a numeric proof.
 
-``pretrain.engine.safe_load`` reads a checkpoint of any format without running it; ``search`` finds the encoders in it,
+``pretrain.files.safe_load`` reads a checkpoint of any format without running it; ``search`` finds the encoders in it,
 ``layouts`` and ``choose`` tell which project's it is and so which of them is meant, ``architecture`` which network that
 is, ``stated``, ``openmmlab`` (``python_config``) and ``huggingface`` what the file and those beside it say of it;
 ``sources`` puts these in a row.

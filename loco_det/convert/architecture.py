@@ -7,7 +7,7 @@ import reprlib
 import torch
 
 from pretrain.encoders import BUILDERS, build_encoder
-from pretrain.resnet import BLOCKS, ResNetShape, resnet_shape
+from pretrain.encoders.resnet import BLOCKS, ResNetShape, resnet_shape
 
 COUNTER = "num_batches_tracked"  # BatchNorm's count of training steps: not a weight, and absent from older checkpoints
 WIDEST = 4096  # output channels of res2: a limit to what a file can ask for in memory; SimCLR's 4x has 1024

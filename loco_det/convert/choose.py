@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from pretrain.engine.stand_ins import Inert
+from pretrain.files.stand_ins import Inert
 
 from .architecture import relative, some
 from .layouts import LAYOUTS, Conventions, Layout

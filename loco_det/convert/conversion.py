@@ -13,9 +13,9 @@ from urllib.parse import urlparse
 import torch
 import yaml
 
-from pretrain.engine.files import sha256_of, write_new
-from pretrain.engine.safe_load import checksum
-from pretrain.engine.yaml_files import read_config
+from pretrain.files.atomic import sha256_of, write_new
+from pretrain.files.safe_load import checksum
+from pretrain.files.yaml_files import read_config
 
 from .detectron2_names import to_detectron2
 from .layouts import Conventions
@@ -91,7 +91,7 @@ def convert(checkpoint, output, base=None, **options):
             **_content(names(state_dict)),
             # Read by our own converter only: Detectron2 returns further keys to the caller of load(), who ignores them.
             "config": config,
-            "pretraining": source.pretraining,  # for loco_det/published.py
+            "pretraining": source.pretraining,  # for loco_det/runs/published.py
             **result.metadata,
         }
         write_new(temporary, partial(pickle.dump, content), output)
@@ -114,7 +114,7 @@ def _content(weights):
 
 
 def _to_encoder_backbone(state_dict):
-    """The names in ``loco_det.backbones.EncoderBackbone``."""
+    """The names in ``loco_det.modeling.backbones.EncoderBackbone``."""
     return {f"encoder.{name}": tensor for name, tensor in state_dict.items()}
 
 

@@ -10,9 +10,9 @@ from fvcore.common.config import CfgNode as CN
 from torch import nn
 
 from pretrain.encoders import build_encoder, is_own_code
-from pretrain.engine.files import sha256_of
-from pretrain.engine.safe_load import read
-from pretrain.engine.text import for_terminal
+from pretrain.files.atomic import sha256_of
+from pretrain.files.safe_load import read
+from pretrain.files.text import for_terminal
 
 from .choose import choose
 from .huggingface import weights_file

@@ -10,7 +10,7 @@ import math
 import os
 from pathlib import Path
 
-from pretrain.resnet import resnet_shape
+from pretrain.encoders import resnet_shape
 
 from .architecture import short, some
 from .layouts import Conventions

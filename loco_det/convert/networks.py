@@ -6,17 +6,17 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from torchvision.models.resnet import Bottleneck
 
-from loco_det import backbones  # noqa: F401, registers its backbones
-from loco_det.config import add_loco_config
-from pretrain.resnet import resnet_shape
+from pretrain.encoders import resnet_shape
 
+from ..config import add_loco_config
+from ..modeling import backbones  # noqa: F401, registers its backbones
 from .architecture import skeleton
 
 STAGES_OF_FPN = {"presnet50": ["res2", "res4", "res5", "res7"]}  # of stride 4, 8, 16 and 32, about
 
 
 def in_detectron2(arch):
-    """Whether Detectron2's own ResNet can be this encoder; if not, ``loco_det.backbones`` makes a backbone of it.
+    """Whether Detectron2's own ResNet can be this encoder; if not, ``modeling.backbones`` makes a backbone of it.
 
     Detectron2's has basic blocks for a res2 of 64 channels only, and cannot pad as TensorFlow does.
     """

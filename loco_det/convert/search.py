@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pretrain.engine.stand_ins import PickledArray
+from pretrain.files.stand_ins import PickledArray
 
 from .detectron2_names import to_torchvision_name
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pretrain.engine.safe_load import read
-from pretrain.engine.text import for_terminal
-from pretrain.resnet import resnet_shape
+from pretrain.encoders import resnet_shape
+from pretrain.files.safe_load import read
+from pretrain.files.text import for_terminal
 
 from . import huggingface
 from .architecture import COUNTER, infer_arch, reference, relative, some

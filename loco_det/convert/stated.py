@@ -7,8 +7,8 @@ from pathlib import Path
 
 from detectron2.config import get_cfg
 
-from pretrain.engine.yaml_files import parse_yaml, read_config
-from pretrain.resnet import resnet_shape
+from pretrain.encoders import resnet_shape
+from pretrain.files.yaml_files import parse_yaml, read_config
 
 from .layouts import Conventions
 

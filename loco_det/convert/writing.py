@@ -4,7 +4,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from pretrain.engine.files import named_errors, remove_orphans, temporary_name
+from pretrain.files.atomic import named_errors, remove_orphans, temporary_name
 
 
 @contextmanager

@@ -31,8 +31,8 @@ from detectron2.utils import comm
 from iopath.common.file_io import file_lock, get_cache_dir
 from tqdm import tqdm
 
-from pretrain.engine.files import whole_file
-from pretrain.engine.lifetime import end_with_parent
+from pretrain.files.atomic import whole_file
+from pretrain.processes.lifetime import end_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from detectron2.data.datasets import coco as d2
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_utils
 
-from loco_det.data.coco_files import as_coco, explained, read_coco, without_collector
+from .coco_files import as_coco, explained, read_coco, without_collector
 
 
 def use_own_reader(masks=True):

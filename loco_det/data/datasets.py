@@ -8,12 +8,12 @@ import shlex
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from loco_det.data.checks import check_coco
-from loco_det.data.cityscapes import alias_cityscapesscripts, cache_cityscapes
-from loco_det.data.cityscapes_checks import check_cityscapes
-from loco_det.data.coco_loader import load_coco, use_own_reader
-from loco_det.data.findings import KINDS
-from loco_det.data.low_shot import register_low_shot
+from .checks.cityscapes import check_cityscapes
+from .checks.coco import check_coco
+from .checks.findings import KINDS
+from .cityscapes import alias_cityscapesscripts, cache_cityscapes
+from .coco_loader import load_coco, use_own_reader
+from .low_shot import register_low_shot
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +92,13 @@ def _register_custom(cfg, options):
 
 
 def quick_check(path, images, name=None, masks=True, allow_outside=False):
-    """What takes seconds of :func:`loco_det.data.checks.check_coco`: once a file, by one process, for all.
+    """What takes seconds of :func:`loco_det.data.checks.coco.check_coco`: once a file, by one process, for all.
 
     Args:
         path: the JSON file.
         images: folder that the file names in it start from.
         name: of the data set, for messages.
-        masks, allow_outside: as in :func:`loco_det.data.checks.check_coco`.
+        masks, allow_outside: as in :func:`loco_det.data.checks.coco.check_coco`.
 
     Returns:
         tuple: dict of category id -> name, in order of the ids, which is the order of the classes; and whether any

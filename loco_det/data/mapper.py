@@ -8,7 +8,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from PIL import Image
 
-from pretrain.engine.images import read_image
+from pretrain.files.images import read_image
 
 
 class ImageMapper(DatasetMapper):
@@ -56,7 +56,7 @@ class ImageMapper(DatasetMapper):
 
 
 def read_for_detection(path, image_format="RGB"):
-    """:func:`pretrain.engine.images.read_image` in a format of Detectron2's (INPUT.FORMAT): (H, W, C)."""
+    """:func:`pretrain.files.images.read_image` in a format of Detectron2's (INPUT.FORMAT): (H, W, C)."""
     image = read_image(path)
     if image_format == "BGR":
         return image[:, :, ::-1]

@@ -1,1 +1,1 @@
-"""Plumbing that pretraining, readouts and detection share: files, locks, configs, checkpoints, metrics, images."""
+"""The training loop and what any run needs: optimiser, hooks, writers, logs, precision, checkpoints."""

@@ -1,147 +1,125 @@
-"""The checkpoints in a run's folder: which is the newest that is whole and of this run."""
+"""Checkpoints of pretraining: everything needed to go on exactly, written whole, read with care."""
 
-import logging
+import contextlib
 import os
-import re
 
+import torch
 from detectron2.utils import comm
-from fvcore.common.config import CfgNode as CN
+from fvcore.common.checkpoint import Checkpointer
 
-from .files import text_of, write_whole
-from .safe_load import read_own
-from .yaml_files import parse_yaml
+from ..files.atomic import write_whole
+from ..files.checkpoints import checkpoint_names, differing_keys, newest_of_all, refuse_other_config, saved_config
 
-logger = logging.getLogger(__name__)
+FORMAT = "loco-det pretraining"  # by which the converter knows our files
+# What may change when a run is resumed, because nothing that is learned depends on it
+FREE = {
+    "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.RECOMPUTE", "DATALOADER.NUM_WORKERS", "DATASETS.TRAIN",
+    "DATASETS.MAX_UNREADABLE", "KNN.TRAIN", "KNN.TEST", "KNN.PERIOD", "KNN.K", "KNN.TEMPERATURE",
+    "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.LOG_PERIOD", "SOLVER.MAX_LOSS",
+}  # fmt: skip
 
 
-def checkpoint_names(folder):
-    """Checkpoints of a run, the newest first: the one that ``last_checkpoint`` names, then those of earlier iterations.
+class AtomicCheckpointer(Checkpointer):
+    """fvcore's Checkpointer, whose files are complete or not there, and of which the last few are kept.
 
-    Those of later iterations are left over from another run in the same folder. ``last_checkpoint`` counts only if it
-    is the name of a checkpoint: a path would lead out of the folder.
-
-    Returns:
-        list of str: such as "model_final.pth", "model_0004999.pth".
+    No state of a random generator is stored because none lasts longer than a step: the order of the data and every
+    augmentation are functions of the seed and of the position in the stream (``pretrain/data/loader.py``), and the
+    trainer seeds all generators anew in each step.
     """
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    last = text_of(os.path.join(folder, "last_checkpoint")).strip()
-    names = {name for name in names if iteration_of(name) is not None}
-    if iteration_of(last) is not None:
-        names = {name for name in {last, *names} if iteration_of(name) <= iteration_of(last)}
-    return sorted(names, key=iteration_of, reverse=True)
 
+    def __init__(self, cfg, model, num_images=0, names="", **kwargs):
+        """
+        Args:
+            cfg: the run's config, stored in every checkpoint.
+            model: the learner.
+            num_images: images that the run learns from, stored as well.
+            names: digest of their names, stored as well; "": not known.
+            kwargs: as fvcore's.
+        """
+        super().__init__(model, cfg.OUTPUT_DIR, **kwargs)
+        self.cfg = cfg
+        self.mine = []  # checkpoints that this run has written or goes on from, the oldest first: what may be deleted
+        self.run = {"images": num_images, "names": names, "processes": comm.get_world_size()}
 
-def iteration_of(name):
-    """By what checkpoints are ordered: their iteration, infinity for the final one; None if ``name`` is none."""
-    match = re.fullmatch(r"model_(?:(\d{1,18})|final)\.pth", name)
-    return float(match[1] or "inf") if match else None
+    def resume(self):
+        """Load the newest readable checkpoint of the run, which process 0 chooses for all.
 
+        Returns:
+            int: the iteration after which it was written.
 
-def newest_readable(folder, check=lambda content: None, warn=True):
-    """The newest checkpoint of a run that is whole.
-
-    Args:
-        folder: of the run.
-        check: function that gets the content and raises ValueError if it is of another run, which ends the search, or
-            KeyError, TypeError or AttributeError if it lacks what a checkpoint has.
-        warn: whether the log names each damaged one.
-
-    Returns:
-        tuple: path, and content, whose tensors stay in the file until they are used.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if none can be read; and what ``check`` raises.
-    """
-    names = checkpoint_names(folder)
-    if not names:
-        raise FileNotFoundError(f"{folder}: nothing to resume; leave out --resume to start anew")
-    reasons, last = [], text_of(os.path.join(folder, "last_checkpoint")).strip()
-    if warn and last and iteration_of(last) is None:
-        logger.warning(f"{folder}: last_checkpoint names {last!r:.100}, which is no checkpoint of this folder")
-    for name in names:
-        path = os.path.join(folder, name)
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if none can be read, or it is of a run with another config or other data.
+        """
+        found = newest_of_all(self.save_dir, self._check)
+        self.logger.info(f"Resuming from {found}")
+        self.mine = [name for name in reversed(checkpoint_names(self.save_dir)) if name != "model_final.pth"]
+        saved = torch.load(found, map_location="cpu", weights_only=True)
         try:
-            content = read_own(path)
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-        else:
-            try:
-                check(content)
-                for reason in reasons if warn else ():
-                    logger.warning(f"{folder}: damaged, or no checkpoint of ours: {reason}; going on with {name}")
-                return path, content
-            except (KeyError, TypeError, AttributeError) as error:
-                why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else error
-        reasons.append(f"{name} ({why})")
-    raise ValueError(f"{folder}: none of {', '.join(reasons)} can be read")
+            self.model.load_state_dict(saved["model"])
+            for key, obj in self.checkpointables.items():
+                obj.load_state_dict(saved[key])
+            return int(saved["iteration"])
+        except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise ValueError(f"{found} is none of this run ({why}): start anew without --resume") from error
 
+    def _check(self, content):
+        """ValueError if a checkpoint is of another run, KeyError or TypeError if it is none of ours."""
+        self._refuse_another_run(saved_config(content), content["run"])
 
-def newest_of_all(folder, check=lambda content: None, warn=True):
-    """Path of the newest checkpoint that is whole, which process 0 chooses for all; as :func:`newest_readable`."""
-    found = None
-    if comm.is_main_process():
-        try:
-            found, _ = newest_readable(folder, check, warn)
-        except FileNotFoundError as error:
-            found = error
-        except (OSError, ValueError) as error:
-            hint = ": start anew without --resume" if str(error).endswith("can be read") else ""
-            found = ValueError(f"{error}{hint}")
-    found = comm.all_gather(found)[0]
-    if isinstance(found, Exception):
-        raise found
-    return found
+    def _refuse_another_run(self, config, run):
+        refuse_other_config(self.save_dir, differing_keys(self.cfg, config, FREE))
+        if run["images"] != self.run["images"]:
+            raise ValueError(
+                f"{self.save_dir} is a run on {run['images']} images, but DATASETS.TRAIN has {self.run['images']}: "
+                "resume it on the images that it began with, or start anew in another OUTPUT_DIR"
+            )
+        if run.get("names") not in (None, self.run["names"]):  # version 0.1 did not store it
+            raise ValueError(
+                f"{self.save_dir} is a run on images of other names than those in DATASETS.TRAIN "
+                f"{self.cfg.DATASETS.TRAIN}: resume it on the images that it began with, or start anew in another "
+                "OUTPUT_DIR"
+            )
+        if run["processes"] != self.run["processes"]:
+            self.logger.warning(
+                f"this run had {run['processes']} processes and goes on with {self.run['processes']}: the batches are "
+                "the same, but not the last bits of the weights"
+            )
 
+    def save(self, name, **kwargs):
+        """Write ``name.pth``, name it in ``last_checkpoint``, and delete all but the last CHECKPOINTS_KEPT of this run.
 
-def saved_config(content):
-    """Keys and values of the config in a checkpoint, as :func:`items_of`; KeyError or TypeError if there is none."""
-    try:
-        return dict(items_of(CN(parse_yaml(content["config"], "config"))))
-    except (ValueError, AssertionError) as error:
-        raise TypeError(f"its config cannot be read: {error}") from None
+        Raises:
+            FloatingPointError: if a weight or a running statistic is not finite; nothing is written.
+            OSError: if it cannot be written; the older files are as they were.
+        """
+        if not self.save_to_disk:
+            return
+        model = self.model.state_dict()
+        for key, tensor in model.items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(
+                    f"{key} is not finite, so that {name}.pth is not written: start anew with a lower SOLVER.BASE_LR "
+                    "or a longer warm-up; the checkpoints before it are kept"
+                )
+        data = {"format": FORMAT, "encoder": self.cfg.MODEL.ENCODER, "config": self.cfg.dump(), "run": self.run}
+        data.update(model=model, **kwargs)
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        self.logger.info(f"Saving checkpoint to {os.path.join(self.save_dir, name)}.pth")
+        write_whole(os.path.join(self.save_dir, f"{name}.pth"), lambda f: torch.save(data, f))
+        self.tag_last_checkpoint(f"{name}.pth")
+        if name != "model_final":
+            self.mine = [*(older for older in self.mine if older != f"{name}.pth"), f"{name}.pth"]
+            while len(self.mine) > self.cfg.SOLVER.CHECKPOINTS_KEPT:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(self.save_dir, self.mine.pop(0)))
 
+    def save_final(self, iteration):
+        """Write the ``model_final.pth`` that a run lacks if it was killed after its last iteration's checkpoint."""
+        if self.save_to_disk and checkpoint_names(self.save_dir)[0] != "model_final.pth":
+            self.save("model_final", iteration=iteration)
 
-def items_of(cfg, prefix=""):
-    """All keys of a config, as "SOLVER.EPOCHS", with their values; lists and tuples are the same."""
-    for key, value in cfg.items():
-        if isinstance(value, CN):
-            yield from items_of(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, _as_lists(value)
-
-
-def _as_lists(value):
-    """A value with lists in place of tuples, which YAML does not have, at any depth."""
-    return [_as_lists(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def differing_keys(cfg, saved, free):
-    """Keys whose values differ between a config and a saved one, sorted.
-
-    Args:
-        cfg: the config.
-        saved: of :func:`saved_config`.
-        free: set of keys that may differ; of nodes ("TEST") all that is in them.
-    """
-    mine = dict(items_of(cfg))
-    keys = {key for key in {*mine, *saved} if not any(key == name or key.startswith(f"{name}.") for name in free)}
-    return sorted(key for key in keys if key not in mine or key not in saved or mine[key] != saved[key])
-
-
-def refuse_other_config(folder, differing):
-    """The one rule of ``--resume``: what decides the weights that come out is as at the beginning, or it is refused.
-
-    Raises:
-        ValueError: if there are any keys in ``differing``.
-    """
-    if differing:
-        raise ValueError(
-            f"{folder} is a run with other values of {', '.join(differing)}: resume it with its own config.yaml, or "
-            "start anew in another OUTPUT_DIR"
-        )
-
-
-def write_config(cfg):
-    """Write ``config.yaml`` in the run's folder, whole or not at all; OSError if it cannot be written."""
-    write_whole(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
+    def tag_last_checkpoint(self, last_filename_basename):
+        """Let ``last_checkpoint`` name a file; OSError if it cannot be written."""
+        write_whole(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)

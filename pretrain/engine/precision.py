@@ -7,7 +7,7 @@ import time
 import torch
 from detectron2.utils import comm
 
-from .yaml_files import read_yaml
+from ..files.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 AUTO = "auto"

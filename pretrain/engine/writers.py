@@ -8,8 +8,8 @@ import threading
 from detectron2.engine import hooks
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter, get_event_storage
 
-from .files import named_errors
-from .metrics import end_last_line
+from ..files.atomic import named_errors
+from ..files.metrics import end_last_line
 
 
 class NewScalars:

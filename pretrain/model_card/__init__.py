@@ -7,8 +7,8 @@ the same card, to the byte.
 
 from pathlib import Path
 
-from ..curves import LossPlot, draw_losses
-from ..engine.files import write_whole
+from ..engine.curves import LossPlot, draw_losses
+from ..files.atomic import write_whole
 from .readouts import read_readout
 from .run import PretrainingRun
 from .text import card_text

@@ -2,7 +2,7 @@
 
 import re
 
-from ..engine.text import for_terminal
+from ..files.text import for_terminal
 
 
 def percent(value):

@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..engine.files import text_of
-from ..engine.results import read_results
-from ..engine.text import for_terminal
-from ..engine.yaml_files import parse_yaml
+from ..files.atomic import text_of
+from ..files.results import read_results
+from ..files.text import for_terminal
+from ..files.yaml_files import parse_yaml
 from ..readout.results import at_the_edge
 from .markdown import percent
 from .run import dataset_of, last_part

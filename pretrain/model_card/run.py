@@ -7,14 +7,14 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode as CN
 
-from ..checkpoint import FORMAT
 from ..config import get_cfg
 from ..encoders import build_encoder, is_own_code
-from ..engine.files import sha256_of, text_of
-from ..engine.metrics import read_metrics, training_seconds
-from ..engine.safe_load import read_own
-from ..engine.text import for_terminal
-from ..engine.yaml_files import parse_yaml
+from ..engine.checkpoint import FORMAT
+from ..files.atomic import sha256_of, text_of
+from ..files.metrics import read_metrics, training_seconds
+from ..files.safe_load import read_own
+from ..files.text import for_terminal
+from ..files.yaml_files import parse_yaml
 
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")  # of BN: in the state dict, not learned
 # Rows of Detectron2's table of the environment, collect_env_info()

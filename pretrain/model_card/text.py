@@ -5,11 +5,11 @@ from urllib.parse import quote
 
 import yaml
 
-from ..curves import LossPlot
 from ..encoders import BUILDERS
-from ..engine.metrics import series
-from ..engine.text import for_markdown, for_terminal, markdown_code
-from ..resnet import resnet_shape
+from ..encoders.resnet import resnet_shape
+from ..engine.curves import LossPlot
+from ..files.metrics import series
+from ..files.text import for_markdown, for_terminal, markdown_code
 from .markdown import code, count, pairs, percent, table
 from .method import augmentation_of, decoder_of, loss_of, method_of, reach_of, schedule_of
 from .readouts import TOOLS

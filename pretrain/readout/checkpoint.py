@@ -6,9 +6,9 @@ import time
 
 import torch
 
-from ..checkpoint import AtomicCheckpointer
-from ..engine.checkpoint import items_of
-from ..engine.files import write_whole
+from ..engine.checkpoint import AtomicCheckpointer
+from ..files.atomic import write_whole
+from ..files.checkpoints import items_of
 
 # What may change when a run is resumed. Of the weights and the images the content counts, not where they are.
 FREE = {

@@ -8,9 +8,9 @@ from detectron2.utils.events import EventWriter
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..curves import COLORS, GREY, STYLE, _label_ends, _plot, _save, _upwards
-from ..engine.metrics import read_metrics, series
-from ..engine.text import for_figure
+from ..engine.curves import COLORS, GREY, STYLE, _label_ends, _plot, _save, _upwards
+from ..files.metrics import read_metrics, series
+from ..files.text import for_figure
 from .results import choose, rate_name
 
 logger = logging.getLogger(__name__)

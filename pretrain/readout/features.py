@@ -11,9 +11,9 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..engine.files import write_whole
-from ..engine.safe_load import read_own
-from ..engine.sigterm import start_worker
+from ..files.atomic import write_whole
+from ..files.safe_load import read_own
+from ..processes.sigterm import start_worker
 from .labelled import CentralCrops, collate_readable
 from .progress import with_progress
 

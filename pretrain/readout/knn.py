@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
 
+from ..engine.evaluation import EncoderEvaluator
 from .features import PooledEncoder, pooled_features
 from .labelled import labelled_splits
 
@@ -126,3 +127,22 @@ def knn_accuracies(encoder, cfg, splits=None):
         + "  ".join(f"{name}: {value:.1f}" for name, value in results.items())
     )
     return {"knn": results}
+
+
+def knn_evaluator(cfg):
+    """What ``pretrain.engine.trainer.Trainer`` measures while an encoder learns.
+
+    Args:
+        cfg: the pretraining config.
+
+    Returns:
+        EncoderEvaluator; None if the config asks for none (KNN.TRAIN).
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`labelled_splits`.
+    """
+    if not cfg.KNN.TRAIN:
+        return None
+    splits = labelled_splits(cfg.KNN)
+    images = sum(len(split.paths) for split in splits if split)
+    return EncoderEvaluator("kNN", cfg.KNN.PERIOD, images, lambda encoder: knn_accuracies(encoder, cfg, splits))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..engine.images import UNREADABLE, image_info, list_classes, list_images, read_image
+from ..files.images import UNREADABLE, image_info, list_classes, list_images, read_image
 
 logger = logging.getLogger(__name__)
 LOOKED_AT = 200  # images whose size is read: opening each of ImageNet's would take minutes

@@ -145,7 +145,7 @@ def build_optimizer(cfg, classifiers):
     if cfg.OPTIMIZER == "LARS":
         from timm.optim import Lars  # here, because importing timm takes seconds
 
-        # adaptation where the decay is 0, which timm's would skip; as in pretrain/optim.py
+        # adaptation where the decay is 0, which timm's would skip; as in pretrain/engine/optim.py
         weights = [{**group, "always_adapt": True} for group in weights]
         return Lars(weights + [{**group, "weight_decay": 0.0} for group in offsets], trust_coeff=0.001, **options)
     return torch.optim.SGD(weights + offsets, **options)

@@ -11,16 +11,16 @@ from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from ..distributed import GradientReducer, worst_of_processes
 from ..engine.estimate import TimeEstimate, times_due, warning_of_size
-from ..engine.files import write_json
-from ..engine.signals import Terminated
-from ..engine.sigterm import StopOnSigterm, stop_at_once
+from ..engine.evaluation import Evaluation
+from ..engine.trainer import TerminalWriter, WeightsLRScheduler
 from ..engine.writers import MetricsWriter, TensorboardWriter
-from ..trainer import TerminalWriter, WeightsLRScheduler
+from ..files.atomic import write_json
+from ..processes.distributed import GradientReducer, worst_of_processes
+from ..processes.signals import Terminated
+from ..processes.sigterm import StopOnSigterm, stop_at_once
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
-from .evaluation import Evaluation
 from .features import digest_of
 from .linear import LinearClassifiers, build_optimizer, build_scheduler
 from .results import at_the_edge, linear_results, protocol, rate_name, table

@@ -5,7 +5,7 @@ import os
 
 from detectron2.utils import comm
 
-from ..engine.schema import read_json
+from ..files.schema import read_json
 
 
 def rate_name(rate):

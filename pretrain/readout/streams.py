@@ -11,11 +11,11 @@ import torch
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from ..augment import SimCLRView
 from ..config import get_cfg as pretraining_cfg
-from ..data import StreamSampler
-from ..engine.images import UNREADABLE, read_image
-from ..engine.sigterm import start_worker
+from ..data.augment import SimCLRView
+from ..data.loader import StreamSampler
+from ..files.images import UNREADABLE, read_image
+from ..processes.sigterm import start_worker
 from .features import cached_features, pooled_features
 from .labelled import hold_out, labelled_splits, subset, warn_of_images
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from loco_det.convert import convert
-from loco_det.data.demo import make_demo_data
+from loco_det.demo_scenes.writing import make_demo_data
 from pretrain.encoders import build_encoder
-from pretrain.engine.checkpoint import checkpoint_names
-from pretrain.engine.metrics import read_metrics
+from pretrain.files.checkpoints import checkpoint_names
+from pretrain.files.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = ("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0)

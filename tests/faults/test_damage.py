@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from jobs import JOBS, begin, differences
 
-from pretrain.engine.checkpoint import checkpoint_names
+from pretrain.files.checkpoints import checkpoint_names
 
 
 def newest(out):

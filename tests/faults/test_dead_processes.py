@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jobs import JOBS, begin, differences, pretraining
 
-from pretrain.engine.lifetime import is_running
+from pretrain.processes.lifetime import is_running
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 30  # in which all others have to end
@@ -22,8 +22,13 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
     [
         pytest.param(name, batch, marks=pytest.mark.fault(f"dead worker: {name}"))
         for name, batch in (  # of detection: in training, in its last iteration, and in the evaluation
-            ("pretraining", 0), ("pretraining", 3), ("detection", 1), ("detection", 5), ("detection", 6),
-            ("linear probe", 0), ("kNN", 0),
+            ("pretraining", 0),
+            ("pretraining", 3),
+            ("detection", 1),
+            ("detection", 5),
+            ("detection", 6),
+            ("linear probe", 0),
+            ("kNN", 0),
         )
     ],
 )

@@ -16,10 +16,10 @@ from detectron2.structures import Boxes, Instances
 from mutate import VALUES, changed_bytes, changed_values
 from PIL import Image
 
-from loco_det.analysis import analyze
-from loco_det.coco_evaluation import FastCOCOEvaluator, ReducedCOCOEvaluator
-from loco_det.data.checks import check_coco
+from loco_det.data.checks.coco import check_coco
 from loco_det.data.coco_loader import load_coco
+from loco_det.evaluation.analysis import analyze
+from loco_det.evaluation.coco import FastCOCOEvaluator, ReducedCOCOEvaluator
 
 HEIGHT, WIDTH = 20, 30
 SQUARE = {"bbox": [2, 2, 8, 6], "area": 48, "iscrowd": 0, "segmentation": [[2, 2, 10, 2, 10, 8, 2, 8]]}

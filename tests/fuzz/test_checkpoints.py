@@ -15,13 +15,13 @@ from cases import one_line
 from mutate import VALUES, changed_bytes, changed_values
 from torch import nn
 
-from loco_det.checkpoint import GuardedCheckpointer
 from loco_det.convert import convert, load_encoder, load_source
-from pretrain.checkpoint import AtomicCheckpointer
+from loco_det.engine.checkpoint import GuardedCheckpointer
 from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
-from pretrain.engine.checkpoint import newest_readable
-from pretrain.engine.safe_load import plain, read, read_own
+from pretrain.engine.checkpoint import AtomicCheckpointer
+from pretrain.files.checkpoints import newest_readable
+from pretrain.files.safe_load import plain, read, read_own
 from pretrain.learner import build_learner
 from pretrain.model_card.run import PretrainingRun
 

@@ -13,7 +13,7 @@ from mutate import changed_bytes
 from PIL import Image, ImageFile
 
 from loco_det.data.mapper import ImageMapper
-from pretrain.engine.images import EXIF_ORIENTATION, UNREADABLE, image_info, read_image
+from pretrain.files.images import EXIF_ORIENTATION, UNREADABLE, image_info, read_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 HEIGHT, WIDTH = 19, 27

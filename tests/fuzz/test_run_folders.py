@@ -13,13 +13,14 @@ from mutate import changed_bytes, changed_values
 from PIL import Image
 
 from loco_det.config import add_loco_config
-from loco_det.predict import run_classes
-from loco_det.readouts import readouts_text
-from loco_det.report import render, render_markdown
-from loco_det.runs import find_runs, pretraining_text, seeds_text, table_text
-from pretrain.checkpoint import AtomicCheckpointer
+from loco_det.engine.predict import run_classes
+from loco_det.report.page import render, render_markdown
+from loco_det.report.readouts import readouts_text
+from loco_det.report.runs import pretraining_text, seeds_text, table_text
+from loco_det.runs.find import find_runs
 from pretrain.config import get_cfg
-from pretrain.curves import draw_losses
+from pretrain.engine.checkpoint import AtomicCheckpointer
+from pretrain.engine.curves import draw_losses
 from pretrain.learner import build_learner
 from pretrain.model_card.readouts import read_readout
 from pretrain.model_card.run import PretrainingRun

@@ -13,7 +13,7 @@ from mutate import VALUES, changed_bytes, changed_values
 from loco_det.config import add_loco_config
 from loco_det.convert import add_encoder_config
 from pretrain.config import get_cfg
-from pretrain.engine.yaml_files import parse_yaml, read_config
+from pretrain.files.yaml_files import parse_yaml, read_config
 from pretrain.readout.config import get_cfg as get_readout_cfg
 
 PLAIN = (type(None), bool, int, float, str, list, tuple, dict, bytes, set, datetime.date)

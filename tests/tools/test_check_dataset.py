@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from loco_det.data.demo import make_demo_data
+from loco_det.demo_scenes.writing import make_demo_data
 
 
 @pytest.fixture(scope="module")

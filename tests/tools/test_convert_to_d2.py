@@ -22,7 +22,7 @@ from detectron2.config import get_cfg
 from loco_det.config import add_loco_config
 from loco_det.convert import LAYOUTS, writing
 from pretrain.encoders import build_encoder
-from pretrain.engine import files
+from pretrain.files import atomic as files
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "convert_to_d2.py"

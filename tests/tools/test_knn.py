@@ -17,7 +17,7 @@ from PIL import Image
 
 import pretrain.readout.features
 from loco_det.convert import add_encoder_config, load_encoder
-from pretrain.engine.images import read_image
+from pretrain.files.images import read_image
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.labelled import central_crop, list_labelled
 

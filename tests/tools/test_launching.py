@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.engine.lifetime import is_running
+from pretrain.processes.lifetime import is_running
 
 ROOT = Path(__file__).resolve().parents[2]
 

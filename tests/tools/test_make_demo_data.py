@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.engine.lifetime import is_running
+from pretrain.processes.lifetime import is_running
 
 CHECKOUT = Path(__file__).parents[2]
 SMALL = ["--unlabeled", "2", "--train", "2", "--val", "1", "--size", "64", "80", "--workers", "1"]

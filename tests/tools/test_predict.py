@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from loco_det.config import add_loco_config
-from loco_det.trainer import Trainer
+from loco_det.engine.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

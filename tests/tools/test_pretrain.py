@@ -126,7 +126,7 @@ class Chain:
         signalled.write_text(SIGNALLED)
         self.in_one_go = self.run(self.whole, tool)
         self.killed = self.run(self.broken, signalled, "KILL", 11, last)
-        if processes == 1:  # for two, tests/pretrain/test_distributed.py
+        if processes == 1:  # for two, tests/pretrain/processes/test_distributed.py
             self.terminated = self.run(self.broken, signalled, "TERM", 14, last, "--resume", workers=2)
         self.resumed = self.run(self.broken, tool, "--resume", forked=False)  # another seed of hashes
 

@@ -16,11 +16,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from loco_det.coco_evaluation import FastCOCOEvaluator
 from loco_det.convert import convert
-from loco_det.data.demo import make_demo_data
-from loco_det.hooks import SamePreciseBN
-from loco_det.trainer import Trainer
+from loco_det.demo_scenes.writing import make_demo_data
+from loco_det.engine.hooks import SamePreciseBN
+from loco_det.engine.trainer import Trainer
+from loco_det.evaluation.coco import FastCOCOEvaluator
 from pretrain.encoders import build_encoder
 from pretrain.engine import estimate
 

@@ -10,7 +10,7 @@ from project_parts import META, Nest, children, ddp, lightning, mlp, optimizer, 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from loco_det.backbones import EncoderBackbone
+from loco_det.modeling.backbones import EncoderBackbone
 from pretrain.encoders import build_encoder
 
 

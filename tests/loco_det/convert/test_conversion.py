@@ -16,10 +16,10 @@ from torch import nn
 from weights import SMALL, random_weights, same, save
 
 import loco_det.convert as package
-from loco_det.checkpoint import GuardedCheckpointer
 from loco_det.config import add_loco_config
 from loco_det.convert import convert, convert_back
 from loco_det.convert.layouts import SWAV
+from loco_det.engine.checkpoint import GuardedCheckpointer
 from pretrain.encoders import STAGE_NAMES, build_encoder
 
 BASE = Path(__file__).parents[3] / "configs" / "_base_mask_rcnn_r50_fpn.yaml"

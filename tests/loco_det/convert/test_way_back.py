@@ -15,7 +15,7 @@ from weights import SMALL, random_weights, same, save
 from loco_det.convert import Conventions, convert, convert_back, to_detectron2
 from loco_det.convert.layouts import ZERO_TO_ONE
 from loco_det.convert.networks import in_detectron2
-from pretrain.resnet import ResNetShape
+from pretrain.encoders.resnet import ResNetShape
 
 
 @pytest.fixture(scope="module")

@@ -1,140 +1,221 @@
-"""Which checkpoint a run goes on from, for pretraining, readouts and detection alike."""
+"""Checkpoints: what is kept, what is resumed when files are damaged, and what is refused."""
 
 import logging
-import pickle
+import os
 
 import pytest
 import torch
-from fvcore.common.config import CfgNode as CN
 
-from pretrain.engine.checkpoint import (
-    checkpoint_names,
-    differing_keys,
-    items_of,
-    newest_of_all,
-    newest_readable,
-    refuse_other_config,
-    saved_config,
-    write_config,
-)
+from pretrain.config import get_cfg
+from pretrain.engine.checkpoint import FREE, AtomicCheckpointer
+from pretrain.files.atomic import remove_leftovers
+from pretrain.files.checkpoints import items_of
+from pretrain.files.images import names_digest
+from pretrain.learner import build_learner
 
 
-def save(folder, *iterations, **more):
+@pytest.fixture
+def make(tmp_path):
+    """``make(KEY=value) -> AtomicCheckpointer`` of a new process, with a linear layer of ones as its learner."""
+
+    def checkpointer(images=10, names="", **keys):
+        cfg = get_cfg()
+        cfg.merge_from_list([part for pair in {"OUTPUT_DIR": str(tmp_path), **keys}.items() for part in pair])
+        model = torch.nn.Linear(100, 100)
+        torch.nn.init.ones_(model.weight)
+        optimizer = torch.optim.SGD(model.parameters(), 1.0, momentum=0.9)
+        return AtomicCheckpointer(cfg, model, images, names, optimizer=optimizer)
+
+    return checkpointer
+
+
+def run(checkpointer, *iterations):
+    """Save after some iterations; the weights are the iteration."""
     for i in iterations:
-        name = "model_final.pth" if i == "final" else f"model_{i:07d}.pth"
-        torch.save({"iteration": i, "weight": torch.full((64,), 3.0), **more}, folder / name)
+        torch.nn.init.constant_(checkpointer.model.weight, i)
+        checkpointer.save(f"model_{i:07d}", iteration=i)
 
 
-def test_names_newest_first(tmp_path):
-    save(tmp_path, 5, 1, "final", 30)
-    for name in ("model_x.pth", "model_0000001.pth.tmp", "features.pth", "model_1.pkl", f"model_{'9' * 200}.pth"):
-        (tmp_path / name).write_text("x")
-    everything = ["model_final.pth", "model_0000030.pth", "model_0000005.pth", "model_0000001.pth"]
-    assert checkpoint_names(tmp_path) == everything
-    (tmp_path / "last_checkpoint").write_text("model_0000005.pth\n")
-    assert checkpoint_names(tmp_path) == everything[2:]  # the others are left over from another run
-    assert checkpoint_names(tmp_path / "nowhere") == []
+def files(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name != "last_checkpoint")
 
 
-@pytest.mark.parametrize(
-    "last",
-    ["/tmp/evil.pkl", "../other/model_0000009.pth", "evil.pkl", "\0", "", "model_0000009.pth/../../x", "x" * 9999],
-)
-def test_last_checkpoint_leads_nowhere_else(tmp_path, last):
-    folder = tmp_path / "run"
-    (tmp_path / "other").mkdir()
-    folder.mkdir()
-    save(tmp_path / "other", 9)
-    save(folder, 1, 3)
-    (folder / "evil.pkl").write_bytes(b"x")
-    (folder / "last_checkpoint").write_text(last)
-    assert checkpoint_names(folder) == ["model_0000003.pth", "model_0000001.pth"]
-    assert newest_readable(folder)[0] == str(folder / "model_0000003.pth")
+def test_everything_comes_back(make, tmp_path):
+    first = make()
+    first.model(torch.ones(100)).sum().backward()
+    first.checkpointables["optimizer"].step()
+    first.save("model_0000004", iteration=4)
+    second = make()
+    assert second.resume() == 4 and torch.equal(first.model.weight, second.model.weight)
+    a, b = (c.checkpointables["optimizer"].state_dict()["state"] for c in (first, second))
+    assert a.keys() == b.keys() and all(torch.equal(a[i]["momentum_buffer"], b[i]["momentum_buffer"]) for i in a)
+    assert files(tmp_path) == ["model_0000004.pth"]
 
 
-class Runs:
-    """What a pickle makes of this writes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[data.index(torch.full((4,), 3.0).numpy().tobytes())] ^= 64
-    path.write_bytes(data)
+def test_the_last_ones_are_kept_those_of_before_a_resume_too(make, tmp_path):
+    run(make(), 1, 3, 5)
+    resumed = make()
+    assert resumed.resume() == 5
+    run(resumed, 7)
+    assert files(tmp_path) == [f"model_000000{i}.pth" for i in (3, 5, 7)]
+    resumed.save("model_final", iteration=8)
+    assert len(files(tmp_path)) == 4 and make().resume() == 8
+    again = make(**{"SOLVER.CHECKPOINTS_KEPT": 1})
+    assert again.resume() == 8
+    run(again, 9)
+    assert files(tmp_path) == ["model_0000009.pth", "model_final.pth"]
 
 
-DAMAGE = {
-    "flipped": flip,
-    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-200]),
-    "empty": lambda path: path.write_bytes(b""),
-    "a pickle": lambda path: path.write_bytes(pickle.dumps({"iteration": 9, "a": Runs(path.with_name("ran"))})),
-    "a torch file that runs code": lambda path: torch.save({"a": Runs(str(path.with_name("ran")))}, path),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "gone": lambda path: path.unlink(),
-    "a tensor": lambda path: torch.save(torch.ones(3), path),
-    "of somebody else": lambda path: torch.save({"state_dict": {}}, path),
-}
+def test_what_another_run_has_left_is_not_deleted(make, tmp_path):
+    run(make(), 1, 3)
+    run(make(**{"SOLVER.CHECKPOINTS_KEPT": 1}), 5, 7)  # started anew in the same folder
+    assert files(tmp_path) == ["model_0000001.pth", "model_0000003.pth", "model_0000007.pth"]
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_the_newest_that_is_whole(tmp_path, caplog, damage):
-    save(tmp_path, 1, 3, 5)
-    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
-    DAMAGE[damage](tmp_path / "model_0000005.pth")
+def test_leftovers_of_a_longer_run_are_neither_resumed_nor_taken_for_newer(make, tmp_path):
+    run(make(), 50, 60, 70)
+    anew = make()
+    run(anew, 1, 2, 3, 4)
+    assert files(tmp_path) == [f"model_{i:07d}.pth" for i in (2, 3, 4, 50, 60, 70)]
+    (tmp_path / "model_0000004.pth").write_bytes(b"")
+    assert make().resume() == 3
+
+
+def truncate(data):
+    return data[: len(data) // 2]
+
+
+def flip_a_bit(data):
+    at = data.index(torch.full((50,), 5.0).numpy().tobytes())  # amid the weights: torch.load notices nothing
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda data: b"", lambda data: b"words\n" * 50, None])
+def test_a_damaged_newest_falls_back_to_the_one_before(make, tmp_path, caplog, damage):
+    run(make(), 1, 3, 5)
+    newest = tmp_path / "model_0000005.pth"
+    data = newest.read_bytes()
+    newest.unlink()
+    if damage:
+        newest.write_bytes(damage(data))
+    resumed = make()
+    logging.getLogger("pretrain").propagate = True  # other tests have it log to a file
     with caplog.at_level(logging.WARNING):
-        path, content = newest_readable(tmp_path, lambda content: content["iteration"])
-    assert path == str(tmp_path / "model_0000003.pth") and content["iteration"] == 3
-    (line,) = [r.getMessage() for r in caplog.records]
-    assert line.startswith(f"{tmp_path}: damaged, or no checkpoint of ours: model_0000005.pth (")
-    assert line.endswith("; going on with model_0000003.pth") and len(line.splitlines()) == 1
-    assert not (tmp_path / "ran").exists()
-    caplog.clear()
-    newest_readable(tmp_path, lambda content: content["iteration"], warn=False)
-    assert not caplog.records
+        assert resumed.resume() == 3
+    assert torch.equal(resumed.model.weight, torch.full((100, 100), 3.0))
+    (warning,) = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
+    assert f"damaged, or no checkpoint of ours: {newest.name} (" in warning
+    (tmp_path / "model_0000003.pth").write_bytes(b"")
+    assert make().resume() == 1
+    (tmp_path / "model_0000001.pth").write_bytes(b"")
+    tried = ", ".join(rf"model_000000{i}.pth \(.+\)" for i in (5, 3, 1))
+    with pytest.raises(ValueError, match=f"none of {tried} can be read"):
+        make().resume()
 
 
-def test_none_that_is_whole(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing to resume; leave out --resume"):
-        newest_readable(tmp_path)
-    (tmp_path / "model_0000001.pth").write_text("x")
-    with pytest.raises(ValueError, match=r"none of model_0000001.pth \(.*\) can be read$"):
-        newest_readable(tmp_path)
-    with pytest.raises(ValueError, match=r"none of model_0000001.pth \(.*\) can be read: start anew without --resume"):
-        newest_of_all(tmp_path)
+@pytest.mark.parametrize("content", ["", "\0" * 20, "model_00"])
+def test_a_damaged_last_checkpoint(make, tmp_path, content):
+    run(make(), 1, 3)
+    (tmp_path / "last_checkpoint").write_text(content)
+    assert make().resume() == 3
 
 
-def test_one_of_another_run_ends_the_search(tmp_path):
-    save(tmp_path, 1, 3)
-
-    def check(content):
-        raise ValueError(f"another run's, of iteration {content['iteration']}")
-
-    with pytest.raises(ValueError, match="another run's, of iteration 3"):
-        newest_readable(tmp_path, check)
+def test_nothing_to_resume(make, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        make().resume()
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        make(OUTPUT_DIR=str(tmp_path / "nowhere")).resume()
 
 
-def test_configs_are_compared_by_value(tmp_path):
-    cfg = CN({"A": {"B": (1, (2, 3)), "C": 0.1}, "D": "x", "OUTPUT_DIR": str(tmp_path), "T": {"E": 1, "F": 2}})
-    write_config(cfg)
-    saved = saved_config({"config": (tmp_path / "config.yaml").read_text()})
-    assert dict(items_of(cfg)) == saved and saved["A.B"] == [1, [2, 3]]
-    other = cfg.clone()
-    other.A.C, other.D, other.T.E, other.OUTPUT_DIR = 0.2, "y", 5, "elsewhere"
-    assert differing_keys(other, saved, {"OUTPUT_DIR", "T"}) == ["A.C", "D"]
-    assert differing_keys(CN({"A": {"C": 0.1}}), saved, {"A.B", "T.E", "OUTPUT_DIR"}) == ["D", "T.F"]
-    refuse_other_config("run", [])
-    with pytest.raises(
-        ValueError, match="run is a run with other values of A.C, D: resume it with its own config.yaml"
-    ):
-        refuse_other_config("run", ["A.C", "D"])
+def test_another_run_is_refused(make):
+    run(make(), 1)
+    with pytest.raises(ValueError, match=r"a run with other values of LOSS.TEMPERATURE, SOLVER.BASE_LR: resume it"):
+        make(**{"SOLVER.BASE_LR": 1.0, "LOSS.TEMPERATURE": 0.5}).resume()
+    with pytest.raises(ValueError, match="a run on 10 images, but DATASETS.TRAIN has 11"):
+        make(images=11).resume()
 
 
-@pytest.mark.parametrize("text", ["A: [", "3", "A: !!python/name:os.system", "A: {1: 2}\nB: !!set {x}\n"])
-def test_a_config_that_cannot_be_read_is_damage(text):
-    with pytest.raises((TypeError, KeyError, AttributeError)):
-        saved_config({"config": text})
+def test_as_many_other_images_are_refused(make, tmp_path):
+    cats, dogs = ([f"/data/{animal}/{i}.jpg" for i in range(3)] for animal in ("cat", "dog"))
+    moved = [f"/elsewhere/cat/{i}.jpg" for i in range(3)]
+    run(make(names=names_digest(cats, "/data")), 1)
+    assert make(names=names_digest(moved, "/elsewhere/")).resume() == 1
+    with pytest.raises(ValueError, match="a run on images of other names than those in DATASETS.TRAIN"):
+        make(names=names_digest(dogs, "/data")).resume()
+    content = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
+    del content["run"]["names"]  # of version 0.1
+    torch.save(content, tmp_path / "model_0000001.pth")
+    assert make(names=names_digest(dogs, "/data")).resume() == 1
+
+
+def test_what_does_not_change_the_weights_may_change(make):
+    run(make(), 1)
+    mine = dict(items_of(get_cfg()))
+    for key in FREE - {"OUTPUT_DIR"}:
+        other = {str: "other", list: ["res2"]}.get(type(mine[key])) or mine[key] + type(mine[key])(1)
+        assert make(**{key: other}).resume() == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(make, tmp_path):
+    checkpointer = make()
+    run(checkpointer, 1)
+    checkpointer.model.weight.data[3, 4] = float("nan")
+    with pytest.raises(FloatingPointError, match="weight is not finite, so that model_0000002.pth is not written"):
+        checkpointer.save("model_0000002", iteration=2)
+    assert files(tmp_path) == ["model_0000001.pth"] and make().resume() == 1
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), RuntimeError("file write failed")])
+def test_a_full_disk_leaves_the_older_files(make, tmp_path, monkeypatch, error):
+    checkpointer = make()
+    run(checkpointer, 1)
+
+    def save(_, f):
+        f.write(b"half of it")
+        raise error
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError):
+        run(checkpointer, 2)
+    assert files(tmp_path) == ["model_0000001.pth"] and make().resume() == 1
+
+
+def test_what_a_kill_has_left_is_removed(make, tmp_path, monkeypatch):
+    checkpointer = make()
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        m.setattr(os, "unlink", lambda *_: None)  # as if killed
+        run(checkpointer, 1)
+    (left,) = files(tmp_path)
+    assert left.startswith(".model_0000001.") and left.endswith(".tmp.pth")
+    remove_leftovers(tmp_path)
+    run(checkpointer, 2)
+    assert files(tmp_path) == ["model_0000002.pth"]
+
+
+def test_a_checkpoint_with_other_weights_is_refused_in_a_line(tmp_path):
+    cfg = get_cfg()
+    keys = ["MODEL.ENCODER", "resnet18x0.25", "MODEL.DECODER.HIDDEN_DIM", 8, "MODEL.DECODER.OUT_DIM", 4]
+    cfg.merge_from_list([*keys, "OUTPUT_DIR", str(tmp_path)])
+    checkpointer = AtomicCheckpointer(cfg, build_learner(cfg), 12)
+    checkpointer.save("model_final", iteration=8)
+    good = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    name = next(iter(good["model"]))
+    for change in ({"model": []}, {"model": {}}, {"model": good["model"] | {name: torch.ones(1)}}, {"iteration": None}):
+        torch.save(good | change, tmp_path / "model_final.pth")
+        with pytest.raises(ValueError, match=r"model_final\.pth is none of this run \(.*\): start anew") as error:
+            checkpointer.resume()
+        assert "\n" not in str(error.value)
+
+
+def test_a_run_that_was_killed_before_its_final_checkpoint_gets_it(make, tmp_path):
+    run(make(), 3, 4)
+    later = make()
+    assert later.resume() == 4
+    later.save_final(4)
+    assert "model_final.pth" in files(tmp_path) and (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    content = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert content["iteration"] == 4 and (content["model"]["weight"] == 4).all()
+    before = (tmp_path / "model_final.pth").stat().st_mtime_ns
+    later.save_final(4)
+    assert (tmp_path / "model_final.pth").stat().st_mtime_ns == before

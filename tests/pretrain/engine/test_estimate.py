@@ -22,6 +22,7 @@ class Run(TrainerBase):
 @pytest.fixture
 def said(monkeypatch):
     """``said(seconds, iterations, start=0, extras=())``: (iteration, message) pairs; ``seconds`` of an iteration."""
+
     def run(seconds, iterations, start=0, extras=()):
         found = []
         trainer = Run(seconds, TimeEstimate("cpu", extras))

@@ -8,8 +8,8 @@ from detectron2.utils import comm
 
 from pretrain.config import get_cfg
 from pretrain.engine import precision
-from pretrain.engine.checkpoint import write_config
 from pretrain.engine.precision import bfloat16_support, with_precision
+from pretrain.files.checkpoints import write_config
 from pretrain.readout.config import get_cfg as readout_cfg
 
 OLD_XEON = {"avx2", "avx512_f", "avx512_vnni"}

@@ -9,8 +9,8 @@ import types
 import pytest
 from detectron2.utils.events import EventStorage
 
-from pretrain.engine.metrics import read_metrics
 from pretrain.engine.writers import LinesFirst, MetricPrinter, MetricsWriter, TensorboardWriter
+from pretrain.files.metrics import read_metrics
 
 
 @pytest.mark.parametrize("writer", [MetricsWriter])

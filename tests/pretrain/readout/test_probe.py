@@ -12,8 +12,8 @@ import matplotlib.image
 import pytest
 import torch
 
-from pretrain.engine.checkpoint import items_of
-from pretrain.engine.metrics import read_metrics, series
+from pretrain.files.checkpoints import items_of
+from pretrain.files.metrics import read_metrics, series
 from pretrain.readout import checkpoint, probe, results
 from pretrain.readout.config import get_cfg
 from pretrain.readout.curves import draw_probe

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.augment import SimCLRView
 from pretrain.config import get_cfg
-from pretrain.engine.images import read_image
+from pretrain.data.augment import SimCLRView
+from pretrain.files.images import read_image
 from pretrain.readout import streams
 from pretrain.readout.labelled import central_crop, list_labelled
 from pretrain.readout.streams import AugmentedStream, CachedStream, RandomCrops

@@ -1,0 +1,217 @@
+"""Writes generated scenes in the three layouts that the project reads: image folder, COCO and Cityscapes.
+
+    ROOT/demo.json                                        what was asked for: the arguments and the generator's version
+    ROOT/unlabeled/000000.jpg ...                         for pretraining
+    ROOT/coco/{train,val}/000000.jpg ...
+    ROOT/coco/annotations/instances_{train,val}.json
+    ROOT/cityscapes/leftImg8bit/{train,val}/CITY/CITY_000000_000000_leftImg8bit.png
+    ROOT/cityscapes/gtFine/{train,val}/CITY/CITY_000000_000000_gtFine_{instanceIds,labelIds}.png, _polygons.json
+
+CITY is "demotrain" or "demoval". All five streams of scenes are different. The COCO annotations hold polygons, and RLE
+where polygons cannot say it (the holes of a bicycle's wheels), so Detectron2 needs INPUT.MASK_FORMAT "bitmask".
+
+The bytes depend on the arguments only, not on the number of processes; other versions of numpy or OpenCV, or another
+kind of processor, may round differently in places.
+"""
+
+import glob
+import json
+import multiprocessing
+import operator
+import os
+import shutil
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from pretrain.files.atomic import write_json, write_whole
+from pretrain.processes.lifetime import end_with_parent, is_running
+from pretrain.processes.signals import leave_on
+
+from .layouts import coco_dataset, write_cityscapes, write_coco_image, write_image
+from .scenes import CLASSES, draw_scene
+
+LAYOUTS = ("unlabeled", "coco", "cityscapes")
+VERSION = 1  # of the generator: raise it when the same arguments would give other bytes
+MANIFEST = "demo.json"
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def make_demo_data(
+    root, seed=0, num_unlabeled=1000, num_train=200, num_val=100, size=(160, 192), workers=None, layouts=LAYOUTS
+):
+    """Writes the demo data to ``root``, all of it or nothing: it is built beside and renamed at the end.
+
+    SIGTERM and SIGHUP leave nothing behind. What a killed call has left is removed by the next one.
+
+    Args:
+        root: folder to create; its parents too.
+        seed: non-negative int.
+        num_unlabeled: images in the unlabeled folder.
+        num_train: training images of the COCO layout, and as many other ones of the Cityscapes layout.
+        num_val: the same for validation.
+        size: (height, width) of the images in pixels, 64 to 2048 each.
+        workers: processes; None for one a processor core. With more than one, a script that calls this needs the usual
+            ``if __name__ == "__main__":`` guard.
+        layouts: some of ``LAYOUTS``.
+
+    Returns:
+        bool: True if the data was written, False if ``root`` already holds just this data.
+
+    Raises:
+        ValueError: if an argument is out of range or ``root`` holds anything else.
+        OSError: if writing fails.
+        Terminated: on SIGTERM and SIGHUP, if they are not ignored; a SystemExit.
+    """
+    root = Path(root).resolve()
+    asked = _check(seed, num_unlabeled, num_train, num_val, size, layouts)
+    workers = os.cpu_count() or 1 if workers is None else _integer("workers", workers, 1)
+    _remove_leftovers(root)
+    if _already_there(root, asked):
+        return False
+    with leave_on(*ENDING):
+        _build(root, asked, workers)
+    return True
+
+
+def _build(root, asked, workers):
+    root.parent.mkdir(parents=True, exist_ok=True)
+    building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
+    try:
+        building.mkdir()
+        with _pool(workers) as run:
+            for layout in asked["layouts"]:
+                _write_layout(layout, building, asked, run)
+        write_json(building / MANIFEST, asked, indent=1)
+        os.replace(building, root)  # also replaces an empty folder
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _remove_leftovers(root):
+    """Remove what processes were building beside ``root`` that are no longer there."""
+    for path in root.parent.glob(f".{glob.escape(root.name)}.*.tmp"):
+        pid = path.name.removeprefix(f".{root.name}.").removesuffix(".tmp")
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_running(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _integer(name, value, low, high=None):
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {limits}, not {value}")
+    return value
+
+
+def _check(seed, num_unlabeled, num_train, num_val, size, layouts):
+    """Returns the arguments as the manifest keeps them; raises ValueError on the first that is wrong."""
+    unknown = [name for name in layouts if name not in LAYOUTS]
+    if unknown or not layouts or isinstance(layouts, str):
+        raise ValueError(f"layouts must be some of {', '.join(LAYOUTS)}, not {unknown or layouts!r}")
+    if np.shape(size) != (2,):
+        raise ValueError(f"size must be a (height, width) pair, not {size!r}")
+    return {
+        "generator": "loco-det demo scenes",
+        "classes": list(CLASSES),
+        "version": VERSION,
+        "seed": _integer("seed", seed, 0),
+        "num_unlabeled": _integer("num_unlabeled", num_unlabeled, 1),
+        "num_train": _integer("num_train", num_train, 1),
+        "num_val": _integer("num_val", num_val, 1),
+        "size": [_integer("height", size[0], 64, 2048), _integer("width", size[1], 64, 2048)],
+        "layouts": [name for name in LAYOUTS if name in layouts],
+    }
+
+
+def _already_there(root, asked):
+    """True if root holds this very data, False if it is free; ValueError if it holds something else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    advice = "remove it or choose another folder"
+    if not (root / MANIFEST).is_file():
+        raise ValueError(f"{root} exists and is not demo data: {advice}")
+    try:
+        found = json.loads((root / MANIFEST).read_text())
+        different = [key for key in asked if found.get(key) != asked[key]]
+    except (ValueError, AttributeError):
+        raise ValueError(f"{root / MANIFEST} cannot be read: {advice}") from None
+    if different:
+        changes = ", ".join(f"{key} {found.get(key)} there, {asked[key]} asked for" for key in different)
+        raise ValueError(f"{root} holds other demo data ({changes}): {advice}")
+    return True
+
+
+def _write_layout(layout, root, asked, run):
+    folder = root / layout
+    folder.mkdir()
+    if layout == "unlabeled":
+        _scenes(write_image, folder, layout, asked["num_unlabeled"], asked, run)
+    for split in ("train", "val"):
+        stream, count = f"{layout}_{split}", asked[f"num_{split}"]
+        if layout == "coco":
+            (folder / split).mkdir()
+            (folder / "annotations").mkdir(exist_ok=True)
+            records = _scenes(write_coco_image, folder / split, stream, count, asked, run)
+            text = json.dumps(coco_dataset(records, asked["size"]))
+            write_whole(folder / "annotations" / f"instances_{split}.json", text)
+        elif layout == "cityscapes":
+            for kind in ("leftImg8bit", "gtFine"):
+                (folder / kind / split / f"demo{split}").mkdir(parents=True)
+            _scenes(partial(write_cityscapes, split=split), folder, stream, count, asked, run)
+
+
+def _scenes(write, folder, stream, count, asked, run):
+    """Calls ``write(scene, folder, index)`` for every scene of a stream; returns the results in order."""
+    job = partial(_one_scene, write, folder, asked["seed"], stream, tuple(asked["size"]))
+    return list(tqdm(run(job, range(count)), total=count, desc=f"demo scenes, {stream}", unit="scene", disable=None))
+
+
+@contextmanager
+def _pool(workers):
+    """Gives a ``map`` that works in as many processes, or in this one if there is to be only one.
+
+    The processes are spawned: forked ones hang if this process has already used OpenCV's threads.
+    """
+    if workers == 1:
+        yield map
+        return
+    with _blocked():
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+
+    def run(job, items):
+        with _blocked():
+            return pool.map(job, items, chunksize=4)
+
+    try:
+        yield run
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C what has not begun is dropped
+
+
+@contextmanager
+def _blocked():
+    """For starting processes: the signals that end this one, which stops them, are blocked there from the beginning."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _start_worker():
+    end_with_parent()
+    cv2.setNumThreads(1)
+
+
+def _one_scene(write, folder, seed, stream, size, index):
+    return write(draw_scene(seed, stream, index, size), folder, index)

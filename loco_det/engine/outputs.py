@@ -1,0 +1,262 @@
+"""The files that a detection run leaves: ``results.json`` for scripts, ``analysis.json`` and ``.png``, ``pictures/``.
+
+Keys of ``results.json``; null where something is not known:
+
+================== ====================================================================================================
+kind               "detection"
+results            task ("bbox", "segm") -> metric ("AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>") -> percent;
+                   of several test sets, data set -> that
+dataset            DATASETS.TEST, joined by commas
+train_dataset      DATASETS.TRAIN, joined by commas
+iteration          iterations that the evaluated network has been trained for
+seconds            of training, over all parts of a resumed run, evaluations in between included, the last one not
+evaluation_seconds of the last evaluation, on all test sets
+peak_memory        bytes in the main process: on a GPU what torch had allocated there, on the CPU the resident memory
+device             MODEL.DEVICE
+processes          number of processes of the run that wrote this file
+images_per_step    SOLVER.IMS_PER_BATCH, of all processes together
+max_iter           SOLVER.MAX_ITER
+schedule           the same as the field says it: "1x" (of COCO), "64 epochs" (of Cityscapes), or "15000 x 16 images"
+backbone           MODEL.ENCODER, or "ResNet-<depth>"
+freeze_at          MODEL.BACKBONE.FREEZE_AT
+frozen             whether no parameter of the backbone learns
+norm               norm of the backbone
+heads_norm         norm of FPN, box head and mask head, each named once
+weights            MODEL.WEIGHTS of the run's beginning
+weights_sha256     of that file
+weights_metadata   what tools/convert_to_d2.py wrote into it: "source", "layout", "location", "arch", "sha256", "date"
+decoder            of the pretraining, if the weights lie in a run folder of tools/pretrain.py
+published          "row", "box_ap", "mask_ap" of PUBLISHED, and "differences": in what this run differs from that row, a
+                   line each; its figures are to be printed only if there are none (loco_det/runs/published.py)
+problems           what has failed in evaluation, analysis or pictures, a line each; empty if nothing has
+thing_classes      names of the classes, in the network's order
+category_ids       their ids in the data set
+================== ====================================================================================================
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import resource
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from pretrain.files.atomic import sha256_of, write_whole
+from pretrain.files.figures import png
+from pretrain.files.safe_load import read
+from pretrain.files.text import for_figure
+from pretrain.files.yaml_files import parse_yaml
+
+from ..data.mapper import ImageMapper
+from ..evaluation.analysis import analyze
+from ..report.analysis_plot import draw_analysis
+from ..report.tables import decoder_name
+from ..report.visualize import pick_records, save_comparisons
+from ..runs.folder import is_finished, read_run
+from ..runs.published import published_row
+from .problems import UnfinishedRun, recorded
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS = os.path.join("inference", "coco_instances_results.json")  # of Detectron2's COCO evaluator
+CITYSCAPES_IMAGES = 2975  # of the fine training set
+COCO_1X = 90000 * 16  # images that Detectron2's 1x schedule of COCO sees
+
+
+def finish(cfg, model, results, state, evaluation_seconds=None, problems=(), resume=True):
+    """Write ``results.json``; of the last test set, the analysis; of the first, ``pictures/*.png``.
+
+    What fails is left out, with a warning in the log and a line in results.json, which has the rest. Where there are no
+    results at all, what an earlier evaluation has left in the folder stays.
+
+    Args:
+        cfg: the config.
+        model: the detector.
+        results: what ``DefaultTrainer.test`` returned, for one data set or for several.
+        state: of the detector's training, as in its checkpoint: "iteration", and "trainer" with the weights that it
+            started from and the seconds that it took; empty if not known.
+        evaluation_seconds: of that test.
+        problems: what has failed before, a line each.
+        resume: whether the detector is the folder's last checkpoint, and not MODEL.WEIGHTS.
+
+    Raises:
+        UnfinishedRun: in the end, if anything has failed; one line, with the command that goes on.
+    """
+    folder, problems = Path(cfg.OUTPUT_DIR), list(problems)
+    if not cfg.DATASETS.TEST and not problems:
+        return
+    if problems and not any(results.values()) and is_finished(folder):
+        raise UnfinishedRun(_what_is_missing(folder, problems, resume))
+    content = {"kind": "detection", "results": _without_nan(results), "evaluation_seconds": evaluation_seconds}
+    with recorded(problems, "description of the run"):
+        content |= describe(cfg, model, state)
+    _write_results(folder, content, problems)
+    written = len(problems)
+    with recorded(problems, "analysis"):
+        write_analysis(cfg)
+    with recorded(problems, "pictures"):
+        write_pictures(cfg, model)
+    if len(problems) > written:
+        _write_results(folder, content, problems)
+    if problems:
+        raise UnfinishedRun(_what_is_missing(folder, problems, resume))
+    logger.info(f"results in {folder / 'results.json'}, pictures in {folder / 'pictures'}")
+
+
+def _write_results(folder, content, problems):
+    with recorded(problems, "results.json"):
+        write_whole(folder / "results.json", json.dumps(content | {"problems": problems}, indent=2))
+
+
+def _what_is_missing(folder, problems, resume):
+    """The problems in a line, and the command that goes on."""
+    processes = ["--num-gpus", str(comm.get_world_size())] if comm.get_world_size() > 1 else []
+    command = ["python", "tools/train_net.py", "--config-file", str(folder / "config.yaml"), *processes, "--eval-only"]
+    command += ["--resume"] if resume else []
+    return f"{'; '.join(problems)}. With that mended, this goes on: {shlex.join(command)}"
+
+
+def describe(cfg, model, state):
+    """What was run: the keys of ``results.json`` that the evaluation does not give; arguments as in :func:`finish`."""
+    trained, iteration = state.get("trainer", {}), state["iteration"] + 1 if "iteration" in state else None
+    weights = trained.get("weights", cfg.MODEL.WEIGHTS)
+    backbone = getattr(model.backbone, "bottom_up", model.backbone)
+    frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
+    origin = _origin(weights)
+    pretraining = origin.pop("pretraining")
+    heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
+    return {
+        "dataset": ", ".join(cfg.DATASETS.TEST),
+        "train_dataset": ", ".join(cfg.DATASETS.TRAIN),
+        "iteration": iteration,
+        "seconds": trained.get("seconds"),
+        "peak_memory": peak_memory(cfg.MODEL.DEVICE),
+        "device": cfg.MODEL.DEVICE,
+        "processes": comm.get_world_size(),
+        "images_per_step": cfg.SOLVER.IMS_PER_BATCH,
+        "max_iter": cfg.SOLVER.MAX_ITER,
+        "schedule": schedule(cfg),
+        "backbone": cfg.MODEL.ENCODER or f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
+        "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        "frozen": frozen,
+        "norm": "FrozenBN" if frozen else cfg.MODEL.RESNETS.NORM,
+        "heads_norm": ", ".join(dict.fromkeys(part.NORM or "none" for part in heads)),
+        "weights": weights,
+        **origin,
+        "published": published_row(
+            parse_yaml(cfg.dump(), "the config"),
+            weights=weights,
+            metadata=origin["weights_metadata"],
+            images=_image_counts(cfg.DATASETS.TEST) | trained.get("images", {}),
+            pretraining=pretraining,
+            iteration=iteration,
+        ),
+        **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
+    }
+
+
+def peak_memory(device):
+    """Bytes: the most that torch allocated on a GPU, or on the CPU the most that this process held in memory."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def schedule(cfg):
+    """The training's length as the field says it."""
+    images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
+    if cfg.DATASETS.TRAIN == ("coco_2017_train",):
+        times = images / COCO_1X
+        if round(times) and abs(times / round(times) - 1) < 0.01:  # the number of GPUs may have rounded it
+            return f"{round(times)}x"
+    if cfg.DATASETS.TRAIN == ("cityscapes_fine_instance_seg_train",) and images >= CITYSCAPES_IMAGES:
+        return f"{images // CITYSCAPES_IMAGES} epochs"
+    return f"{cfg.SOLVER.MAX_ITER} x {cfg.SOLVER.IMS_PER_BATCH} images"
+
+
+def _image_counts(names):
+    """Data set -> number of its images, of those that are still there."""
+    counts = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            counts[name] = len(DatasetCatalog.get(name))
+    return counts
+
+
+def _origin(weights):
+    """Where the weights come from; nothing is known of a file that is not there (any more)."""
+    known = dict.fromkeys(("weights_sha256", "weights_metadata", "decoder", "pretraining"))
+    if not os.path.isfile(weights):
+        return known
+    known["weights_sha256"] = sha256_of(weights)
+    if weights.endswith(".pkl"):
+        content = read(weights)
+        if isinstance(content, dict) and content.get("__author__") == "loco-det":
+            keys = ("source", "layout", "location", "arch", "sha256", "date")
+            known["weights_metadata"] = {key: content[key] for key in keys if isinstance(content.get(key), str)}
+            known["pretraining"] = content.get("pretraining")
+    try:
+        known["decoder"] = decoder_name(read_run(Path(weights).parent))
+    except (FileNotFoundError, ValueError):  # the folder is no run
+        pass
+    return known
+
+
+def _classes(metadata):
+    names = metadata.get("thing_classes")
+    if names is None:
+        return {"thing_classes": None, "category_ids": None}
+    places = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(names))}
+    return {"thing_classes": list(names), "category_ids": sorted(places, key=places.get)}
+
+
+def write_pictures(cfg, model):
+    """Draw ground truth and predictions of some images of the first test set: ``pictures/*.png``."""
+    name = cfg.DATASETS.TEST[0]
+    pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
+    save_comparisons(pairs, MetadataCatalog.get(name), Path(cfg.OUTPUT_DIR, "pictures"), cfg.TEST.PICTURE_THRESHOLD)
+
+
+def write_analysis(cfg):
+    """Analyse the last test set from its files: ``analysis.json`` and ``analysis.png``, or none if there is no file of
+    predictions and ground truth in COCO's format.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    for name in ("analysis.json", "analysis.png"):  # of an earlier evaluation
+        (folder / name).unlink(missing_ok=True)
+    dataset, predictions = cfg.DATASETS.TEST[-1], folder / PREDICTIONS
+    truth = MetadataCatalog.get(dataset).get("json_file")
+    if not truth or not os.path.isfile(truth) or not predictions.is_file():
+        logger.info(f"no analysis: {dataset} has no ground truth or no predictions in COCO's format")
+        return
+    analysis = {"dataset": dataset, **analyze(truth, predictions, cfg.TEST.PICTURE_THRESHOLD, masks=cfg.MODEL.MASK_ON)}
+    write_whole(folder / "analysis.json", json.dumps(analysis))
+    title = f"{for_figure(folder.resolve().name)}, {for_figure(dataset)}, {analysis['images']} images"
+    write_whole(folder / "analysis.png", png(draw_analysis(analysis, title), dpi=110))
+
+
+def _without_nan(value):
+    """The same with None for NaN, which JSON does not have: COCO's AP of sizes or classes without objects."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    return None if math.isnan(value) else value
+
+
+def predict(cfg, model, records):
+    """Run the detector on Detectron2 dataset dicts.
+
+    Yields:
+        tuple: dataset dict, and Instances at the image's size, on the CPU.
+    """
+    mapper = ImageMapper(cfg, is_train=False)
+    model.eval()
+    for record in records:
+        with torch.no_grad():
+            yield record, model([mapper(record)])[0]["instances"].to("cpu")

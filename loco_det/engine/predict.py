@@ -1,0 +1,219 @@
+"""A trained run on images of any kind: pictures of what it finds, and COCO's results format."""
+
+import itertools
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from tqdm import tqdm
+
+from pretrain.files.atomic import named_errors, sha256_of, text_of, whole_file, write_new
+from pretrain.files.checkpoints import checkpoint_names, newest_readable
+from pretrain.files.images import UNREADABLE, list_images, read_image
+from pretrain.files.metrics import end_last_line
+from pretrain.files.results import read_results
+from pretrain.files.schema import fault, text, whole
+from pretrain.files.text import for_file_name, for_terminal
+
+from ..data.coco_files import read_coco
+from ..report.visualize import draw_predictions
+from .checkpoint import GuardedCheckpointer
+from .outputs import predict
+from .trainer import Trainer
+
+LEDGER = "# SHA-256 of the files that predict.py has written here, which it may replace"
+
+
+def predict_images(cfg, run, paths, output, threshold=0.5):
+    """Detect objects in images with a trained run, and write ``predictions.json`` and ``pictures/*.jpg``.
+
+    ``predictions.json`` has COCO's lists "images" (id, file_name, width, height), "categories" (id, name) and
+    "annotations": all detections in COCO's results format (image_id, category_id, bbox, score, segmentation), so that
+    pycocotools' ``loadRes`` takes this last list.
+
+    Args:
+        cfg: the run's config; a GPU that is not there is replaced by the CPU.
+        run: its folder, with model_final.pth or last_checkpoint.
+        paths: images, and folders with images at any depth.
+        output: folder, made if need be.
+        threshold: lowest score that is drawn.
+
+    Returns:
+        dict: "images", "detections": numbers; "skipped": list of (path, reason) of unreadable images.
+
+    Raises:
+        FileNotFoundError: if an image, or the run's weights, are missing, or a folder holds no images.
+        ValueError: if the weights do not fit the config, no image could be read, or a file that would be written is
+            there and not of an earlier prediction.
+        OSError: if a file cannot be written.
+    """
+    files, output = find_images(paths), Path(output)
+    names = picture_names(files)
+    written = WrittenFiles(output)
+    written.refuse_others(["predictions.json", *names.values()], files)
+    model = load_model(cfg, run)
+    class_names, ids = run_classes(cfg, run)
+    metadata = Metadata(name="predict", thing_classes=class_names)
+    images, annotations, skipped = [], [], []
+    for record, instances in predict(cfg, model, _records(files, skipped)):
+        height, width = instances.image_size
+        images.append({"id": record["image_id"], "file_name": record["file_name"], "width": width, "height": height})
+        for found in instances_to_coco_json(instances, record["image_id"]):
+            annotations.append({**found, "id": len(annotations) + 1, "category_id": ids[found["category_id"]]})
+        picture = draw_predictions(record["pixels"], instances, metadata, threshold)
+        save = partial(picture.save, format="JPEG", quality=92, subsampling=0)
+        written.write(names[Path(record["file_name"])], save)
+    if not images:
+        raise ValueError(f"none of {len(files)} images could be read: {skipped[0][0]}: {skipped[0][1]}")
+    categories = [{"id": i, "name": name} for i, name in zip(ids, class_names, strict=True)]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    written.write("predictions.json", json.dumps(content))
+    return {"images": len(images), "detections": len(annotations), "skipped": skipped}
+
+
+def picture_names(files):
+    """Image -> name of its picture in the output folder, such as "pictures/street.jpg", each another one."""
+    names, taken = {}, set()
+    for number, path in enumerate(files, 1):
+        stem = for_file_name(path.stem)
+        name = stem if stem.lower() not in taken else f"{stem}_{number}"  # the same name in several folders
+        while name.lower() in taken:  # file systems that do not tell a.jpg from A.jpg
+            name += "_"
+        taken.add(name.lower())
+        names[path] = f"pictures/{name}.jpg"
+    return names
+
+
+class WrittenFiles:
+    """The files that predictions are written to: those of an earlier prediction are replaced, and no others.
+
+    ``.written`` in the folder has a line for each file, its SHA-256 and its name, behind a first one that says what it
+    is; so a file of somebody else's, or one that was changed, is told from ours, also after a kill.
+    """
+
+    def __init__(self, folder):
+        """
+        Args:
+            folder: of the files.
+
+        Raises:
+            ValueError: if there is a ``.written`` of somebody else's.
+        """
+        self.folder, self.ledger = Path(folder), Path(folder, ".written")
+        first, *lines = text_of(self.ledger).splitlines() or [LEDGER]
+        if first != LEDGER or self.ledger.is_symlink():
+            raise ValueError(f"{self.ledger} is there and not of an earlier prediction: name another --output")
+        self.ours = {tuple(line.split("  ", 1)) for line in lines}
+
+    def refuse_others(self, names, inputs):
+        """
+        Args:
+            names: of files that will be written, relative to the folder.
+            inputs: paths that are read.
+
+        Raises:
+            ValueError: if one of the files is there and not of an earlier prediction, or is one of the inputs.
+        """
+        inputs = {os.path.realpath(path) for path in inputs}
+        for name in names:
+            path = self.folder / name
+            if os.path.realpath(path) in inputs:
+                raise ValueError(f"{path} is one of the images and would be replaced: name another --output")
+            if os.path.lexists(path) and not self._is_ours(path, name):
+                raise ValueError(f"{path} is there and not of an earlier prediction: name another --output")
+
+    def _is_ours(self, path, name):
+        return path.is_file() and not path.is_symlink() and (sha256_of(path), name) in self.ours
+
+    def write(self, name, content):
+        """Write a file whole or not at all, and put it down as ours; arguments as of :func:`write_whole`."""
+        path = self.folder / name
+        with whole_file(path) as temporary:
+            write_new(temporary, content, path)
+            with named_errors(self.ledger):
+                end_last_line(self.ledger)  # half of which a full disk may have left
+            with named_errors(self.ledger), open(self.ledger, "a") as ledger:
+                if not ledger.tell():
+                    ledger.write(f"{LEDGER}\n")
+                ledger.write(f"{sha256_of(temporary)}  {name}\n")
+
+
+def find_images(paths):
+    """The images among and beneath the paths, each once, those of a folder sorted; raises FileNotFoundError."""
+    files = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file")
+        files += map(Path, list_images(path, "another folder")) if path.is_dir() else [path]
+    return list(dict.fromkeys(files))
+
+
+def _records(files, skipped):
+    """Detectron2 dataset dicts of the readable images; the others go into ``skipped`` and get a line."""
+    ids = itertools.count(1)
+    for path in (bar := tqdm(files, unit="image")):
+        try:
+            pixels = read_image(path)
+        except UNREADABLE as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
+            skipped.append((path, reason))
+            bar.write(for_terminal(f"skipped {path}: {reason}"))
+            continue
+        yield {"file_name": str(path), "image_id": next(ids), "pixels": pixels}
+
+
+def load_model(cfg, run):
+    """The trained detector of a run folder, of its newest checkpoint that is whole; FileNotFoundError or ValueError."""
+    if not checkpoint_names(run):
+        raise FileNotFoundError(f"{run}: neither model_final.pth nor last_checkpoint: train it with tools/train_net.py")
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    path, _ = newest_readable(run)
+    model = Trainer.build_model(cfg)
+    checkpointer = GuardedCheckpointer(model)
+    checkpointer.required = ""
+    checkpointer.load(path, checkpointables=[])
+    return model
+
+
+def run_classes(cfg, run):
+    """Names and ids of a run's classes: from its results.json; before its evaluation from what the data says.
+
+    Returns:
+        tuple: list of names, list of ids; numbers if the data is not at hand.
+
+    Raises:
+        ValueError: if results.json or the annotations cannot be used, or have another number of classes.
+    """
+    count, stored = cfg.MODEL.ROI_HEADS.NUM_CLASSES, Path(run, "results.json")
+    content = read_results(stored) if stored.is_file() else {}
+    names, ids = content.get("thing_classes"), content.get("category_ids")
+    custom = cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.TEST_JSON
+    if names is None and custom and Path(custom).is_file():
+        names, ids = _categories(custom)
+    for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        metadata = MetadataCatalog.get(dataset) if dataset in MetadataCatalog.list() else {}
+        if names is None and metadata and metadata.get("thing_classes"):
+            names = list(metadata.thing_classes)
+            places = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(count)}
+            ids = sorted(places, key=places.get)
+    if names is None:
+        names, ids = [f"class {i}" for i in range(count)], list(range(count))
+    if len(names) != count:
+        raise ValueError(f"{run}: results.json names {len(names)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {count}")
+    if ids is None or not len(ids) == len(set(ids)) == count:
+        raise ValueError(f"{stored} is damaged (category_ids): evaluate that run again")
+    return names, ids
+
+
+def _categories(path):
+    """Names and ids of the classes of a COCO annotation file, by id; ValueError if it does not have them."""
+    entries = read_coco(path, ("categories",))["categories"]
+    if fault(entries, [{"id": whole, "name": text}]) or len({entry["id"] for entry in entries}) < len(entries):
+        raise ValueError(f"{path}: its categories are damaged: tools/check_dataset.py says more")
+    entries = sorted(entries, key=lambda entry: entry["id"])
+    return [entry["name"] for entry in entries], [entry["id"] for entry in entries]

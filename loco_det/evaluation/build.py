@@ -1,0 +1,38 @@
+"""Evaluators: pycocotools' figures for COCO-format data, cityscapesScripts for Cityscapes, both through Detectron2."""
+
+import os
+
+from detectron2.data import MetadataCatalog
+
+from .cityscapes import CityscapesEvaluator
+from .coco import FastCOCOEvaluator, ReferenceCOCOEvaluator
+
+# TEST.COCO_EVALUATOR -> class; both give the same figures
+COCO_EVALUATORS = {"fast": FastCOCOEvaluator, "pycocotools": ReferenceCOCOEvaluator}
+
+
+def build_evaluator(dataset_name, output_dir, coco_evaluator="fast"):
+    """The evaluator of a registered data set, by its metadata's ``evaluator_type``.
+
+    Args:
+        dataset_name: name of the data set.
+        output_dir: folder for the predictions in COCO's results format.
+        coco_evaluator: for COCO-format data, a key of ``COCO_EVALUATORS``.
+
+    Raises:
+        ValueError: if there is no evaluator of that type or name.
+    """
+    if evaluator_type(dataset_name) == "coco":
+        if coco_evaluator not in COCO_EVALUATORS:
+            raise ValueError(f"TEST.COCO_EVALUATOR {coco_evaluator!r}: use one of {', '.join(COCO_EVALUATORS)}")
+        evaluator = COCO_EVALUATORS[coco_evaluator]
+        return evaluator(dataset_name, output_dir=os.path.join(output_dir, "inference"))
+    return CityscapesEvaluator(dataset_name)
+
+
+def evaluator_type(dataset_name):
+    """The kind of evaluator of a data set, "coco" or "cityscapes_instance"; ValueError if there is none for it."""
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in ("coco", "cityscapes_instance"):
+        raise ValueError(f"data set {dataset_name}: no evaluator for type {kind!r}; use COCO format or Cityscapes")
+    return kind

@@ -1,0 +1,1 @@
+"""Run folders: finding, reading and comparing them with published rows."""

@@ -1,0 +1,119 @@
+"""A folder of images as an endless, seeded, resumable stream of two-view batches."""
+
+import itertools
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..files.images import UNREADABLE, read_image
+from ..processes.sigterm import start_worker
+from .augment import SimCLRView
+
+
+class TwoViews(Dataset):
+    """Images as pairs of views. Indexed by (position in the stream, image): the position seeds the augmentation, so
+    that a run is the same whatever the number of workers, and goes on exactly where it was stopped."""
+
+    def __init__(self, images, view, seed):
+        """
+        Args:
+            images: list of paths.
+            view: function (image, numpy Generator, 0 or 1) -> (S, S, 3) uint8: its first and its second view.
+            seed: int, of the run.
+        """
+        self.images, self.view, self.seed = images, view, seed
+
+    def __getitem__(self, key):
+        """
+        Returns:
+            tuple: views (2, S, S, 3) uint8, and the list of files that could not be read. An unreadable image is
+            replaced by the next one that can be read; if a hundred in a row cannot, OSError is raised.
+        """
+        position, index = key
+        unreadable = []
+        while True:
+            path = self.images[index]
+            try:
+                image = read_image(path)
+                break
+            except UNREADABLE as error:
+                unreadable.append(path)
+                if len(unreadable) >= min(100, len(self.images)):
+                    raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
+                index = (index + 1) % len(self.images)
+        rng = np.random.default_rng([self.seed, position])
+        return np.stack([self.view(image, rng, which) for which in range(2)]), unreadable
+
+
+class StreamSampler(Sampler):
+    """Endless stream of (position, image) keys: a new permutation of the images in each epoch.
+
+    An epoch is as many whole batches as there are; what is left of the permutation is dropped, because a batch across
+    two epochs might hold an image twice, which would be its own negative. Process ``rank`` of ``world_size`` takes
+    its slice of each global batch, so that the global batches do not depend on the number of processes.
+    """
+
+    def __init__(self, num_images, batch_size, seed, start, rank=0, world_size=1):
+        """
+        Args:
+            num_images: images in an epoch.
+            batch_size: images in a global batch.
+            seed: of the permutations.
+            start: global batches to pass over (the iteration at which a run is resumed).
+        """
+        self.num_images, self.seed = num_images, seed
+        self.batch_size, self.start, self.rank, self.world_size = batch_size, start, rank, world_size
+
+    def __iter__(self):
+        epoch, local = None, self.batch_size // self.world_size
+        for iteration in itertools.count(self.start):
+            now, step = divmod(iteration, self.num_images // self.batch_size)
+            if now != epoch:
+                epoch = now
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images).tolist()
+            first = self.rank * local
+            for i in range(first, first + local):
+                yield iteration * self.batch_size + i, order[step * self.batch_size + i]
+
+
+def _collate(samples):
+    """Samples to (2B, 3, S, S) uint8 views, all first ones then all second ones, and the unreadable files."""
+    views = torch.from_numpy(np.stack([views for views, _ in samples], axis=1)).flatten(0, 1)
+    return views.permute(0, 3, 1, 2), [path for _, paths in samples for path in paths]
+
+
+def build_loader(cfg, images, start, rank=0, world_size=1):
+    """The stream of batches, from iteration ``start`` on.
+
+    Args:
+        cfg: the config.
+        images: list of paths.
+
+    Returns:
+        DataLoader: yields (views (2B, 3, S, S) uint8 in channels_last, list of unreadable files). With INPUT.ON_DEVICE
+        the views are cropped and flipped only; :class:`DeviceAugment` does the rest.
+
+    Raises:
+        ValueError: if the folder has fewer images than a batch (an image would be its own negative), or the batch
+            cannot be divided among the processes.
+    """
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if batch % world_size:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} cannot be divided among {world_size} processes")
+    if len(images) < batch:
+        raise ValueError(
+            f"{len(images)} images are fewer than SOLVER.IMS_PER_BATCH {batch}: an image would be its own negative; "
+            f"set SOLVER.IMS_PER_BATCH to {len(images)} or less"
+        )
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        TwoViews(images, SimCLRView(cfg.INPUT, colour=not cfg.INPUT.ON_DEVICE), cfg.SEED),
+        batch_size=batch // world_size,
+        sampler=StreamSampler(len(images), batch, cfg.SEED, start, rank, world_size),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=start_worker,
+        prefetch_factor=2 if workers else None,
+    )
