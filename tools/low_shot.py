@@ -32,7 +32,7 @@ from pretrain.engine.text import for_terminal
 from pretrain.engine.yaml_files import parse_yaml, read_config
 
 EXAMPLE = """example:
-  python tools/low_shot.py --config-file configs/table3/coco_1k_resnet50_loco_800ep.yaml --num-gpus 8
+  python tools/low_shot.py --config-file configs/detection/coco_1k_finetune/resnet50_loco_800ep.yaml --num-gpus 8
 DATASETS.TRAIN names the splits by one of them, such as coco_2017_train_1k_seed0. KEY VALUE pairs are for all splits."""
 TASKS = {"box_ap": "bbox", "mask_ap": "segm"}  # in our files, in Detectron2's results
 
