@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
@@ -133,6 +134,11 @@ def test_splits_of_another_config_are_not_mixed_in(tool, trained, capsys):
     assert "holds splits of another config, which differs in SOLVER: choose another OUTPUT_DIR" in error
     before = (out / "low_shot.yaml").read_text()
     assert tool.call(*arguments(out, "DATALOADER.NUM_WORKERS", 3)) == 0  # all of them are done
+    assert (out / "low_shot.yaml").read_text() == before
+    config = yaml.safe_load(before)
+    config["PUBLISHED"]["WEIGHTS"] = "pretrain/resnet50_loco.yaml"  # as an earlier version named its recipe
+    (out / "low_shot.yaml").write_text(yaml.safe_dump(config))
+    assert tool.call(*arguments(out)) == 0
     assert (out / "low_shot.yaml").read_text() == before
 
 
