@@ -21,9 +21,9 @@ from pretrain.files.checkpoints import write_config
 from pretrain.readout.knn import knn_evaluator
 
 EXAMPLE = """example:
-  python tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
+  python tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
       DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
-  torchrun --nproc-per-node 8 tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
+  torchrun --nproc-per-node 8 tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
       --resume DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
 Every key, with its default and meaning, is in pretrain/config.py."""
 
