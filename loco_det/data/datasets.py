@@ -92,13 +92,13 @@ def _register_custom(cfg, options):
 
 
 def quick_check(path, images, name=None, masks=True, allow_outside=False):
-    """What takes seconds of :func:`loco_det.data.checks.coco.coco.check_coco`: once a file, by one process, for all.
+    """What takes seconds of :func:`loco_det.data.checks.coco.check_coco`: once a file, by one process, for all.
 
     Args:
         path: the JSON file.
         images: folder that the file names in it start from.
         name: of the data set, for messages.
-        masks, allow_outside: as in :func:`loco_det.data.checks.coco.coco.check_coco`.
+        masks, allow_outside: as in :func:`loco_det.data.checks.coco.check_coco`.
 
     Returns:
         tuple: dict of category id -> name, in order of the ids, which is the order of the classes; and whether any

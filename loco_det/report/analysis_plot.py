@@ -17,7 +17,7 @@ TASKS = {"bbox": "box", "segm": "mask"}
 
 
 def draw_analysis(analysis, title=""):
-    """A figure of what :func:`loco_det.evaluation.build.analysis.analyze` returned.
+    """A figure of what :func:`loco_det.evaluation.analysis.analyze` returned.
 
     Returns:
         matplotlib Figure: precision-recall curves, AP and recall by size, AP by class, and the confusion matrix or, for

@@ -32,7 +32,7 @@ def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=Fal
         json_file, images: COCO annotations and their folder of images.
         cityscapes: a folder with leftImg8bit and gtFine; the splits train and val are checked, those that are there.
         decode: read all pixels of the images.
-        masks, allow_outside: of COCO annotations, as in :func:`loco_det.data.checks.coco.coco.check_coco`.
+        masks, allow_outside: of COCO annotations, as in :func:`loco_det.data.checks.coco.check_coco`.
 
     Returns:
         list of (Report, list of dict): with each report up to ``PICTURES`` of Detectron2's dataset dicts for a picture,

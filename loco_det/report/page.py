@@ -213,7 +213,7 @@ def write_report(runs, output_html, output_markdown=None):
     """Write the page about some runs, whole or not at all.
 
     Args:
-        runs: list of Run, as :func:`loco_det.runs.find.find.find_runs` returns it.
+        runs: list of Run, as :func:`loco_det.runs.find.find_runs` returns it.
         output_html: the file; its folder is made if need be.
         output_markdown: the same tables as Markdown; None for none.
 

@@ -16,8 +16,8 @@ def check_boxes(report, objects, shapes):
 
     Args:
         report: gets the findings.
-        objects: :class:`loco_det.data.checks.coco.objects.Objects`.
-        shapes: :class:`loco_det.data.checks.coco.masks.Shapes` of the same annotations.
+        objects: :class:`loco_det.data.checks.objects.Objects`.
+        shapes: :class:`loco_det.data.checks.masks.Shapes` of the same annotations.
 
     Returns:
         ndarray: (N,) bool, boxes that are in the image and in its pixels.

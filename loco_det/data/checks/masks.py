@@ -33,7 +33,7 @@ def check_masks(report, objects):
 
     Args:
         report: gets the findings; its ``has_rle`` is set if an object, crowds aside, has a run-length code.
-        objects: :class:`loco_det.data.checks.coco.objects.Objects` whose segmentations are lists of lists, run-length
+        objects: :class:`loco_det.data.checks.objects.Objects` whose segmentations are lists of lists, run-length
             codes or missing.
 
     Returns:
