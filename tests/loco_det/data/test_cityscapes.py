@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from loco_det.data import cityscapes
 from loco_det.data.checks.cityscapes import check_cityscapes
-from loco_det.demo_scenes.writing import CLASSES, make_demo_data
+from loco_det.demo_scenes.pictograms import CLASSES
+from loco_det.demo_scenes.writing import make_demo_data
 from loco_det.evaluation.cityscapes import box_ap, cityscapes_boxes
 
 
