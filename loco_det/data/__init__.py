@@ -1,1 +1,1 @@
-"""Data sets: generated demo scenes, and what the detectors are trained on."""
+"""Data sets: their checks, registration and loading for training and evaluation."""

@@ -1,16 +1,15 @@
-"""Cityscapes on Detectron2 of any age: the module it imports, and its slow loader behind a cache.
+"""Cityscapes on any version of Detectron2: the module that it imports, and a cache for its slow loader.
 
-Detectron2 cuts the polygons of each image against each other, which takes minutes for the 2,975 training images, in
-every process of every run. What comes out is kept in the folder that Detectron2 keeps its downloads in:
-``$FVCORE_CACHE``, or ``~/.torch/iopath_cache``, or where that cannot be written a temporary folder; the data may be
-read-only.
+Detectron2 resolves the occlusions among the polygons of each image, which takes minutes for the 2,975 training images,
+in every process of every run. The result is kept in Detectron2's folder for downloads: ``$FVCORE_CACHE``, or
+``~/.torch/iopath_cache``, or a temporary folder if that is not writable. The data set itself may be read-only.
 """
 
 import contextlib
 import functools
 import gzip
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import json
 import logging
@@ -21,6 +20,7 @@ import types
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import detectron2
 import portalocker
@@ -39,15 +39,15 @@ logger = logging.getLogger(__name__)
 UPSTREAM = "deeplearning.projects.cityscapesApi.cityscapesscripts"
 MODULES = ("helpers", "helpers.labels", "evaluation", "evaluation.evalInstanceLevelSemanticLabeling")
 SPLITS = ("train", "val", "test")
-FEW = 20  # images that are not worth starting processes for
+FEW = 20  # up to this many images, starting processes takes longer than it saves
 
 
-def alias_cityscapesscripts():
+def alias_cityscapesscripts() -> None:
     """Make ``cityscapesscripts`` importable under the name that newer versions of Detectron2 import.
 
-    Since upstream's commit 4823082a (2024-12-19) the loader and the evaluator import it as
-    ``deeplearning.projects.cityscapesApi.cityscapesscripts``, which exists at Detectron2's owner only. Both names lead
-    to the same modules, so that what is set in one is set in the other. Where the long name exists it is left alone.
+    Since Detectron2's commit 4823082a (2024-12-19) its loader and evaluator import it as
+    ``deeplearning.projects.cityscapesApi.cityscapesscripts``, a name that exists only at Meta. Both names refer to the
+    same module objects. If the long name exists, nothing is changed.
     """
     parts = UPSTREAM.split(".")
     if UPSTREAM in sys.modules or importlib.util.find_spec(parts[0]) is not None:
@@ -62,8 +62,8 @@ def alias_cityscapesscripts():
         setattr(sys.modules[".".join(parts[:count])], parts[count], sys.modules[".".join(parts[: count + 1])])
 
 
-def cache_cityscapes():
-    """Have Detectron2's registered Cityscapes sets for instance segmentation loaded by :func:`load_cityscapes`."""
+def cache_cityscapes() -> None:
+    """Register :func:`load_cityscapes` as the loader of Detectron2's Cityscapes sets for instance segmentation."""
     for split in SPLITS:
         name = f"cityscapes_fine_instance_seg_{split}"
         if name in DatasetCatalog.list():
@@ -72,22 +72,23 @@ def cache_cityscapes():
             DatasetCatalog.register(name, functools.partial(load_cityscapes, metadata.image_dir, metadata.gt_dir))
 
 
-def load_cityscapes(image_dir, gt_dir):
-    """As Detectron2's ``load_cityscapes_instances`` from polygons; what was loaded once is read from the cache.
+def load_cityscapes(image_dir: str, gt_dir: str) -> list[dict[str, Any]]:
+    """Load a split as Detectron2's ``load_cityscapes_instances`` does from polygons, with a cache.
 
-    An entry belongs to the names, sizes and times of change of all files, and to Detectron2's version and its loader's
-    code. It is JSON, so that reading it runs nothing; it is written whole or not at all, by one process while others
-    wait; one that cannot be read is made anew with a warning, and where none can be written that is a warning too.
+    The key of an entry of the cache has the names, sizes and times of change of all files, Detectron2's version and the
+    code of its loader. An entry is JSON, so that reading it executes no code. It is written atomically, by one process
+    while others wait. An entry that cannot be read is replaced, with a warning; if none can be written, a warning says
+    so.
 
     Args:
         image_dir, gt_dir: folders of a split, such as leftImg8bit/train and gtFine/train, with a folder for each city.
 
     Returns:
-        list of dict: in Detectron2's format.
+        Detectron2's dataset dicts, sorted by file name.
 
     Raises:
         FileNotFoundError: if there are no images, or an image has no polygons.
-        ValueError: if the polygons of an image cannot be used; the message names the file.
+        ValueError: if the polygons of an image are not usable; the message names the file.
     """
     alias_cityscapesscripts()
     files = list_files(image_dir, gt_dir)
@@ -96,22 +97,29 @@ def load_cityscapes(image_dir, gt_dir):
     if records is None:
         try:
             with file_lock(str(path)):
-                records = _read(path, warn=True)  # another process may have written it meanwhile
+                records = _read(path, warn=True)  # another process may have written it while this one waited
                 if records is None:
                     records = _load(files)
                     _write(path, records)
         except (OSError, portalocker.exceptions.BaseLockException) as error:
-            logger.warning(f"the loaded Cityscapes annotations cannot be kept for the next time: {error}")
+            logger.warning(f"the loaded Cityscapes annotations cannot be cached: {error}")
             records = records or _load(files)
     logger.info(f"Cityscapes: {len(records)} images of {image_dir}")
     return records
 
 
-def list_files(image_dir, gt_dir):
-    """Detectron2's list of (image, instanceIds, labelIds, polygons) paths; FileNotFoundError if it is empty."""
+def list_files(image_dir: str, gt_dir: str) -> list[tuple[str, str, str, str]]:
+    """The (image, instanceIds, labelIds, polygons) paths of each image of a split, sorted.
+
+    Args:
+        image_dir, gt_dir: as in :func:`load_cityscapes`.
+
+    Raises:
+        FileNotFoundError: if Detectron2 finds no images, or files that are not named as it expects.
+    """
     try:
         return sorted(d2._get_cityscapes_files(image_dir, gt_dir))
-    except (AssertionError, NotADirectoryError) as error:  # no images, oddly named ones or loose files
+    except (AssertionError, NotADirectoryError) as error:  # no images, other names, or files beside the city folders
         raise FileNotFoundError(f"{image_dir}: no city folders with *_leftImg8bit.png: {error}") from None
 
 
@@ -124,7 +132,7 @@ def _key(files):
 
 
 def _read(path, warn=False):
-    """The records of a cache file; None if it is not there or damaged."""
+    """The records of a cache file; None if it is missing or damaged."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as f:
             records = json.load(f)
@@ -136,18 +144,17 @@ def _read(path, warn=False):
         return None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         if warn:
-            logger.warning(f"{path} is damaged and made anew: {error}")
+            logger.warning(f"{path} is damaged and will be replaced: {error}")
         return None
 
 
 def _write(path, records):
-    """Whole or not at all."""
     with whole_file(path) as temporary, gzip.open(temporary, "wt", compresslevel=1, encoding="utf-8") as f:
         json.dump(records, f)
 
 
 def _load(files):
-    """Detectron2's own reading of every image, in several processes with a progress bar, its categories from 0 on."""
+    """The records of all images, read by Detectron2 in several processes with a progress bar; categories from 0 on."""
     from cityscapesscripts.helpers.labels import labels
 
     classes = [label.id for label in labels if label.hasInstances and not label.ignoreInEval]
@@ -161,17 +168,28 @@ def _load(files):
     return records
 
 
-def read_one(files):
-    """Detectron2's record of one image, categories by Cityscapes' ids; ValueError, with the file, if it cannot be."""
-    alias_cityscapesscripts()  # in a process of its own
+def read_one(files: tuple[str, str, str, str]) -> dict[str, Any]:
+    """Read the annotations of one image.
+
+    Args:
+        files: paths, as :func:`list_files` gives them.
+
+    Returns:
+        Detectron2's dataset dict, with Cityscapes' label ids as categories.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: naming the file, if the polygons are not usable.
+    """
+    alias_cityscapesscripts()  # this may be a spawned process, which does not have it yet
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # shapely's, of arguments that Detectron2 uses
+        warnings.simplefilter("ignore", DeprecationWarning)  # of shapely, for arguments that Detectron2 uses
         try:
             record = d2._cityscapes_files_to_dict(files, from_json=True, to_polygons=True)
         except FileNotFoundError:
             raise
-        except Exception as error:  # anything that broken polygons lead to, in json, numpy or shapely
+        except Exception as error:  # json, numpy and shapely raise all kinds for broken polygons
             raise ValueError(f"{files[3]}: {type(error).__name__}: {error}") from None
     for annotation in record["annotations"]:
-        annotation["bbox"] = list(annotation["bbox"])  # as JSON gives it back
+        annotation["bbox"] = list(annotation["bbox"])  # as it comes back from JSON
     return record

@@ -1,6 +1,6 @@
-"""COCO instance files: one reading for the checks, training (loco_det/data/coco_loader.py), evaluation and analysis.
+"""COCO instance files: one reader for the checks, training (loco_det/data/coco_loader.py), evaluation and analysis.
 
-What is read here is what all of them see: a file that the check accepts is not refused after the training.
+All of them read the same, so that the evaluation accepts every file that the check accepted before the training.
 """
 
 import contextlib
@@ -8,18 +8,20 @@ import gc
 import io
 import json
 import os
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pycocotools.coco import COCO
 
 LISTS = ("images", "categories", "annotations")
-EVALUATED = {  # what COCO's metrics of boxes and masks read; everything else is left out
+EVALUATED = {  # the fields that COCO's metrics of boxes and masks read
     "images": ("id", "width", "height"),
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
 }
 KEYPOINTS = ("keypoints", "num_keypoints")
 UTF_16 = "UTF-16 text: save it as UTF-8"
-BEGINNINGS = {  # of files that are given by mistake
+BEGINNINGS = {  # first bytes of other files that are given by mistake
     b"PK\x03\x04": "a zip archive: unpack it",
     b"\x1f\x8b": "compressed with gzip: unpack it",
     b"version https://git-lfs": "a Git LFS pointer: fetch the file with git lfs pull",
@@ -30,8 +32,8 @@ BEGINNINGS = {  # of files that are given by mistake
 
 
 @contextlib.contextmanager
-def without_collector():
-    """Python's garbage collector finds nothing to free among millions of new lists, and triples the time."""
+def without_collector() -> Iterator[None]:
+    """Pause Python's garbage collector: among millions of new lists it frees nothing, and triples the time."""
     collected = gc.isenabled()
     gc.disable()
     try:
@@ -42,19 +44,19 @@ def without_collector():
 
 
 @without_collector()
-def read_coco(path, lists=LISTS):
+def read_coco(path: str | os.PathLike[str], lists: Sequence[str] = LISTS) -> dict[str, Any]:
     """Parse a COCO instance file: JSON in UTF-8, with or without a byte order mark.
 
     Args:
         path: of the file.
-        lists: that it must have.
+        lists: keys whose values must be lists.
 
     Returns:
-        dict: with those lists, whose entries may still be anything.
+        The content; the entries of the lists are not checked.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is no JSON in UTF-8, has a key twice in one object, or is not COCO's format; one line that
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not JSON in UTF-8, has a duplicate key in an object, or is not COCO's format; one line that
             says what it seems to be instead.
     """
     if not os.path.isfile(path):
@@ -66,14 +68,14 @@ def read_coco(path, lists=LISTS):
     except DuplicateKeyError as error:
         raise ValueError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON{_why_no_json(data, error)}") from None
+        raise ValueError(f"{path} is not JSON{_why_no_json(data, error)}") from None
     if problem := _why_no_coco(content, lists):
-        raise ValueError(f"{path} is no COCO instance file: {problem}")
+        raise ValueError(f"{path} is not a COCO instance file: {problem}")
     return content
 
 
 class DuplicateKeyError(ValueError):
-    """A JSON object has a key more than once; json would keep the last."""
+    """A JSON object has a key more than once; json would silently keep the last value."""
 
 
 def _without_duplicates(pairs):
@@ -87,7 +89,7 @@ def _without_duplicates(pairs):
 
 
 def _why_no_json(data, error):
-    """What follows "is no JSON": what the file is instead, as far as its bytes tell, or where the error is."""
+    """The end of the sentence "... is not JSON": what the file is instead, or where the error is."""
     if not data.strip():
         return ": it is empty"
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -102,16 +104,16 @@ def _why_no_json(data, error):
     if start[:1] not in (b"{", b"["):
         return f" (YAML?): {error}; COCO's JSON begins with {{"
     if str(error).startswith("Extra data"):
-        return f": {error}; of JSON lines make one object with the lists {', '.join(LISTS)}"
+        return f": {error}; turn JSON lines into one object with the lists {', '.join(LISTS)}"
     return f": {error}"
 
 
 def _why_no_coco(content, lists):
-    """What is wrong with parsed JSON, or None if it has the lists of COCO's format."""
+    """What is wrong with parsed JSON; None if it has the lists of COCO's format."""
     needed = f"it needs the lists {', '.join(LISTS)}"
     if isinstance(content, list):
         if content and isinstance(content[0], dict) and "score" in content[0]:
-            return f"a list with scores holds detections (COCO's results format), no ground truth; {needed}"
+            return f"a list with scores holds detections (COCO's results format), not ground truth; {needed}"
         return f"it is a list; {needed}"
     if not isinstance(content, dict):
         return needed
@@ -123,15 +125,15 @@ def _why_no_coco(content, lists):
             return f"its annotations are {what}; take the instances_*.json of the same data"
     lacking = [part for part in lists if not isinstance(content.get(part), list)]
     if lacking == ["annotations"]:
-        return "it has no annotations, as the files of test sets; take one that has them"
-    return f"{needed}; {', '.join(lacking)} is none" if lacking else None
+        return "it has no annotations, like the files of test sets; use one that has them"
+    return f"{needed}; not a list: {', '.join(lacking)}" if lacking else None
 
 
 @without_collector()
-def read_ground_truth(path, more=()):
-    """Read what the evaluation needs of a COCO instance file, and nothing else.
+def read_ground_truth(path: str | os.PathLike[str], more: Sequence[str] = ()) -> COCO:
+    """Read only what the evaluation needs of a COCO instance file.
 
-    pycocotools and hotcoco stop at fields that no metric reads if these are not of the type that COCO's own files have
+    pycocotools and hotcoco stop at fields that no metric reads if their types differ from those of COCO's own files
     (``date_captured`` as a number, ``info`` as text). The annotations may be missing, as in the files of test sets.
 
     Args:
@@ -139,10 +141,11 @@ def read_ground_truth(path, more=()):
         more: further fields of the annotations to keep, such as ``KEYPOINTS``.
 
     Returns:
-        pycocotools' COCO, its ``dataset`` with the fields in ``EVALUATED`` only.
+        pycocotools' COCO, whose ``dataset`` has only the fields in ``EVALUATED`` and ``more``.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_coco`; also if entries are no objects or have no ids.
+        FileNotFoundError: if there is no such file.
+        ValueError: as :func:`read_coco`; also if an entry is not an object or has no id.
     """
     content = read_coco(path, ("images", "categories"))
     with explained(path):
@@ -150,8 +153,12 @@ def read_ground_truth(path, more=()):
 
 
 @contextlib.contextmanager
-def explained(path):
-    """ValueError, with the file's path, where entries that no check has passed are not what they have to be."""
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the errors that unchecked entries lead to into ValueError with the path of the file.
+
+    Raises:
+        ValueError: for KeyError, TypeError and AttributeError.
+    """
     try:
         yield
     except (KeyError, TypeError, AttributeError) as error:
@@ -159,8 +166,12 @@ def explained(path):
         raise ValueError(f"{path}: an entry {what}; tools/check_dataset.py says which") from None
 
 
-def as_coco(dataset):
-    """pycocotools' COCO of a parsed file; KeyError or TypeError if an entry has no ids."""
+def as_coco(dataset: dict[str, Any]) -> COCO:
+    """pycocotools' COCO of a parsed file.
+
+    Raises:
+        KeyError, TypeError: if an entry has no ids.
+    """
     coco = COCO()
     coco.dataset = dataset
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
@@ -168,16 +179,19 @@ def as_coco(dataset):
     return coco
 
 
-def evaluated(content, more=()):
-    """The fields in ``EVALUATED`` of a parsed file, those that are there; ``content`` is not changed.
+def evaluated(content: dict[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
+    """Reduce a parsed file to the fields in ``EVALUATED``.
 
     Args:
-        content: as :func:`read_coco` returns it.
+        content: as :func:`read_coco` returns it; not changed.
         more: further fields of the annotations to keep.
 
     Returns:
-        dict: in COCO's format. Annotations of images that are not listed are left out, and empty segmentations;
-        ``iscrowd`` is 0 or 1, and run-length codes have ``size`` and ``counts`` only.
+        Content in COCO's format without annotations of unlisted images and without empty segmentations. ``iscrowd`` is
+        0 or 1, and RLE masks have only ``size`` and ``counts``.
+
+    Raises:
+        KeyError, TypeError, AttributeError: if entries are not COCO's; :func:`explained` turns them into ValueError.
     """
     kept = {part: [_only(entry, EVALUATED[part]) for entry in content[part]] for part in ("images", "categories")}
     fields = (*EVALUATED["annotations"], *more)

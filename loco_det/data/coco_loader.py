@@ -1,7 +1,8 @@
-"""COCO instance files as Detectron2's dataset dicts, from the same reading as the checks."""
+"""COCO instance files as Detectron2's dataset dicts, read by the same reader as in the checks."""
 
 import functools
 import os
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import coco as d2
@@ -11,12 +12,13 @@ from pycocotools import mask as mask_utils
 from .coco_files import as_coco, explained, read_coco, without_collector
 
 
-def use_own_reader(masks=True):
-    """Have the sets that Detectron2 loads from COCO instance files loaded by :func:`load_coco`, so that the check and
-    the loader read the same; sets with keypoints and those with a loader of their own stay as they are.
+def use_own_reader(masks: bool = True) -> None:
+    """Register :func:`load_coco` for the data sets that Detectron2 loads from COCO instance files.
+
+    The check and the loader then read the same. Sets with keypoints and sets with other loaders stay as they are.
 
     Args:
-        masks: whether the masks are loaded, too.
+        masks: whether masks are loaded.
     """
     for name in DatasetCatalog.list():
         metadata, loader = MetadataCatalog.get(name), DatasetCatalog[name]
@@ -30,20 +32,21 @@ def use_own_reader(masks=True):
 
 
 @without_collector()
-def load_coco(path, images, name, masks=True):
-    """Load a COCO instance file as Detectron2's ``load_coco_json`` does, of a file that the check has passed.
+def load_coco(path: str, images: str, name: str, masks: bool = True) -> list[dict[str, Any]]:
+    """Load a COCO instance file that has passed the check, as Detectron2's ``load_coco_json`` does.
 
     Args:
         path: the JSON file.
-        images: folder that the file names in it start from.
+        images: folder that its file names are relative to.
         name: of the registered data set; its metadata get the classes.
-        masks: whether the masks are loaded; without, no object is left out for want of a usable polygon.
+        masks: whether masks are loaded. If so, objects without a usable polygon are left out.
 
     Returns:
-        list of dict: in Detectron2's format, in order of the image ids.
+        Detectron2's dataset dicts, in order of the image ids.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_coco`; also if the data set is registered with other classes.
+        FileNotFoundError: if there is no such file.
+        ValueError: as :func:`read_coco`; also if the data set is registered with other classes.
     """
     content = read_coco(path, ("images", "categories"))
     with explained(path):
@@ -71,7 +74,7 @@ def _records(coco, path, images, name, masks):
 
 
 def _object(annotation, places, masks):
-    """Detectron2's form of an annotation; None if it has polygons, but none with three points or more."""
+    """An annotation in Detectron2's format; None if it has polygons, but none with three or more points."""
     kept = {"iscrowd": annotation["iscrowd"], "bbox": annotation["bbox"]}
     kept |= {"category_id": places[annotation["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
     mask = annotation.get("segmentation") if masks else None

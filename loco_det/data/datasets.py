@@ -1,16 +1,18 @@
-"""Registering your own COCO-format data, and checking that a data set is there and sane before training."""
+"""Registration of custom data in COCO's format, and checks of all data sets before training."""
 
 import functools
 import logging
 import os
 import shlex
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from .checks.cityscapes import check_cityscapes
 from .checks.coco import check_coco
-from .checks.findings import KINDS
+from .checks.findings import Report
+from .checks.kinds import KINDS
 from .cityscapes import alias_cityscapesscripts, cache_cityscapes
 from .coco_loader import load_coco, use_own_reader
 from .low_shot import register_low_shot
@@ -18,16 +20,17 @@ from .low_shot import register_low_shot
 logger = logging.getLogger(__name__)
 
 
-def prepare_datasets(cfg):
+def prepare_datasets(cfg: CfgNode) -> None:
     """Register the custom data set, if there is one, and check every data set that the config names.
 
     Args:
-        cfg: the Detectron2 config, not frozen; for custom data DATASETS.TRAIN and TEST, MODEL.ROI_HEADS.NUM_CLASSES
+        cfg: the Detectron2 config, not frozen. For custom data DATASETS.TRAIN and TEST, MODEL.ROI_HEADS.NUM_CLASSES
             and INPUT.MASK_FORMAT are set. With MODEL.MASK_ON False masks are neither checked nor loaded.
 
     Raises:
         FileNotFoundError: if annotations or images are missing.
-        ValueError: if annotations are wrong, or the number of classes is not that of the data.
+        ValueError: if a data set is not registered, its annotations have errors, or its number of classes differs from
+            the config's.
     """
     register_low_shot()
     alias_cityscapesscripts()
@@ -36,32 +39,35 @@ def prepare_datasets(cfg):
     options = {"masks": cfg.MODEL.MASK_ON, "allow_outside": cfg.DATASETS.ALLOW_OUTSIDE}
     _register_custom(cfg, options)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        try:
-            metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else None
-            paths = [metadata.get(key) for key in ("json_file", "image_root", "image_dir", "gt_dir")]
-        except AttributeError:
-            raise ValueError(f"DATASETS: {name!r} is not a registered data set") from None
-        for path in filter(None, paths):
-            if not os.path.exists(path):
-                root = os.environ.get("DETECTRON2_DATASETS", "datasets (its default)")
-                raise FileNotFoundError(
-                    f"data set {name}: {path} is not there; DETECTRON2_DATASETS is {root} and has to be the folder "
-                    "that holds coco/ or cityscapes/"
-                )
-        classes = metadata.get("thing_classes") or []
-        if metadata.get("json_file"):
-            classes, has_rle = quick_check(metadata.json_file, metadata.image_root, name, **options)
-            if has_rle and name in cfg.DATASETS.TRAIN:
-                cfg.INPUT.MASK_FORMAT = "bitmask"
-        elif metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("image_dir"):
-            report = check_cityscapes(metadata.image_dir, metadata.gt_dir, full=False)
-            _stop_on_errors(report, metadata.image_dir, name)
-        classes = len(classes)
+        classes, has_rle = _check_registered(name, options)
+        if has_rle and name in cfg.DATASETS.TRAIN:
+            cfg.INPUT.MASK_FORMAT = "bitmask"
         if classes and classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             raise ValueError(
                 f"data set {name} has {classes} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
                 f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: set it to {classes}"
             )
+
+
+def _check_registered(name, options):
+    """Check a registered data set; its number of classes, 0 if unknown, and whether any object has an RLE mask."""
+    if name not in MetadataCatalog.list():
+        raise ValueError(f"DATASETS: {name!r} is not a registered data set")
+    metadata = MetadataCatalog.get(name)
+    for path in filter(None, (metadata.get(key) for key in ("json_file", "image_root", "image_dir", "gt_dir"))):
+        if not os.path.exists(path):
+            root = os.environ.get("DETECTRON2_DATASETS", "datasets (its default)")
+            raise FileNotFoundError(
+                f"data set {name}: {path} is not there; DETECTRON2_DATASETS is {root} and has to be the folder "
+                "that holds coco/ or cityscapes/"
+            )
+    if metadata.get("json_file"):
+        classes, has_rle = quick_check(metadata.json_file, metadata.image_root, name, **options)
+        return len(classes), has_rle
+    if metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("image_dir"):
+        report = check_cityscapes(metadata.image_dir, metadata.gt_dir, full=False)
+        _stop_on_errors(report, metadata.image_dir, name)
+    return len(metadata.get("thing_classes") or []), False
 
 
 def _register_custom(cfg, options):
@@ -72,7 +78,7 @@ def _register_custom(cfg, options):
             raise ValueError(f"DATASETS.CUSTOM.{split}_JSON and DATASETS.CUSTOM.{split}_IMAGES go together: set both")
         if path:
             names[split], has_rle = quick_check(path, images, **options)
-            if has_rle:  # Detectron2's polygon masks cannot hold run-length encoded ones
+            if has_rle:  # Detectron2's polygon format cannot hold RLE masks
                 cfg.INPUT.MASK_FORMAT = "bitmask"
     if not names:
         return
@@ -88,25 +94,29 @@ def _register_custom(cfg, options):
     cfg.DATASETS.TRAIN = (f"{custom.NAME}_train",) if "TRAIN" in names else ()
     cfg.DATASETS.TEST = (f"{custom.NAME}_test",) if "TEST" in names else ()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(next(iter(names.values())))
-    cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP, cfg.PUBLISHED.MASK_AP = "", 0.0, 0.0  # of the config's data, not of these
+    cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP, cfg.PUBLISHED.MASK_AP = "", 0.0, 0.0  # they are for the config's data
 
 
-def quick_check(path, images, name=None, masks=True, allow_outside=False):
-    """What takes seconds of :func:`loco_det.data.checks.coco.check_coco`: once a file, by one process, for all.
+def quick_check(
+    path: str, images: str, name: str | None = None, masks: bool = True, allow_outside: bool = False
+) -> tuple[dict[int, str], bool]:
+    """The part of :func:`loco_det.data.checks.coco.check_coco` that takes seconds.
+
+    Each file is checked once, by the main process, which gives the result to the others.
 
     Args:
         path: the JSON file.
-        images: folder that the file names in it start from.
+        images: folder that its file names are relative to.
         name: of the data set, for messages.
         masks, allow_outside: as in :func:`loco_det.data.checks.coco.check_coco`.
 
     Returns:
-        tuple: dict of category id -> name, in order of the ids, which is the order of the classes; and whether any
-        object's mask is run-length encoded.
+        {category id: name}, in order of the ids, which is the order of the classes; and whether any object other than a
+        crowd region has an RLE mask.
 
     Raises:
         FileNotFoundError: if the file or the folder is missing.
-        ValueError: with errors found; one line with the first of them.
+        ValueError: if there are errors; one line with the first of them.
     """
     for there, what in ((os.path.isdir(images), "folder of images"), (os.path.isfile(path), "annotation file")):
         if not there:
@@ -115,8 +125,9 @@ def quick_check(path, images, name=None, masks=True, allow_outside=False):
     key = os.path.abspath(path), os.path.abspath(images), state.st_size, state.st_mtime_ns, masks, allow_outside
     new = key not in _CHECKED
     if new:
-        options = {"full": False, "masks": masks, "allow_outside": allow_outside}
-        report = check_coco(path, images, **options)[0] if comm.is_main_process() else None
+        report = None
+        if comm.is_main_process():
+            report, _ = check_coco(path, images, full=False, masks=masks, allow_outside=allow_outside)
         _CHECKED[key] = comm.all_gather(report)[0]
     arguments = name or shlex.join(("--json", path, "--images", images))
     arguments += "" if masks else " --boxes-only"
@@ -124,16 +135,17 @@ def quick_check(path, images, name=None, masks=True, allow_outside=False):
     return _CHECKED[key].classes, _CHECKED[key].has_rle
 
 
-_CHECKED = {}  # {file, folder and what is asked: Report}: sets of the same file, such as the low-shot ones, share it
+# {(file, folder, size, time of change, options): report}: the low-shot sets, for example, share one file
+_CHECKED: dict[tuple, Report] = {}
 
 
 def _stop_on_errors(report, path, arguments, warn=True):
-    """ValueError with the first kind of errors; a line in the log about warnings, if ``warn``."""
+    """Raise ValueError with the first kind of errors; log the kinds of warnings, if ``warn``."""
     command = f"python tools/check_dataset.py {arguments}"
     errors, warnings = report.of("error"), report.of("warning")
     if errors:
         more = f" There are {len(errors) - 1} more kinds of errors." if len(errors) > 1 else ""
         raise ValueError(f"{path}: {report.sentence(next(iter(errors)))}.{more} For all of them: {command}")
     if warnings and warn:
-        kinds = ", ".join(f"{KINDS[kind][1]} ({count})" for kind, (count, _) in warnings.items())
+        kinds = ", ".join(f"{KINDS[kind].what} ({found.count})" for kind, found in warnings.items())
         logger.warning(f"{path}: {kinds}: see {command}")

@@ -1,13 +1,16 @@
-"""Training batches that are a function of the seed, the iteration and the process: a run can be resumed exactly."""
+"""Training batches that depend only on the seed, the iteration and the process, so that runs resume exactly."""
 
 import functools
 import hashlib
 import itertools
 import os
 import random
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
@@ -16,18 +19,20 @@ from pretrain.processes.sigterm import start_worker
 
 from .mapper import ImageMapper
 
+Item = tuple[tuple[int, ...], int]  # the seeds of an image's random transforms, and its index
 
-def build_train_loader(cfg):
-    """Detectron2's training loader (TrainingSampler, batches of one orientation), with a position.
+
+def build_train_loader(cfg: CfgNode) -> torch.utils.data.DataLoader:
+    """Detectron2's training loader (TrainingSampler, batches grouped by aspect ratio) that can start at any iteration.
 
     Args:
         cfg: a Detectron2 config whose SEED is not negative.
 
     Returns:
-        DataLoader: an endless one of lists of mapped dataset dicts; its ``batch_sampler`` is :class:`Batches`.
+        An endless loader of lists of mapped dataset dicts; its ``batch_sampler`` is :class:`Batches`.
 
     Raises:
-        ValueError: if the batch does not divide by the number of processes.
+        ValueError: if the batch size is not a multiple of the number of processes.
     """
     world = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % world:
@@ -45,15 +50,18 @@ def build_train_loader(cfg):
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # starting draws from it, and not what the first iteration after --resume needs
+        generator=torch.Generator(),  # the start of an epoch draws from it, not from the global generator
     )
 
 
-def start_workers(loader):
-    """Have the workers of a loader of Detectron2's, with or without batches by shape, begin as those of our own.
+def start_workers(loader: Any) -> Any:
+    """Make the workers of a loader built by Detectron2 start by :func:`pretrain.processes.sigterm.start_worker` too.
 
     Args:
-        loader: not iterated yet; changed in place, and returned.
+        loader: a DataLoader, or Detectron2's AspectRatioGroupedDataset of one; not iterated yet. Changed in place.
+
+    Returns:
+        The same loader.
     """
     inner = loader if isinstance(loader, torch.utils.data.DataLoader) else loader.dataset
     inner.worker_init_fn = functools.partial(_start_worker, inner.worker_init_fn)
@@ -67,32 +75,34 @@ def _start_worker(seed, worker_id):
 
 
 class Batches(torch.utils.data.Sampler):
-    """Batches of indices, from any position on: the stream of Detectron2's TrainingSampler in its two buckets by shape.
+    """Endless batches of indices: the stream of Detectron2's TrainingSampler, grouped by aspect ratio as it does.
 
     Attributes:
-        seed: of the order and of what happens to each image.
-        start: number of batches that are left out at the beginning.
+        seed: of the order, and of the transforms of each image.
+        start: number of batches to skip.
         records: dataset dicts of the images.
     """
 
-    records = ()
+    records: Sequence[dict[str, Any]] = ()
 
-    def __init__(self, wide, batch_size, seed, rank=0, world=1):
+    def __init__(self, wide: Sequence[bool], batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         """
         Args:
-            wide: for each image, whether it goes into the first bucket (wider than high).
+            wide: for each image, whether it is wider than high; a batch has images of one kind.
             batch_size: of one process.
-            seed, rank, world: the images of one shuffled stream go to the processes in turn.
+            seed: of the order, and of the transforms of each image.
+            rank, world: rank of this process and world size; the processes take turns on one shuffled stream.
         """
         self.wide, self.batch_size, self.seed, self.rank, self.world = wide, batch_size, seed, rank, world
         self.start = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[Item]]:
         """
         Yields:
-            list of (seeds, index): for :class:`SeededItems`.
+            The items of a batch, for :class:`SeededItems`.
         """
-        buckets, count = ([], []), 0
+        buckets: tuple[list[int], list[int]] = ([], [])
+        count = 0
         for index in itertools.islice(self._stream(), self.rank, None, self.world):
             bucket = buckets[not self.wide[index]]
             bucket.append(index)
@@ -103,9 +113,9 @@ class Batches(torch.utils.data.Sampler):
                 bucket.clear()
 
     @functools.cached_property
-    def digest(self):
-        """SHA-256, in hexadecimal, of the images' names and sizes and of their objects, in order: classes, boxes, and
-        of masks the ends and lengths of polygons (all of them would take a minute for COCO), or run-length codes."""
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of the images' names and sizes and of their objects' classes, boxes and masks, in
+        order. Of polygons only the lengths, first and last points count: all points of COCO would take a minute."""
         digest = hashlib.sha256()
         for record in self.records:
             found = record.get("annotations", ())
@@ -121,26 +131,33 @@ class Batches(torch.utils.data.Sampler):
 
 
 def _outline(segmentation):
-    """What tells a mask from others, cheaply."""
+    """A cheap summary of a mask that differs from that of other masks."""
     if isinstance(segmentation, dict):
         return segmentation["counts"]
     return [(len(polygon), *polygon[:2], *polygon[-2:]) for polygon in segmentation or ()]
 
 
 class SeededItems(torch.utils.data.Dataset):
-    """A data set whose random transforms follow seeds that come with the index."""
+    """A data set whose items are an index and the seeds of the random transforms.
 
-    def __init__(self, data):
+    Python's, numpy's and torch's global generators have the same state afterwards as before.
+    """
+
+    def __init__(self, data: Any) -> None:
+        """
+        Args:
+            data: a data set with ``len()`` whose items may draw from the global generators.
+        """
         self.data = data
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: Item) -> Any:
         seeds, index = item
         states = random.getstate(), np.random.get_state()
         try:
-            with torch.random.fork_rng(devices=[]):  # without workers this is the process that trains
+            with torch.random.fork_rng(devices=[]):  # without workers this is the training process
                 seed_everything(*seeds)
                 return self.data[index]
         finally:
@@ -148,8 +165,8 @@ class SeededItems(torch.utils.data.Dataset):
             np.random.set_state(states[1])
 
 
-def seed_everything(*seeds):
-    """Seed Python's, numpy's and torch's global generators with any number of integers."""
+def seed_everything(*seeds: int) -> None:
+    """Seed Python's, numpy's and torch's global generators with one or more integers, none of them negative."""
     words = np.random.SeedSequence(seeds).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])

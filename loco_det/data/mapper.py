@@ -1,9 +1,12 @@
 """Detectron2's DatasetMapper with the project's reader of images."""
 
 import copy
+import os
+from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from PIL import Image
@@ -12,25 +15,26 @@ from pretrain.files.images import read_image
 
 
 class ImageMapper(DatasetMapper):
-    """As Detectron2's (its ``__call__`` is followed line by line), but images are read as in pretraining: 16 bits are
-    scaled, not clipped to white, and errors name the file."""
+    """Detectron2's mapper (``__call__`` follows its own line by line), but images are read as in pretraining: 16 bits
+    are scaled, not clipped to white, and errors name the file."""
 
     @classmethod
-    def from_config(cls, cfg, is_train=True):
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Detectron2's arguments of the constructor, with :class:`Resize` for its ResizeShortestEdge."""
         options = super().from_config(cfg, is_train)
         options["augmentations"] = [_at_least_a_pixel(step) for step in options["augmentations"]]
         return options
 
-    def __call__(self, dataset_dict):
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
         Args:
             dataset_dict: of one image, in Detectron2's format; not changed.
 
         Returns:
-            dict: what Detectron2's models take.
+            A dict as Detectron2's models take it, with ``image`` (C, H, W) uint8.
 
         Raises:
-            OSError, ValueError: naming the file, if it cannot be read or has another size than the annotations say.
+            OSError, ValueError: naming the file, if it cannot be read or its size differs from the annotations.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = read_for_detection(dataset_dict["file_name"], self.image_format)
@@ -55,8 +59,19 @@ class ImageMapper(DatasetMapper):
         return dataset_dict
 
 
-def read_for_detection(path, image_format="RGB"):
-    """:func:`pretrain.files.images.read_image` in a format of Detectron2's (INPUT.FORMAT): (H, W, C)."""
+def read_for_detection(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
+    """Read an image by :func:`pretrain.files.images.read_image` in one of Detectron2's formats.
+
+    Args:
+        path: of the file.
+        image_format: INPUT.FORMAT, such as "BGR" or "L".
+
+    Returns:
+        (H, W, C), uint8 for "RGB", "BGR" and "L".
+
+    Raises:
+        OSError, ValueError: naming the file, if it cannot be read.
+    """
     image = read_image(path)
     if image_format == "BGR":
         return image[:, :, ::-1]
@@ -66,9 +81,10 @@ def read_for_detection(path, image_format="RGB"):
 
 
 class Resize(T.ResizeShortestEdge):
-    """Detectron2's, but a side of an image that is very long and narrow is not rounded to nothing."""
+    """Detectron2's ResizeShortestEdge, but no side of a very long and narrow image is rounded to 0."""
 
-    def get_transform(self, image):
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The resizing of an (H, W, C) image."""
         found = super().get_transform(image)
         if isinstance(found, T.ResizeTransform):
             found.new_h, found.new_w = max(1, found.new_h), max(1, found.new_w)
@@ -76,7 +92,7 @@ class Resize(T.ResizeShortestEdge):
 
 
 def _at_least_a_pixel(step):
-    """An augmentation, with :class:`Resize` in place of Detectron2's."""
+    """The augmentation, or :class:`Resize` for Detectron2's ResizeShortestEdge."""
     if type(step) is not T.ResizeShortestEdge:
         return step
     return Resize(step.short_edge_length, step.max_size, step.sample_style, step.interp)

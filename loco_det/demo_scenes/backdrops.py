@@ -1,69 +1,73 @@
-"""Backdrops of the demo scenes: streets, walls, foliage, clouds and patterned planes, all of random colours."""
+"""Backdrops of the demo scenes: streets, walls, foliage, clouds and patterned planes in random colours."""
 
 import math
 
 import cv2
 import numpy as np
 
-# label ids of cityscapesscripts.helpers.labels
+Backdrop = tuple[np.ndarray, np.ndarray, int | None]  # what draw_backdrop returns
+
+# Label ids of cityscapesscripts.helpers.labels
 ROAD, SIDEWALK, BUILDING, WALL, VEGETATION, TERRAIN, SKY = 7, 8, 11, 12, 21, 22, 23
 
 
-def draw_backdrop(rng, size):
-    """
+def draw_backdrop(rng: np.random.Generator, size: tuple[int, int]) -> Backdrop:
+    """Draw a random backdrop.
+
     Args:
-        rng: numpy Generator.
+        rng: source of all random choices.
         size: (height, width) in pixels.
 
     Returns:
-        tuple: (H, W, 3) float32 radiance in about [0, 1], (H, W) uint8 Cityscapes label ids, and the row of the horizon
-        in pixels, or None where the backdrop has no ground to stand on.
+        (H, W, 3) float32 RGB radiance in about [0, 1], (H, W) uint8 Cityscapes label ids, and the row of the horizon in
+        pixels, or None if the backdrop has no ground to stand on.
     """
-    kind = rng.choice((_street, _room, _foliage, _clouds, _pattern), p=(0.4, 0.15, 0.15, 0.15, 0.15))
-    image, stuff, horizon = kind(rng, size)
+    kinds = (_street, _room, _foliage, _clouds, _pattern)
+    kind = rng.choice(len(kinds), p=(0.4, 0.15, 0.15, 0.15, 0.15))
+    image, stuff, horizon = kinds[kind](rng, size)
     return np.ascontiguousarray(image, np.float32), stuff, horizon
 
 
-def perlin(rng, size, cells, octaves):
-    """Smooth noise in [0, 1]: random grids of ``cells``, 2 ``cells``, ... cells, each half as strong as the last.
+def perlin(rng: np.random.Generator, size: tuple[int, int], cells: int | tuple[int, int], octaves: int) -> np.ndarray:
+    """Smooth noise in [0, 1]: a sum of random grids, each twice as fine and half as strong as the one before.
 
     Args:
-        rng: numpy Generator.
+        rng: source of the grids.
         size: (height, width) in pixels.
-        cells: grid cells across the shorter side at the first octave, or a (rows, columns) pair.
+        cells: cells of the first grid across the shorter side, or its (rows, columns).
         octaves: number of grids.
 
     Returns:
-        ndarray: (H, W) float32.
+        (H, W) float32.
     """
     height, width = size
-    if np.ndim(cells) == 0:
-        cells = (cells * height / min(size), cells * width / min(size))
+    across = cells if isinstance(cells, tuple) else (cells * height / min(size), cells * width / min(size))
     total = np.zeros(size, np.float32)
     for octave in range(octaves):
-        rows, columns = (max(2, round(c * 2**octave)) for c in cells)
+        rows, columns = (max(2, round(c * 2**octave)) for c in across)
         grid = rng.random((rows, columns), dtype=np.float32) * 0.5**octave
         total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(total / (2 - 0.5 ** (octaves - 1)), 0, 1)
 
 
 def _mix(amount, first, second):
-    """Blends two colours (3,) by an (H, W) amount in [0, 1]."""
+    """Blend two colours (3,) by an (H, W) amount in [0, 1]; (H, W, 3) float32."""
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
     return first + amount[:, :, None] * (second - first)
 
 
 def _colour(rng, low=0.1, high=0.9, vivid=0.35):
-    """A random colour: a grey of that range, pulled up to ``vivid`` towards a random tint."""
+    """A random colour (3,): a grey between ``low`` and ``high``, mixed with a random tint by the share ``vivid``."""
     return rng.uniform(low, high) * (1 - vivid) + rng.uniform(low, high, 3) * vivid
 
 
 def _rows(size):
+    """(H, W) float32 from 0 in the first row to 1 in the last."""
     return np.broadcast_to(np.linspace(0, 1, size[0], dtype=np.float32)[:, None], size)
 
 
-def _street(rng, size):
-    """Sky, a skyline of houses or hills, and a road or a meadow that gets finer towards the horizon."""
+def _street(rng: np.random.Generator, size: tuple[int, int]) -> Backdrop:
+    """Sky, a skyline of houses or hills, and a road or a meadow whose texture gets finer towards the horizon."""
     height, width = size
     horizon = int(height * rng.uniform(0.25, 0.5))
     stuff = np.full(size, SKY, np.uint8)
@@ -114,7 +118,7 @@ def _hills(rng, image, stuff, horizon):
 
 
 def _lane_marks(rng, image, horizon):
-    """Dashes that meet at the vanishing point; thinner far away."""
+    """Dashes towards the vanishing point, thinner with distance."""
     height, width = image.shape[:2]
     vanish, paint = width * rng.uniform(0.3, 0.7), float(rng.uniform(0.6, 0.95))
     for lane in rng.uniform(-0.3, 1.3, rng.integers(1, 4)):
@@ -126,7 +130,7 @@ def _lane_marks(rng, image, horizon):
             cv2.fillPoly(image, [np.round(np.array(points) * 16).astype(np.int32)], (paint,) * 3, cv2.LINE_8, 4)
 
 
-def _room(rng, size):
+def _room(rng: np.random.Generator, size: tuple[int, int]) -> Backdrop:
     """A wall of bricks or planks over a floor."""
     height, width = size
     horizon = int(height * rng.uniform(0.3, 0.55))
@@ -146,8 +150,8 @@ def _room(rng, size):
     return image, stuff, horizon
 
 
-def _foliage(rng, size):
-    """Hundreds of leaves, dark ones below and bright ones on top: clutter with many edges."""
+def _foliage(rng: np.random.Generator, size: tuple[int, int]) -> Backdrop:
+    """Hundreds of leaves, dark ones under bright ones: clutter with many edges."""
     height, width = size
     leaf = _colour(rng, 0.2, 0.7, 0.6)
     image = np.empty((height, width, 3), np.float32)
@@ -163,9 +167,9 @@ def _foliage(rng, size):
     return image, np.full(size, VEGETATION, np.uint8), None
 
 
-def _clouds(rng, size):
-    """Multi-octave noise between three colours."""
-    noise = perlin(rng, size, rng.integers(2, 7), 5)
+def _clouds(rng: np.random.Generator, size: tuple[int, int]) -> Backdrop:
+    """Three colours mixed by multi-octave noise."""
+    noise = perlin(rng, size, int(rng.integers(2, 7)), 5)
     noise = np.clip((noise - noise.min()) / (np.ptp(noise) + 1e-6), 0, 1)
     image = _mix(noise, _colour(rng), _colour(rng))
     veil = np.clip(perlin(rng, size, 3, 3) * 2 - 0.7, 0, 1)
@@ -173,7 +177,7 @@ def _clouds(rng, size):
     return image, np.full(size, TERRAIN, np.uint8), None
 
 
-def _pattern(rng, size):
+def _pattern(rng: np.random.Generator, size: tuple[int, int]) -> Backdrop:
     """A plane of stripes, checks or tiles over a gradient, with some dirt."""
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32) / min(size)

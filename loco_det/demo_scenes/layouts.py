@@ -1,7 +1,10 @@
-"""How one generated scene is written: as a picture, as COCO annotations, as Cityscapes ground truth."""
+"""One generated scene as files: an image, COCO annotations, or Cityscapes ground truth."""
 
 import json
+from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,11 +13,12 @@ from pycocotools import mask as mask_util
 from pretrain.files.atomic import named_errors
 
 from .backdrops import BUILDING, ROAD, SIDEWALK, SKY, TERRAIN, VEGETATION, WALL
-from .scenes import CLASSES
+from .pictograms import CLASSES
+from .scenes import Scene
 
 JPEG_QUALITY = 92
-MIN_POLYGON_IOU = 0.95  # of the decoded polygons with the exact mask, below which RLE is written
-# label ids of cityscapesscripts.helpers.labels
+MIN_POLYGON_IOU = 0.95  # of the decoded polygons with the exact mask; below it RLE is written
+# Label ids of cityscapesscripts.helpers.labels
 THING_IDS = dict(zip(CLASSES, (24, 25, 26, 27, 28, 31, 32, 33), strict=True))
 STUFF_NAMES = {
     ROAD: "road",
@@ -28,20 +32,31 @@ STUFF_NAMES = {
 
 
 def _write_picture(path, array, *options):
-    """Encodes an (H, W) or RGB (H, W, 3) array by the path's suffix. imwrite would not say why it failed."""
+    """Encode an (H, W) or RGB (H, W, 3) array by the path's suffix. imwrite would not say why it failed."""
     if array.ndim == 3:
         array = array[:, :, ::-1]
     with named_errors(path):
         path.write_bytes(cv2.imencode(path.suffix, array, options)[1].tobytes())
 
 
-def write_image(scene, folder, index):
-    """Writes the scene's picture alone, as JPEG."""
+def write_image(scene: Scene, folder: Path, index: int) -> None:
+    """Write the image alone, as JPEG.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     _write_picture(folder / f"{index:06d}.jpg", scene.image, cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
 
 
-def write_coco_image(scene, folder, index):
-    """Writes the picture and returns its annotations, a list of dict without the ids that need the whole set."""
+def write_coco_image(scene: Scene, folder: Path, index: int) -> list[dict[str, Any]]:
+    """Write the image, as JPEG.
+
+    Returns:
+        Its annotations in COCO's format, without ``id`` and ``image_id``: :func:`coco_dataset` adds them.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     write_image(scene, folder, index)
     records = []
     for thing in scene.instances:
@@ -59,7 +74,7 @@ def write_coco_image(scene, folder, index):
 
 
 def _segmentation(mask, rle):
-    """Polygons if they decode to the mask, else the mask's RLE as JSON holds it."""
+    """The mask as polygons if they decode to it, else as RLE in COCO's JSON form."""
     polygons = mask_polygons(mask)
     decoded = mask_util.merge(mask_util.frPyObjects(polygons, *mask.shape))
     if mask_util.iou([decoded], [rle], [0])[0, 0] >= MIN_POLYGON_IOU:
@@ -67,17 +82,17 @@ def _segmentation(mask, rle):
     return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
 
 
-def mask_polygons(mask):
-    """The outer borders of a mask along the edges of its pixels, so that pycocotools gives it back (without holes).
+def mask_polygons(mask: np.ndarray) -> list[list[int]]:
+    """The outer borders of a mask along pixel edges, so that pycocotools decodes them to the mask without its holes.
 
-    OpenCV follows the centres of the border pixels, which as a polygon would be half a pixel too thin all around. In an
-    image of twice the size, rounding those centres away from the inside gives the pixel edges instead.
+    OpenCV follows the centres of the border pixels, and such a polygon is half a pixel too thin on every side. In an
+    image of twice the size, rounding the centres outwards gives the pixel edges.
 
     Args:
         mask: (H, W) bool.
 
     Returns:
-        list: one [x0, y0, x1, y1, ...] a connected part, in COCO's coordinates (the top left pixel covers 0 to 1).
+        [x0, y0, x1, y1, ...] for each connected part, in COCO's coordinates (the top left pixel covers 0 to 1).
     """
     double = np.kron(mask, np.ones((2, 2), np.uint8))
     polygons = []
@@ -90,10 +105,14 @@ def mask_polygons(mask):
     return polygons
 
 
-def coco_dataset(records, size):
-    """Joins the annotations of all images, in their order, into one COCO dictionary.
+def coco_dataset(records: Sequence[Sequence[dict[str, Any]]], size: Sequence[int]) -> dict[str, Any]:
+    """Join the annotations of all images into the content of one COCO file.
 
-    Ids count from 1: pycocotools takes an annotation of id 0 for no match.
+    Ids start at 1: pycocotools takes annotation id 0 for "no match".
+
+    Args:
+        records: results of :func:`write_coco_image` in the order of the images.
+        size: (height, width) of the images in pixels.
     """
     images = [
         {"id": i + 1, "file_name": f"{i:06d}.jpg", "height": size[0], "width": size[1]} for i in range(len(records))
@@ -108,13 +127,23 @@ def coco_dataset(records, size):
     }
 
 
-def write_cityscapes(scene, folder, index, split):
-    """Writes the picture and its three ground-truth files below the folder.
+def write_cityscapes(scene: Scene, folder: Path, index: int, split: str) -> None:
+    """Write the image and its three ground-truth files below the folder.
 
-    Instance ids are label id * 1000 + a count within the class; stuff keeps its label id. As in Cityscapes itself, a
+    Instance ids are label id * 1000 + a count within the class; stuff has its label id. As in Cityscapes itself, a
     polygon is the whole silhouette without holes, and later polygons cover earlier ones.
+
+    Args:
+        scene: what to write.
+        folder: has the folders of the split's city.
+        index: number of the scene in the split, part of the file names.
+        split: "train" or "val".
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
-    ids, seen = scene.stuff.astype(np.uint16), dict.fromkeys(CLASSES, 0)
+    ids = scene.stuff.astype(np.uint16)
+    seen = dict.fromkeys(CLASSES, 0)
     objects = _stuff_objects(scene.stuff)
     for thing in scene.instances:
         name = CLASSES[thing.category]
@@ -134,14 +163,14 @@ def write_cityscapes(scene, folder, index, split):
 
 
 def _stuff_objects(stuff):
-    """Polygons of the backdrop, each larger one before those that lie in it: later ones are drawn over earlier ones."""
+    """Polygons of the backdrop, the largest first: later ones are drawn over earlier ones."""
     found = [(label, line) for label in np.unique(stuff).tolist() for line in _outlines(stuff == label)]
     found.sort(key=lambda item: -cv2.contourArea(np.array(item[1], np.int32)))
     return [{"label": STUFF_NAMES[label], "polygon": line} for label, line in found]
 
 
 def _outlines(mask):
-    """Outer borders through the centres of the border pixels: Cityscapes' integer polygons include their border."""
+    """Outer borders through the centres of border pixels: Cityscapes' integer polygons include their border."""
     contours = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     lines = [contour[:, 0].tolist() for contour in contours]
-    return [line + line[-1:] * (3 - len(line)) for line in lines]  # one or two pixels still need three corners
+    return [line + line[-1:] * (3 - len(line)) for line in lines]  # one or two pixels need three corners too

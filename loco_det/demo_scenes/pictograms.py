@@ -1,16 +1,20 @@
-"""Eight road users as stylised silhouettes: lists of polygons, so that mirroring, turning and scaling are one matrix.
+"""Eight road users as stylised silhouettes: lists of polygons, so that one matrix mirrors, rotates and scales them.
 
-A pictogram is a list of ``(role, polygon)`` in painting order; polygon is (N, 2) float, x to the right, y down, about
-one unit high and centred on the origin; every vehicle looks to the right. Proportions are jittered by the generator it
-is given, so that no two cars are the same. Roles choose the colour later; ``HOLE`` erases what is below.
+A pictogram is a list of ``(role, polygon)`` in painting order. A polygon is (N, 2) float, with x to the right and y
+down. The whole is about one unit high and centred on the origin, and every vehicle faces right. The proportions are
+random, so that no two cars are the same. The role decides the colour; ``HOLE`` erases what is below.
+
+Every function takes the random generator and ``thin``, the least width of a thin part, in units of the pictogram.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 
 HOLE, BODY, DARK, GLASS, TRIM, SKIN = range(6)
 NUM_ROLES = 6
+Pictogram = list[tuple[int, np.ndarray]]
 
 
 def _box(x0, y0, x1, y1):
@@ -23,7 +27,7 @@ def _disc(x, y, r, n=20):
 
 
 def _bar(p, q, width):
-    """A straight bar from p to q, a little longer than the distance so that joints of several bars close."""
+    """A straight bar from p to q, a little longer than the distance, so that joined bars leave no gap."""
     p, q = np.array(p, float), np.array(q, float)
     along = (q - p) / max(np.linalg.norm(q - p), 1e-6) * width / 2
     across = np.array([-along[1], along[0]])
@@ -43,7 +47,7 @@ def _wheels(xs, y, r):
     return [part for x in xs for part in ((DARK, _disc(x, y, r)), (TRIM, _disc(x, y, r * 0.45, 12)))]
 
 
-def person(rng, thin):
+def person(rng: np.random.Generator, thin: float) -> Pictogram:
     stride, spread, wide = rng.uniform(0.02, 0.16), rng.uniform(0.03, 0.2), rng.uniform(0.85, 1.2)
     limb = max(0.08, thin)
     parts = []
@@ -59,7 +63,7 @@ def person(rng, thin):
     return parts + [(DARK, _disc(0, -0.43, 0.085)[10:])] * int(rng.random() < 0.6)  # hair: the upper half disc
 
 
-def rider(rng, thin):
+def rider(rng: np.random.Generator, thin: float) -> Pictogram:
     tube, limb, r = max(0.045, thin), max(0.08, thin), rng.uniform(0.18, 0.21)
     hip, shoulder = (-0.14, -0.05), (rng.uniform(0.0, 0.12), -0.28)
     rear, front, pedal, head = (-0.3, 0.28), (0.3, 0.28), (-0.02, 0.28), (0.23, 0.0)
@@ -72,7 +76,7 @@ def rider(rng, thin):
     return parts + [(DARK, _disc(shoulder[0] + 0.06, -0.42, 0.1)[10:])]  # helmet
 
 
-def car(rng, thin):
+def car(rng: np.random.Generator, thin: float) -> Pictogram:
     roof, back, front = rng.uniform(-0.36, -0.28), rng.uniform(-0.9, -0.6), rng.uniform(0.4, 0.6)
     rear_top, front_top = back + rng.uniform(0.1, 0.3), front - rng.uniform(0.2, 0.35)
     body = [(-0.95, 0.02), (back, -0.06), (front, -0.06), (0.88, 0.0), (0.97, 0.1), (0.95, 0.28), (-0.95, 0.28)]
@@ -86,7 +90,7 @@ def car(rng, thin):
     return parts + _wheels((-0.56, 0.58), 0.27, rng.uniform(0.16, 0.19))
 
 
-def truck(rng, thin):
+def truck(rng: np.random.Generator, thin: float) -> Pictogram:
     top, cab_top, split = rng.uniform(-0.56, -0.42), rng.uniform(-0.36, -0.2), rng.uniform(0.3, 0.42)
     nose = rng.uniform(0.0, 0.2)  # 0: a flat front; else a bonnet
     cab = [(split + 0.07, cab_top), (0.85 - nose, cab_top), (0.94 - nose, 0.0), (0.98, 0.02), (0.98, 0.27)]
@@ -97,7 +101,7 @@ def truck(rng, thin):
     return parts + _wheels((-0.76, rng.uniform(-0.46, -0.36), 0.68), 0.31, rng.uniform(0.14, 0.17))
 
 
-def bus(rng, thin):
+def bus(rng: np.random.Generator, thin: float) -> Pictogram:
     half, top, cut = rng.uniform(0.9, 1.1), rng.uniform(-0.5, -0.4), rng.uniform(0.04, 0.12)
     hull = [(-half + cut, top), (half - cut, top), (half, top + cut), (half, 0.28), (-half, 0.28), (-half, top + cut)]
     parts = [(BODY, np.array(hull)), (TRIM, _box(-half, 0.06, half, rng.uniform(0.1, 0.16)))]
@@ -110,7 +114,7 @@ def bus(rng, thin):
     return parts + _wheels((-half * 0.6, half * 0.5), 0.27, rng.uniform(0.14, 0.17))
 
 
-def train(rng, thin):
+def train(rng: np.random.Generator, thin: float) -> Pictogram:
     tail, nose, top = -rng.uniform(1.3, 1.7), rng.uniform(0.3, 0.6), rng.uniform(-0.4, -0.32)
     parts = _bars(DARK, [(-0.75, top), (-0.6, top - 0.15), (-0.45, top)], max(0.04, thin))  # the pantograph
     parts += [(DARK, _box(tail + 0.05, 0.2, 1.45, 0.3)), (DARK, _box(-0.08, top + 0.06, 0.08, 0.22))]
@@ -127,7 +131,7 @@ def train(rng, thin):
     ]
 
 
-def motorcycle(rng, thin):
+def motorcycle(rng: np.random.Generator, thin: float) -> Pictogram:
     r, tube = rng.uniform(0.22, 0.26), max(0.06, thin)
     rear, front, bars = (-0.5, 0.2), (0.5, 0.2), (0.27, -0.28)
     tyre = max(0.09, thin)
@@ -143,7 +147,7 @@ def motorcycle(rng, thin):
     return parts + [(TRIM, _disc(0.37, -0.17, 0.075, 12))]
 
 
-def bicycle(rng, thin):
+def bicycle(rng: np.random.Generator, thin: float) -> Pictogram:
     r, tube, tyre = rng.uniform(0.27, 0.31), max(0.05, thin), max(0.055, thin)
     rear, front, pedal, seat, head = (-0.45, 0.2), (0.45, 0.2), (-0.03, 0.22), (-0.17, -0.16), (0.28, -0.2)
     parts = _ring(*rear, r, tyre) + _ring(*front, r, tyre)
@@ -157,5 +161,8 @@ def bicycle(rng, thin):
     return parts + [(TRIM, _disc(*pedal, max(0.06, thin), 10))]
 
 
-# The eight "thing" classes of Cityscapes in its own order, so that one class list serves every layout.
-PICTOGRAMS = {draw.__name__: draw for draw in (person, rider, car, truck, bus, train, motorcycle, bicycle)}
+# The eight "thing" classes of Cityscapes in its order, so that one class list serves every layout
+PICTOGRAMS: dict[str, Callable[[np.random.Generator, float], Pictogram]] = {
+    draw.__name__: draw for draw in (person, rider, car, truck, bus, train, motorcycle, bicycle)
+}
+CLASSES = tuple(PICTOGRAMS)

@@ -1,73 +1,77 @@
-"""Writes generated scenes in the three layouts that the project reads: image folder, COCO and Cityscapes.
+"""Generated scenes as files, in the three layouts that the project reads: image folder, COCO and Cityscapes.
 
-    ROOT/demo.json                                        what was asked for: the arguments and the generator's version
+    ROOT/demo.json                                        the arguments and the version of the generator
     ROOT/unlabeled/000000.jpg ...                         for pretraining
     ROOT/coco/{train,val}/000000.jpg ...
     ROOT/coco/annotations/instances_{train,val}.json
     ROOT/cityscapes/leftImg8bit/{train,val}/CITY/CITY_000000_000000_leftImg8bit.png
     ROOT/cityscapes/gtFine/{train,val}/CITY/CITY_000000_000000_gtFine_{instanceIds,labelIds}.png, _polygons.json
 
-CITY is "demotrain" or "demoval". All five streams of scenes are different. The COCO annotations hold polygons, and RLE
-where polygons cannot say it (the holes of a bicycle's wheels), so Detectron2 needs INPUT.MASK_FORMAT "bitmask".
+CITY is "demotrain" or "demoval". No two of the five streams share a scene. The COCO masks are polygons, or RLE where
+polygons are not enough (the holes of a bicycle's wheels), so Detectron2 needs INPUT.MASK_FORMAT "bitmask".
 
-The bytes depend on the arguments only, not on the number of processes; other versions of numpy or OpenCV, or another
-kind of processor, may round differently in places.
+The bytes depend on the arguments only, not on the number of processes. Other versions of numpy or OpenCV, or another
+kind of processor, may round differently.
 """
 
 import glob
 import json
-import multiprocessing
 import operator
 import os
 import shutil
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from pretrain.files.atomic import write_json, write_whole
-from pretrain.processes.lifetime import end_with_parent, is_running
+from pretrain.processes.lifetime import is_running
 from pretrain.processes.signals import leave_on
 
 from .layouts import coco_dataset, write_cityscapes, write_coco_image, write_image
-from .scenes import CLASSES, draw_scene
+from .pictograms import CLASSES
+from .scenes import draw_scene
+from .workers import ENDING, parallel_map
 
 LAYOUTS = ("unlabeled", "coco", "cityscapes")
 VERSION = 1  # of the generator: raise it when the same arguments would give other bytes
 MANIFEST = "demo.json"
-ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def make_demo_data(
-    root, seed=0, num_unlabeled=1000, num_train=200, num_val=100, size=(160, 192), workers=None, layouts=LAYOUTS
-):
-    """Writes the demo data to ``root``, all of it or nothing: it is built beside and renamed at the end.
+    root: str | os.PathLike[str],
+    seed: int = 0,
+    num_unlabeled: int = 1000,
+    num_train: int = 200,
+    num_val: int = 100,
+    size: Sequence[int] = (160, 192),
+    workers: int | None = None,
+    layouts: Sequence[str] = LAYOUTS,
+) -> bool:
+    """Write the demo data to ``root``, all or nothing: it is built in a folder beside it, which is renamed at the end.
 
-    SIGTERM and SIGHUP leave nothing behind. What a killed call has left is removed by the next one.
+    SIGTERM and SIGHUP leave nothing behind. Leftovers of a killed call are removed by the next one.
 
     Args:
-        root: folder to create; its parents too.
-        seed: non-negative int.
+        root: folder to create, with its parents.
+        seed: not negative.
         num_unlabeled: images in the unlabeled folder.
-        num_train: training images of the COCO layout, and as many other ones of the Cityscapes layout.
+        num_train: training images of the COCO layout, and as many different ones of the Cityscapes layout.
         num_val: the same for validation.
         size: (height, width) of the images in pixels, 64 to 2048 each.
-        workers: processes; None for one a processor core. With more than one, a script that calls this needs the usual
-            ``if __name__ == "__main__":`` guard.
-        layouts: some of ``LAYOUTS``.
+        workers: processes; None for one per processor core. With more than one, a script that calls this needs the
+            usual ``if __name__ == "__main__":`` guard.
+        layouts: which of ``LAYOUTS`` to write.
 
     Returns:
-        bool: True if the data was written, False if ``root`` already holds just this data.
+        True if the data was written, False if ``root`` already holds exactly this data.
 
     Raises:
         ValueError: if an argument is out of range or ``root`` holds anything else.
         OSError: if writing fails.
-        Terminated: on SIGTERM and SIGHUP, if they are not ignored; a SystemExit.
+        Terminated: on SIGTERM and SIGHUP unless they are ignored; a SystemExit.
     """
     root = Path(root).resolve()
     asked = _check(seed, num_unlabeled, num_train, num_val, size, layouts)
@@ -85,17 +89,17 @@ def _build(root, asked, workers):
     building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
         building.mkdir()
-        with _pool(workers) as run:
+        with parallel_map(workers) as run:
             for layout in asked["layouts"]:
                 _write_layout(layout, building, asked, run)
         write_json(building / MANIFEST, asked, indent=1)
-        os.replace(building, root)  # also replaces an empty folder
+        os.replace(building, root)  # replaces an empty folder too
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def _remove_leftovers(root):
-    """Remove what processes were building beside ``root`` that are no longer there."""
+    """Remove the folders that processes were building beside ``root`` when they were killed."""
     for path in root.parent.glob(f".{glob.escape(root.name)}.*.tmp"):
         pid = path.name.removeprefix(f".{root.name}.").removesuffix(".tmp")
         if pid.isdigit() and (int(pid) == os.getpid() or not is_running(int(pid))):
@@ -114,7 +118,7 @@ def _integer(name, value, low, high=None):
 
 
 def _check(seed, num_unlabeled, num_train, num_val, size, layouts):
-    """Returns the arguments as the manifest keeps them; raises ValueError on the first that is wrong."""
+    """The arguments as the manifest keeps them; ValueError for the first one that is wrong."""
     unknown = [name for name in layouts if name not in LAYOUTS]
     if unknown or not layouts or isinstance(layouts, str):
         raise ValueError(f"layouts must be some of {', '.join(LAYOUTS)}, not {unknown or layouts!r}")
@@ -134,7 +138,7 @@ def _check(seed, num_unlabeled, num_train, num_val, size, layouts):
 
 
 def _already_there(root, asked):
-    """True if root holds this very data, False if it is free; ValueError if it holds something else."""
+    """True if root holds exactly this data, False if it is free; ValueError if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     advice = "remove it or choose another folder"
@@ -171,46 +175,9 @@ def _write_layout(layout, root, asked, run):
 
 
 def _scenes(write, folder, stream, count, asked, run):
-    """Calls ``write(scene, folder, index)`` for every scene of a stream; returns the results in order."""
+    """Call ``write(scene, folder, index)`` for each scene of a stream; the results, in order."""
     job = partial(_one_scene, write, folder, asked["seed"], stream, tuple(asked["size"]))
     return list(tqdm(run(job, range(count)), total=count, desc=f"demo scenes, {stream}", unit="scene", disable=None))
-
-
-@contextmanager
-def _pool(workers):
-    """Gives a ``map`` that works in as many processes, or in this one if there is to be only one.
-
-    The processes are spawned: forked ones hang if this process has already used OpenCV's threads.
-    """
-    if workers == 1:
-        yield map
-        return
-    with _blocked():
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
-
-    def run(job, items):
-        with _blocked():
-            return pool.map(job, items, chunksize=4)
-
-    try:
-        yield run
-    finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C what has not begun is dropped
-
-
-@contextmanager
-def _blocked():
-    """For starting processes: the signals that end this one, which stops them, are blocked there from the beginning."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _start_worker():
-    end_with_parent()
-    cv2.setNumThreads(1)
 
 
 def _one_scene(write, folder, seed, stream, size, index):

@@ -1,9 +1,11 @@
-"""What tools/check_dataset.py does: find the data sets, check them, draw a page of samples, write a report."""
+"""The work of tools/check_dataset.py: find the data sets, check them, draw a page of samples, write a report."""
 
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
@@ -15,32 +17,43 @@ from pretrain.files.images import UNREADABLE, read_image
 
 from ..data.checks.cityscapes import check_cityscapes
 from ..data.checks.coco import check_coco
+from ..data.checks.findings import Report
 from ..data.checks.image_files import is_inside
 from ..data.cityscapes import list_files, read_one
 from ..data.coco_loader import use_own_reader
 from ..data.low_shot import register_low_shot
-from .visualize import draw_half, objects_of_record, pick_records
+from .drawing import draw_half, objects_of_record
+from .visualize import pick_records
 
-PICTURES, COLUMNS, TILE = 12, 4, 480  # images a data set, in so many columns of that width in pixels
+PICTURES, COLUMNS, TILE = 12, 4, 480  # images per data set, columns of the page, width of a column in pixels
+Checked = tuple[Report, list[dict[str, Any]]]  # a report, and Detectron2's dataset dicts of a few images to draw
 
 
-def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=False, masks=True, allow_outside=False):
+def check_all(
+    names: Iterable[str] = (),
+    json_file: str | None = None,
+    images: str | None = None,
+    cityscapes: str | None = None,
+    decode: bool = False,
+    masks: bool = True,
+    allow_outside: bool = False,
+) -> list[Checked]:
     """Check data sets in full.
 
     Args:
-        names: registered data sets: of COCO annotations, low-shot ones too, or of Cityscapes.
-        json_file, images: COCO annotations and their folder of images.
-        cityscapes: a folder with leftImg8bit and gtFine; the splits train and val are checked, those that are there.
+        names: registered data sets with COCO annotations (low-shot sets included) or of Cityscapes.
+        json_file, images: COCO annotations and their folder of images, both or neither.
+        cityscapes: a folder with leftImg8bit and gtFine; its splits train and val are checked if they exist.
         decode: read all pixels of the images.
         masks, allow_outside: of COCO annotations, as in :func:`loco_det.data.checks.coco.check_coco`.
 
     Returns:
-        list of (Report, list of dict): with each report up to ``PICTURES`` of Detectron2's dataset dicts for a picture,
-        evenly spread over the images with objects.
+        For each data set or split its report, and up to ``PICTURES`` dataset dicts spread evenly over the images with
+        objects.
 
     Raises:
-        FileNotFoundError: if a data set is not there.
-        ValueError: if a name is not registered, or neither COCO nor Cityscapes.
+        FileNotFoundError: if a data set is missing.
+        ValueError: if a name is not registered, or is neither COCO nor Cityscapes.
     """
     register_low_shot()
     use_own_reader(masks)
@@ -53,8 +66,8 @@ def check_all(names=(), json_file=None, images=None, cityscapes=None, decode=Fal
         if not splits:
             raise FileNotFoundError(f"{cityscapes}: neither leftImg8bit/train nor leftImg8bit/val is there")
         for split in splits:
-            folders = (os.path.join(cityscapes, part, split) for part in ("leftImg8bit", "gtFine"))
-            checked.append(_check_city(*folders, f"{cityscapes} {split}", decode))
+            image_dir, gt_dir = (os.path.join(cityscapes, part, split) for part in ("leftImg8bit", "gtFine"))
+            checked.append(_check_city(image_dir, gt_dir, f"{cityscapes} {split}", decode))
     return checked
 
 
@@ -65,9 +78,9 @@ def _check_registered(name, options):
     if metadata.get("json_file") and metadata.get("image_root"):
         only = None
         if os.path.isfile(metadata.json_file):
-            try:  # a low-shot set has some of the images only
+            try:  # a low-shot set has only some of the images
                 only = {record["image_id"] for record in DatasetCatalog.get(name)}
-            except Exception:  # whatever Detectron2 stops at is found below
+            except Exception:  # the check below finds what Detectron2 stops at
                 only = None
         return _check_json(metadata.json_file, metadata.image_root, name, options, only)
     if metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("gt_dir"):
@@ -94,7 +107,7 @@ def _check_city(image_dir, gt_dir, name, decode):
     for entry in pick_records([{"files": f} for f in files], PICTURES):
         try:
             record = read_one(entry["files"])
-        except (OSError, ValueError):  # reported already
+        except (OSError, ValueError):  # the check has reported it
             continue
         for annotation in record["annotations"]:
             annotation["category_id"] = classes.index(annotation["category_id"])
@@ -103,7 +116,7 @@ def _check_city(image_dir, gt_dir, name, decode):
 
 
 def _coco_records(content, folder, classes, allow_outside):
-    """A few of the images as Detectron2's dataset dicts, with those of their annotations that can be drawn."""
+    """A few images as Detectron2's dataset dicts, with the annotations that can be drawn."""
     indices, objects = {key: i for i, key in enumerate(classes)}, {}
     for a in content["annotations"]:
         if isinstance(a, dict) and type(a.get("image_id")) is int:
@@ -128,6 +141,7 @@ def _is_file(path):
 
 
 def _drawable(annotation, indices, size):
+    """An annotation in Detectron2's format without unusable polygons; None if it cannot be drawn."""
     box, mask = annotation.get("bbox"), annotation.get("segmentation")
     try:
         if annotation["category_id"] not in indices or not all(math.isfinite(v) for v in box) or min(box[2:]) < 0:
@@ -143,8 +157,12 @@ def _drawable(annotation, indices, size):
     return {**found, "category_id": indices[annotation["category_id"]], "iscrowd": annotation.get("iscrowd", 0)}
 
 
-def draw_page(checked, path):
+def draw_page(checked: Iterable[Checked], path: str | os.PathLike[str]) -> None:
     """Draw the images of :func:`check_all` with their annotations, as Detectron2 reads them, on one PNG.
+
+    Args:
+        checked: what :func:`check_all` returns.
+        path: of the PNG, written whole or not at all.
 
     Raises:
         ValueError: if there is no image to draw.
@@ -172,7 +190,11 @@ def draw_page(checked, path):
     write_whole(path, lambda file: page.save(file, "PNG"))
 
 
-def write_report(reports, path):
-    """Write the reports as JSON, a list, whole or not at all; OSError if it cannot be written."""
+def write_report(reports: Iterable[Report], path: str | os.PathLike[str]) -> None:
+    """Write reports as a JSON list, whole or not at all.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
     text = json.dumps([report.to_dict() for report in reports], indent=1)
     write_whole(path, text + "\n")

@@ -99,7 +99,7 @@ def test_warnings_alone_are_fine_and_broken_json_is_not(run, demo, tmp_path):
     assert code == 0 and "warning: boxes without width or height: 1." in out
     path.write_text("{")
     code, out, _ = run("--json", path, "--images", demo / "coco/val")
-    assert code == 1 and "error: no COCO instance file: 1" in out
+    assert code == 1 and "error: not a COCO instance file: 1" in out
 
 
 def change(demo, tmp_path, edit):
@@ -132,7 +132,7 @@ def test_files_outside_of_the_folder(run, demo, tmp_path):
     code, _, error = run(*arguments, "--pictures", tmp_path / "p.png")
     assert code == 2 and "there is no image to draw" in error and not (tmp_path / "p.png").exists()
     code, out, _ = run(*arguments, "--pictures", tmp_path / "p.png", "--allow-outside")
-    assert code == 0 and "info: image files lie outside of the folder of images: 1." in out
+    assert code == 0 and "info: image files lie outside the folder of images: 1." in out
     assert (tmp_path / "p.png").exists()
 
 

@@ -2,25 +2,26 @@
 
 import numpy as np
 
-from .findings import MEDIUM, SMALL
+from .findings import MEDIUM, SMALL, Report
+from .objects import Objects, Shapes
 
-TOLERANCE = 1.0  # pixels that boxes and polygons may reach out of the image: rounding, which COCO's own have
-FAR = 1.0  # times the image's longer side that no object's coordinates are out of it
+TOLERANCE = 1.0  # pixels by which boxes and polygons may reach out of the image: COCO's own do, by rounding
+FAR = 1.0  # coordinates farther out of the image than this times its longer side are errors
 SLACK = 2.0, 0.05  # pixels, and share of the longer side, by which a box and its mask may differ on each side
-AREA_FACTOR = 5  # by which an area may be off its mask's; polygons that overlap, or the box's area, stay within
-THIN = 50  # times its mask that a box may be, where there is no mask to tell
+AREA_FACTOR = 5  # by which an area may differ from its mask's: less for overlapping polygons or the box's area
+THIN = 50  # how many times larger than the object's area a box may be, if there is no mask
 
 
-def check_boxes(report, objects, shapes):
-    """Check all boxes.
+def check_boxes(report: Report, objects: Objects, shapes: Shapes) -> np.ndarray:
+    """Check all boxes: by themselves, against the image and against the masks.
 
     Args:
         report: gets the findings.
-        objects: :class:`loco_det.data.checks.objects.Objects`.
-        shapes: :class:`loco_det.data.checks.masks.Shapes` of the same annotations.
+        objects: N annotations.
+        shapes: what their masks cover.
 
     Returns:
-        ndarray: (N,) bool, boxes that are in the image and in its pixels.
+        (N,) bool: boxes in pixels that overlap the image.
     """
     x, y, w, h = objects.box.T
     width, height = objects.size.T
@@ -32,7 +33,7 @@ def check_boxes(report, objects, shapes):
         reach = np.where(solid, np.max([-x, -y, x + w - width, y + h - height], 0), 0)
     far = reach > FAR * objects.size.max(1)
     cut = reach > TOLERANCE
-    corners, normalized = _corners(objects, shapes, solid, cut), _normalized(objects, solid)
+    corners, normalized = _as_corners(objects, shapes, solid, cut), _normalized(objects, solid)
     sane = solid & ~corners & ~normalized
     found = {
         "box_not_finite": ~finite,
@@ -51,17 +52,17 @@ def check_boxes(report, objects, shapes):
     return sane
 
 
-def _corners(objects, shapes, solid, cut):
-    """(N,) bool: boxes that seem to be left, top, right and bottom edges.
+def _as_corners(objects, shapes, solid, cut):
+    """(N,) bool: boxes that seem to be [x0, y0, x1, y1] instead of [x, y, width, height].
 
-    One fits its own mask only so; without masks, all boxes of the file have to make sense so, and most of them not as
-    they are.
+    With a mask: the box fits it only as corners. Without: nearly all boxes of the file are possible as corners, and
+    most of them reach out of the image as they are.
     """
     x, y, w, h = objects.box.T
     as_given, as_corners = np.stack([x, y, x + w, y + h], 1), objects.box
     with np.errstate(invalid="ignore"):
         sensible = solid & (w > x) & (h > y) & (as_corners[:, 2:] <= objects.size + TOLERANCE).all(1)
-        found = sensible & ~_fits(as_given, shapes.box) & _fits(as_corners, shapes.box)
+        found = sensible & ~_close(as_given, shapes.box) & _close(as_corners, shapes.box)
     unknown = solid & np.isnan(shapes.box).any(1)
     count = unknown.sum()
     if count and (sensible & unknown).sum() >= 0.95 * count and (cut & unknown).sum() > count / 2:
@@ -70,22 +71,23 @@ def _corners(objects, shapes, solid, cut):
 
 
 def _normalized(objects, solid):
-    """(N,) bool: boxes in a single pixel at the image's corner, if they are most of all boxes."""
+    """(N,) bool: boxes inside the image's first pixel, if most boxes are."""
     x, y, w, h = objects.box.T
     with np.errstate(invalid="ignore"):
         unit = solid & (np.max([-x, -y, x + w - 1, y + h - 1], 0) < 1e-3) & (objects.size.min(1) > 1)
     return unit if unit.sum() > solid.sum() / 2 else np.zeros_like(unit)
 
 
-def _fits(boxes, masks):
-    """(N,) bool: whether (N, 4) edges are about those of the masks; False where these are NaN."""
+def _close(boxes, masks):
+    """(N,) bool: whether (N, 4) edges of boxes are close to those of masks; False where these are NaN."""
     pixels, share = SLACK
     slack = np.maximum(pixels, share * (masks[:, 2:] - masks[:, :2]).max(1, keepdims=True))
     return (np.abs(boxes - masks) <= slack).all(1)
 
 
 def _check_fit(report, objects, shapes, sane):
-    """Boxes against the masks, both cut at the image; a box may be that of the whole object of which little is seen."""
+    """Compare boxes with masks, both clipped to the image: the box may be of the whole object, the mask of its visible
+    part."""
     x, y, w, h = objects.box.T
     limits = np.tile(objects.size, 2)
     boxes, masks = (np.clip(edges, 0, limits) for edges in (np.stack([x, y, x + w, y + h], 1), shapes.box))
@@ -93,22 +95,23 @@ def _check_fit(report, objects, shapes, sane):
     with np.errstate(invalid="ignore", divide="ignore"):
         both = np.clip(np.minimum(boxes, masks)[:, 2:] - np.maximum(boxes, masks)[:, :2], 0, None).prod(1)
         either = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (masks[:, 2:] - masks[:, :2]).prod(1) - both
-        other = judged & (both < 0.5 * either) & ~_fits(boxes, masks)
+        other = judged & (both < 0.5 * either) & ~_close(boxes, masks)
     kind = "boxes_of_others" if other.sum() > judged.sum() / 2 else "box_of_other"
     report.add_each(kind, np.flatnonzero(other), lambda i: f"{objects.where_box(i)}, its mask {_box(shapes.box[i])}")
 
 
 def _box(edges):
+    """Edges as [x, y, width, height]."""
     x0, y0, x1, y1 = edges
     return [round(float(value), 1) for value in (x0, y0, x1 - x0, y1 - y0)]
 
 
-def check_areas(report, objects, shapes, sane):
-    """Check the areas, which decide on small, medium and large in COCO's evaluation, of all but crowd regions.
+def check_areas(report: Report, objects: Objects, shapes: Shapes, sane: np.ndarray) -> None:
+    """Check the areas, by which COCO's evaluation splits objects into small, medium and large, except of crowd regions.
 
     Args:
         report, objects, shapes: as in :func:`check_boxes`.
-        sane: what that returned.
+        sane: (N,) bool, what that returned.
     """
     area, known = objects.area, ~np.isnan(shapes.area)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -118,7 +121,7 @@ def check_areas(report, objects, shapes, sane):
         limits = (SMALL, MEDIUM)
         moved = ((area < low) | (area > high)) & (np.digitize(area, limits) != np.digitize(wanted, limits))
         impossible = ~np.isfinite(area) | (area < 0) | (area > (objects.size + 2 * TOLERANCE).prod(1))
-        # the odd pixel is rounding; a fifth is more than drawing a polygon on pixels changes
+        # A few pixels are rounding, and drawing a polygon on pixels changes less than a fifth
         off = known & ~(np.abs(area - shapes.area) <= np.maximum(0.2 * shapes.area, 20))
     wrong = (impossible | moved) & ~objects.crowd
 

@@ -15,18 +15,20 @@ NEEDED = ("instanceIds.png", "polygons.json")  # read for evaluation and for tra
 TOLERANCE = 1.0  # pixels
 
 
-def check_cityscapes(image_dir, gt_dir, name=None, full=True, decode=False):
+def check_cityscapes(
+    image_dir: str, gt_dir: str, name: str | None = None, full: bool = True, decode: bool = False
+) -> Report:
     """Check a split of Cityscapes in its own layout.
 
     Args:
         image_dir, gt_dir: folders such as leftImg8bit/train and gtFine/train, with a folder for each city.
-        name: of the data set, for messages.
-        full: also read the polygons and open the images; without it only the names of the files are compared.
-        decode: with ``full``, read all pixels of the images and not their headers only.
+        name: of the data set, for messages; ``image_dir`` by default.
+        full: also read the polygons and open the images; otherwise only the names of the files are compared.
+        decode: with ``full``, read all pixels of the images and not only their headers.
 
     Returns:
-        Report: categories by Cityscapes' label ids; the areas in its table are those of whole polygons, before they are
-        cut against each other.
+        The report, with Cityscapes' label ids as category ids. The areas in its table are those of whole polygons,
+        before occlusion.
 
     Raises:
         FileNotFoundError: if a folder is missing.
@@ -51,7 +53,7 @@ def check_cityscapes(image_dir, gt_dir, name=None, full=True, decode=False):
 
 
 def _tree(folder):
-    """Entries of the folders in a folder, as city/name, and the loose files beside them."""
+    """The entries of the city folders as city/name, and the files beside these folders."""
     names, loose = [], []
     for city in sorted(os.listdir(folder)):
         path = os.path.join(folder, city)
@@ -63,7 +65,7 @@ def _tree(folder):
 
 
 def _check_names(report, image_dir, gt_dir):
-    """The images as city/city_000000_000000."""
+    """Compare the names of the files; the images as city/city_000000_000000."""
     images, loose = _tree(image_dir)
     for entry in [*loose, *(i for i in images if not i.endswith(IMAGE))]:
         report.add("file_name", os.path.join(image_dir, entry))
@@ -80,7 +82,7 @@ def _check_names(report, image_dir, gt_dir):
 
 
 def _check_polygons(report, stems, gt_dir):
-    """Read all polygons; returns {stem: (width, height)}."""
+    """Read all polygons; {stem: (width, height)} in pixels."""
     sizes, objects, crowds = {}, [], Counter()
     for stem in tqdm(stems, "polygons", unit="file", disable=None, leave=False):
         path = os.path.join(gt_dir, f"{stem}{TRUTH}{NEEDED[1]}")
@@ -107,7 +109,7 @@ def _check_polygons(report, stems, gt_dir):
 
 
 def _check_object(report, entry, size, path):
-    """(label id, area in square pixels, whether it is a group) of an object that is trained on, else None."""
+    """(label id, area in square pixels, whether it is a group) of an object of a class, None for anything else."""
     from cityscapesscripts.helpers.labels import name2label
 
     name, outline = entry["label"], np.array(entry["polygon"], float).reshape(-1, 2)
@@ -116,7 +118,7 @@ def _check_object(report, entry, size, path):
     if label is None:
         report.add("label_unknown", f"{path}: {name}")
         return None
-    if label.id < 0:  # Detectron2 skips them unread
+    if label.id < 0:  # Detectron2 skips these without reading them
         return None
     where = f"{path}: {name}"
     if len(outline) < 3:

@@ -1,34 +1,45 @@
-"""Checks of COCO instance annotations: everything that is wrong at once, not only the first."""
+"""Checks of COCO instance annotations: all errors at once, not only the first."""
 
 import os
 from collections import Counter
+from collections.abc import Collection
+from typing import Any
 
 from ..coco_files import read_coco, without_collector
 from .boxes import check_areas, check_boxes
 from .fields import FIELDS, whole_entries
 from .findings import Report, fill_table
 from .image_files import check_files, check_images
-from .masks import Shapes, check_masks
-from .objects import Objects
+from .masks import check_masks
+from .objects import Objects, Shapes
 
 
 @without_collector()
-def check_coco(path, images, name=None, full=True, decode=False, only=None, masks=True, allow_outside=False):
+def check_coco(
+    path: str,
+    images: str,
+    name: str | None = None,
+    full: bool = True,
+    decode: bool = False,
+    only: Collection[int] | None = None,
+    masks: bool = True,
+    allow_outside: bool = False,
+) -> tuple[Report, dict[str, Any] | None]:
     """Check a COCO instance file and the images that it names.
 
     Args:
         path: the JSON file.
-        images: folder that the file names in it start from.
+        images: folder that its file names are relative to.
         name: of the data set, for messages; the path by default.
-        full: also open the images, follow their links, and count the objects; what stops training or evaluation in the
-            annotations is found without it, too.
-        decode: with ``full``, read all pixels of the images and not their headers only.
-        only: ids of the images that are looked at; None for all of them.
-        masks: whether masks are trained on and evaluated; without, segmentations are not looked at.
+        full: also open the images, follow their links, and count the objects. Annotations that stop training or
+            evaluation are found without it too.
+        decode: with ``full``, read all pixels of the images and not only their headers.
+        only: ids of the images to check; None for all of them.
+        masks: whether masks are trained on and evaluated; if not, segmentations are ignored.
         allow_outside: whether file names may lead out of the folder.
 
     Returns:
-        tuple: the ``Report``; and the parsed content, None if it cannot be parsed or without ``full``.
+        The report, and the parsed content: None without ``full``, or if it cannot be parsed.
 
     Raises:
         FileNotFoundError: if the file or the folder is missing.
@@ -67,14 +78,14 @@ def check_coco(path, images, name=None, full=True, decode=False, only=None, mask
 
 
 def _listed(content):
-    """Ids of all images and categories as text, of entries with faults too: what refers to them is not unknown."""
+    """The ids of all images and categories as text, also of faulty entries: references to them are not unknown."""
     return {
         part: {str(entry.get("id")).removesuffix(".0") for entry in content[part] if isinstance(entry, dict)}
         for part in ("images", "categories")
     }
 
 
-def _twice(report, kind, values, text="{}"):
+def _add_duplicates(report, kind, values, text="{}"):
     if len(set(values)) < len(values):
         for value, count in Counter(values).items():
             if count > 1:
@@ -83,8 +94,8 @@ def _twice(report, kind, values, text="{}"):
 
 def _check_categories(report, categories):
     """Fill ``report.classes``."""
-    _twice(report, "category_id_twice", [c["id"] for c in categories], "category {}")
-    _twice(report, "category_name_twice", [c["name"] for c in categories])
+    _add_duplicates(report, "category_id_twice", [c["id"] for c in categories], "category {}")
+    _add_duplicates(report, "category_name_twice", [c["name"] for c in categories])
     report.classes = {c["id"]: c["name"] for c in sorted(categories, key=lambda c: c["id"])}
     ids = list(report.classes)
     if ids and ids != list(range(1, len(ids) + 1)):
@@ -92,15 +103,15 @@ def _check_categories(report, categories):
 
 
 def _check_image_entries(report, images):
-    """Returns {id: entry}, the last one of an id, which is the one that pycocotools keeps."""
-    _twice(report, "image_id_twice", [image["id"] for image in images], "image {}")
-    _twice(report, "file_name_twice", [image["file_name"] for image in images])
+    """The entries by id; of duplicates the last one, as in pycocotools."""
+    _add_duplicates(report, "image_id_twice", [image["id"] for image in images], "image {}")
+    _add_duplicates(report, "file_name_twice", [image["file_name"] for image in images])
     return {image["id"]: image for image in images}
 
 
 def _check_links(report, annotations, known, listed):
-    """Ids of the annotations and what they point to; returns those whose image and category are known."""
-    _twice(report, "annotation_id_twice", [a["id"] for a in annotations], "annotation {}")
+    """Check the annotations' ids and references; the annotations whose image and category are known."""
+    _add_duplicates(report, "annotation_id_twice", [a["id"] for a in annotations], "annotation {}")
     good = []
     for a in annotations:
         if a["id"] == 0:

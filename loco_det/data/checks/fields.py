@@ -1,24 +1,28 @@
-"""Types and ranges of the single fields of COCO entries, a column at a time so that the loops are not Python's."""
+"""Types and ranges of the fields of COCO entries, checked a column at a time so that the loops run in C."""
 
 import operator
 from array import array
 from itertools import chain
+from typing import Any
 
-FIELDS = {  # what pycocotools and Detectron2 read of each entry
+from .findings import Report
+
+FIELDS = {  # what pycocotools and Detectron2 read from each entry
     "images": ("id", "file_name", "height", "width"),
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
 }
 
 
-def whole_entries(report, part, entries, masks=True):
-    """The entries that have all fields, of types that the other checks can rely on; the others are reported.
+def whole_entries(report: Report, part: str, entries: list[Any], masks: bool = True) -> list[dict[str, Any]]:
+    """The entries that have all fields with valid types, on which the other checks rely; the others are reported.
 
     Args:
         report: gets ``field_missing`` and ``wrong_type``.
         part: "images", "categories" or "annotations".
-        entries: list of parsed JSON values.
-        masks: whether the segmentation of annotations counts. It may be missing: that is for another check to say.
+        entries: parsed JSON values of any type.
+        masks: whether the segmentations of annotations are checked. A missing one is reported by
+            :func:`loco_det.data.checks.masks.check_masks`.
     """
     fields = FIELDS[part]
     masks = masks and part == "annotations"
@@ -35,7 +39,7 @@ def whole_entries(report, part, entries, masks=True):
         elif _all_whole([entry], fields, masks):
             good.append(entry)
         else:
-            wrong = next((f for f in fields if not _fits(f, [entry[f]])), "segmentation")
+            wrong = next((f for f in fields if not _are_valid(f, [entry[f]])), "segmentation")
             value = repr(entry[wrong])[:60]
             wanted = _WANTED[wrong][1]
             report.add("wrong_type", f"{part}: {wrong} {value} of the entry with id {entry['id']} must be {wanted}")
@@ -47,13 +51,13 @@ def _all_whole(entries, fields, masks):
         return True
     try:
         columns = zip(*map(operator.itemgetter(*fields), entries), strict=True)
-        whole = all(_fits(field, column) for field, column in zip(fields, columns, strict=True))
+        whole = all(_are_valid(field, column) for field, column in zip(fields, columns, strict=True))
         return whole and (not masks or _are_masks([entry.get("segmentation") for entry in entries]))
     except (KeyError, TypeError, IndexError):
         return False
 
 
-def _fits(field, values):
+def _are_valid(field, values):
     return _WANTED[field][0](values)
 
 
@@ -62,7 +66,7 @@ def _types(values, *allowed):
 
 
 def _are_ids(values):
-    """Whole numbers that numpy can hold: pycocotools sorts them with it."""
+    """Integers of 64 bits: pycocotools sorts them with numpy."""
     return _types(values, int) and -(2**63) <= min(values) and max(values) < 2**63
 
 
@@ -71,7 +75,7 @@ def _are_sizes(values):
 
 
 def _are_numbers(values):
-    """Numbers that a float can hold; NaN and infinities are for another check."""
+    """Numbers that a float can hold; NaN and infinity are left to the checks of boxes and areas."""
     try:
         array("d", values)
     except (TypeError, OverflowError):
@@ -84,7 +88,7 @@ def _are_boxes(values):
 
 
 def _are_masks(values):
-    """Lists of lists, run-length codes, or None."""
+    """Lists of lists, RLE masks, or None."""
     listed = [value for value in values if type(value) is list]
     coded = [value for value in values if type(value) is dict]
     return (
@@ -103,7 +107,7 @@ def _are_texts(values):
 
 
 def _are_names(values):
-    """Text that can be written: half a surrogate pair cannot. File names may have one, for a byte that is no UTF-8."""
+    """Text without lone surrogates, which cannot be encoded. In file names they stand for bytes that are not UTF-8."""
     if not _are_texts(values):
         return False
     try:

@@ -1,32 +1,38 @@
-"""Checks of image files: are they there, of the size that the annotations say, and readable."""
+"""Checks of image files: whether they exist, are readable, and have the size that the annotations give."""
 
 import functools
 import os
 import unicodedata
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
 from pretrain.files.images import UNREADABLE, image_info, read_image
 
+from .findings import Report
 
-def check_files(report, folder, names, allow_outside=False, links=False):
+
+def check_files(
+    report: Report, folder: str, names: Iterable[str], allow_outside: bool = False, links: bool = False
+) -> list[str]:
     """Check that every name is a file below the folder.
 
-    Each folder is listed once: a question for every file takes minutes on network drives.
+    Each folder is listed once: one system call per file would take minutes on network drives.
 
     Args:
-        report: gets ``image_missing``, with the file that is meant where one differs in case or in the form of its
-            letters only; ``image_outside``; and ``image_elsewhere``.
-        folder: that the names start from.
-        names: list of str.
+        report: gets ``image_missing``, with the file that is meant if the names differ only in case or Unicode form;
+            ``image_outside``; and ``image_elsewhere``.
+        folder: that the names are relative to.
+        names: of image files, as in the annotations.
         allow_outside: whether names may lead out of the folder.
         links: report symbolic links that lead out of the folder.
 
     Returns:
-        list of str: the names of files that are there and allowed.
+        The names of the files that exist and are allowed.
     """
-    listed, good, root = {}, [], os.path.realpath(folder)
+    listed: dict[str, _Folder] = {}
+    good, root = [], os.path.realpath(folder)
     for name in names:
         path = os.path.join(folder, name)
         outside = not is_inside(folder, name)
@@ -37,8 +43,7 @@ def check_files(report, folder, names, allow_outside=False, links=False):
         if parent not in listed:
             listed[parent] = _Folder(parent)
         if base not in listed[parent].files:
-            hint = functools.partial(_why_missing, listed[parent], folder, name)
-            report.add("image_missing", lambda path=path, hint=hint: f"{path}{hint()}")
+            report.add("image_missing", functools.partial(_missing, listed[parent], folder, name))
             continue
         good.append(name)
         target = listed[parent].target(base) if links or outside else path
@@ -47,8 +52,8 @@ def check_files(report, folder, names, allow_outside=False, links=False):
     return good
 
 
-def is_inside(folder, name):
-    """Whether a file name of an annotation file stays in the folder of images: one with ".." or an absolute one may."""
+def is_inside(folder: str, name: str) -> bool:
+    """Whether a file name, which may be absolute or have "..", stays in the folder; links are not followed."""
     if not os.path.isabs(name) and ".." not in name:
         return True
     folder = os.path.abspath(folder)
@@ -60,15 +65,17 @@ def _is_below(folder, path):
 
 
 class _Folder:
-    """Names in a folder; of one that is missing or cannot be read, none.
+    """The names in a folder; none if it is missing or cannot be read.
 
     Attributes:
         files: names of files and of links to files.
-        links: names of links, whatever they lead to.
+        links: names of links of any kind.
     """
 
-    def __init__(self, path):
-        self.path, self.real, self.files, self.links = path, path, set(), set()
+    def __init__(self, path: str) -> None:
+        self.path, self.real = path, path
+        self.files: set[str] = set()
+        self.links: set[str] = set()
         try:
             self.real = os.path.realpath(path)
             with os.scandir(path) as entries:
@@ -80,13 +87,13 @@ class _Folder:
         except (OSError, ValueError):  # ValueError: a name with a null byte
             pass
 
-    def target(self, name):
-        """The path of a file with all links followed."""
+    def target(self, name: str) -> str:
+        """The path of a file with all links resolved."""
         path = os.path.join(self.real, name)
         return os.path.realpath(path) if name in self.links else path
 
-    def similar(self, name):
-        """The file whose name differs from this one in case or in the form of its letters only, or None."""
+    def similar(self, name: str) -> str | None:
+        """The file whose name differs from this one only in case or Unicode form, or None."""
         return self._plain.get(_plain(name))
 
     @functools.cached_property
@@ -94,18 +101,22 @@ class _Folder:
         return {_plain(name): name for name in self.files}
 
 
+def _missing(listed, root, name):
+    return f"{os.path.join(root, name)}{_why_missing(listed, root, name)}"
+
+
 def _why_missing(listed, root, name):
-    """Why a name is not there, as the end of a sentence; empty if nothing is known.
+    """Why a file is missing, as the end of a sentence; empty if nothing is known.
 
     Args:
         listed: the ``_Folder`` in which it would be.
-        root: folder that the names start from.
+        root: folder that the names are relative to.
         name: as in the annotations.
     """
     base = os.path.basename(name)
     similar, slashes = listed.similar(base), name.replace("\\", "/")
     if base in listed.links:
-        return f" is a link to {os.readlink(os.path.join(listed.path, base))}, which is no file"
+        return f" is a link to {os.readlink(os.path.join(listed.path, base))}, which is not a file"
     if similar and _letters(similar) == _letters(base):
         return (
             f": the folder has {similar!a}, the annotations {base!a}, the same letters in another encoding or "
@@ -125,10 +136,10 @@ def _is_file(folder, name):
 
 
 def _letters(name):
-    """A file name in one Unicode form; bytes that are no UTF-8 are taken for Latin-1."""
+    """A file name in Unicode form NFC; one that is not UTF-8 is decoded as Latin-1."""
     try:
         name.encode()
-    except UnicodeEncodeError:  # how Python gives such bytes
+    except UnicodeEncodeError:  # Python gives bytes that are not UTF-8 as surrogates
         name = os.fsencode(name).decode("latin-1")
     return unicodedata.normalize("NFC", name)
 
@@ -137,20 +148,22 @@ def _plain(name):
     return _letters(name).casefold()
 
 
-def check_images(report, folder, sizes, decode=False):
+def check_images(
+    report: Report, folder: str, sizes: Mapping[str, tuple[int, int] | None], decode: bool = False
+) -> None:
     """Open every image and compare its size; with a progress bar on a terminal.
 
     Args:
         report: gets ``image_unreadable``, ``image_truncated``, ``image_size``, ``image_16_bit`` and ``exif``.
-        folder: that the names start from.
-        sizes: {file name: (width, height) in pixels, or None for whatever it is}.
-        decode: read all pixels, which finds files that are cut short, and not the header only.
+        folder: that the names are relative to.
+        sizes: {file name: (width, height) in pixels, or None if any size is valid}.
+        decode: read all pixels, which finds truncated files, and not only the header.
     """
 
     def one(item):
         return item, _look(os.path.join(folder, item[0]), decode)
 
-    workers = min(8, 2 * (os.cpu_count() or 1))  # threads: reading waits, Pillow's decoders let go
+    workers = min(8, 2 * (os.cpu_count() or 1))  # threads: Pillow's decoders and reading release the GIL
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(one, sizes.items())
         for (name, expected), (info, problem) in tqdm(
@@ -168,7 +181,7 @@ def check_images(report, folder, sizes, decode=False):
 
 
 def _look(path, decode):
-    """Of an image file: what its header says or None, and its problem in words or None."""
+    """The header of an image file, None if it cannot be read, and what is wrong with the file, None if nothing is."""
     info = None
     try:
         info = image_info(path)

@@ -1,43 +1,28 @@
-"""Checks of segmentations: polygons, all coordinates of a chunk of annotations at once, and run-length codes."""
+"""Checks of segmentations: polygons, the coordinates of many annotations at once; run_lengths.py has the RLE masks."""
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
 from .boxes import FAR, TOLERANCE
+from .findings import Report
+from .objects import Objects, Shapes
+from .run_lengths import check_run_lengths
 
-CHUNK = 50_000  # annotations whose coordinates are in memory as arrays at once
-
-
-@dataclass
-class Shapes:
-    """What N masks cover; NaN where that cannot be told.
-
-    Attributes:
-        area: (N,) square pixels; polygons of one object do not overlap, as a rule.
-        box: (N, 4) left, top, right and bottom edge in pixels.
-    """
-
-    area: np.ndarray
-    box: np.ndarray
-
-    @classmethod
-    def unknown(cls, count):
-        return cls(np.full(count, np.nan), np.full((count, 4), np.nan))
+CHUNK = 50_000  # annotations whose coordinates are in memory at once
 
 
-def check_masks(report, objects):
+def check_masks(report: Report, objects: Objects) -> Shapes:
     """Check all segmentations.
 
     Args:
-        report: gets the findings; its ``has_rle`` is set if an object, crowds aside, has a run-length code.
-        objects: :class:`loco_det.data.checks.objects.Objects` whose segmentations are lists of lists, run-length
-            codes or missing.
+        report: gets the findings; its ``has_rle`` is set if an object other than a crowd region has an RLE mask.
+        objects: their segmentations are lists of lists, RLE or missing.
 
     Returns:
-        Shapes
+        What the masks cover, for those without errors.
     """
     shapes = Shapes.unknown(len(objects))
     for start in range(0, len(objects), CHUNK):
@@ -45,9 +30,9 @@ def check_masks(report, objects):
         for i in range(start, min(start + CHUNK, len(objects))):
             mask = objects.entries[i].get("segmentation")
             if not mask:
-                report.add("mask_missing", lambda i=i: objects.where(i))
+                report.add("mask_missing", partial(objects.where, i))
             elif type(mask) is dict:
-                _check_code(report, objects, shapes, i)
+                check_run_lengths(report, objects, shapes, i)
             elif not polygons.add(i, mask):
                 _explain(report, mask, objects.where(i), objects.size[i])
         _check_polygons(report, objects, shapes, polygons)
@@ -58,17 +43,20 @@ class _Polygons:
     """Polygons of many annotations, one after another.
 
     Attributes:
-        coordinates: x, y, x, y, ... of all of them.
-        points: number of points of each.
-        owners: index of each one's annotation, ascending.
-        partial: indices of annotations of which other polygons are left out.
+        coordinates: x, y, x, y, ... of all polygons.
+        points: number of points of each polygon.
+        owners: index of each polygon's annotation, ascending.
+        partial: indices of annotations of which some polygons were left out.
     """
 
-    def __init__(self):
-        self.coordinates, self.points, self.owners, self.partial = array("d"), [], [], []
+    def __init__(self) -> None:
+        self.coordinates = array("d")
+        self.points: list[int] = []
+        self.owners: list[int] = []
+        self.partial: list[int] = []
 
-    def add(self, i, mask):
-        """Add the polygons of an annotation that can be used; whether that was all of them."""
+    def add(self, i: int, mask: Sequence[list[float]]) -> bool:
+        """Add the usable polygons of annotation ``i``; returns whether all of them are usable."""
         whole = True
         for polygon in mask:
             count = len(polygon)
@@ -87,7 +75,7 @@ class _Polygons:
 
 
 def _check_polygons(report, objects, shapes, polygons):
-    """Compute areas and boxes of the annotations; report coordinates that cannot be right."""
+    """Compute the areas and boxes of the annotations; report impossible coordinates."""
     if not polygons.owners:
         return
     points = np.frombuffer(polygons.coordinates).reshape(-1, 2)
@@ -98,10 +86,10 @@ def _check_polygons(report, objects, shapes, polygons):
     firsts = np.flatnonzero(np.diff(owners, prepend=-1))  # the first polygon of each annotation
     which, at = owners[firsts], starts[firsts]
     with np.errstate(invalid="ignore", over="ignore"):
-        local = points - np.repeat(points[starts], counts, 0)  # far from the origin products lose their digits
+        local = points - np.repeat(points[starts], counts, 0)  # products of large coordinates lose digits
         crossed = local[:, 0] * local[following, 1] - local[following, 0] * local[:, 1]
         area = np.add.reduceat(np.abs(np.add.reduceat(crossed, starts)) / 2, firsts)
-        low, high = np.minimum.reduceat(points, at), np.maximum.reduceat(points, at)  # NaN where there is one
+        low, high = np.minimum.reduceat(points, at), np.maximum.reduceat(points, at)  # NaN if any is NaN
         reach = np.maximum(-low, high - objects.size[which]).max(1)
     finite = np.isfinite(low).all(1) & np.isfinite(high).all(1)
     far = finite & (reach > FAR * objects.size[which].max(1))
@@ -114,7 +102,7 @@ def _check_polygons(report, objects, shapes, polygons):
 
 
 def _explain(report, polygons, where, size):
-    """Report what is wrong with the polygons of an annotation, of which some cannot be used."""
+    """Report what is wrong with the polygons of an annotation, some of which are not usable."""
     lengths = list(map(len, polygons))
     if any(type(value) is list for polygon in polygons for value in polygon) or _are_points(polygons):
         report.add("polygon_nested", f"{where}: {str(polygons)[:60]}")
@@ -135,8 +123,8 @@ def _explain(report, polygons, where, size):
 
 
 def _explain_values(report, polygon, where, size, usable):
-    """Coordinates of one polygon; of usable ones only those that are too large for a float, as the others are among
-    :class:`_Polygons`. pycocotools draws the unusable ones, too."""
+    """Report impossible coordinates of one polygon: pycocotools draws unusable polygons too. :func:`_check_polygons`
+    checks those of usable ones, except numbers that are too large for a float."""
     try:
         values = np.array(array("d", polygon))
     except OverflowError:
@@ -151,57 +139,5 @@ def _explain_values(report, polygon, where, size, usable):
 
 
 def _are_points(polygons):
-    """Whether what should be polygons is the points [x, y] of one."""
+    """Whether the list has the points [x, y] of a single polygon instead of polygons."""
     return len(polygons) > 2 and all(len(p) == 2 and {*map(type, p)} <= {int, float} for p in polygons)
-
-
-def _check_code(report, objects, shapes, i):
-    """A run-length code: its size is that of the image, and its runs fill it."""
-    code, crowd = objects.entries[i]["segmentation"], objects.crowd[i]
-    report.has_rle |= not crowd
-    if not crowd:
-        report.add("run_length", lambda: objects.where(i))
-    width, height = map(int, objects.size[i])
-    if code["size"] != [height, width] or {*map(type, code["size"])} != {int}:
-        report.add("rle_size", lambda: f"{objects.where(i)}: {str(code['size'])[:60]}, the image {[height, width]}")
-        return
-    runs = _runs(code["counts"])
-    if runs is None or runs.min() < 0 or runs.sum() != height * width:
-        report.add("rle_broken", lambda: f"{objects.where(i)}: {_about(runs, height * width)}")
-        return
-    shapes.area[i] = area = runs[1::2].sum()
-    if area:
-        packed = mask_utils.frPyObjects(code, height, width) if isinstance(code["counts"], list) else code
-        x, y, w, h = mask_utils.toBbox(packed)
-        shapes.box[i] = x, y, x + w, y + h
-
-
-def _about(runs, pixels):
-    if runs is None:
-        return "its counts are neither COCO's text nor a list of whole numbers"
-    return f"its counts sum up to {runs.sum()}, the image has {pixels} pixels" if runs.min() >= 0 else "negative counts"
-
-
-def _runs(counts):
-    """Lengths of the runs, (M,) int64, of COCO's text or a list; None if it is neither."""
-    if isinstance(counts, list):
-        if not counts or {*map(type, counts)} != {int} or not 0 <= max(counts) - min(counts) < 2**40:
-            return None
-        return np.array(counts)
-    if not isinstance(counts, str) or not counts.isascii():
-        return None
-    # pycocotools' rleFrString: groups of characters with 5 bits each, the sixth says that more follow; the last
-    # group's highest bit is the sign; from the fourth number on they are differences to the number before the last
-    bits = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(bits & 32 == 0)
-    if not len(last) or last[-1] != len(bits) - 1 or bits.min() < 0 or bits.max() > 63:
-        return None
-    first = np.concatenate([[0], last[:-1] + 1])
-    length = last - first + 1
-    if length.max() > 8:
-        return None
-    place = np.arange(len(bits)) - np.repeat(first, length)
-    runs = np.add.reduceat((bits & 31) << (5 * place), first)
-    runs -= np.where(bits[last] & 16, np.int64(1) << (5 * length), 0)
-    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
-    return runs

@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from loco_det.data import cityscapes
 from loco_det.data.checks.cityscapes import check_cityscapes
-from loco_det.demo_scenes.writing import CLASSES, make_demo_data
+from loco_det.demo_scenes.pictograms import CLASSES
+from loco_det.demo_scenes.writing import make_demo_data
 from loco_det.evaluation.cityscapes import box_ap, cityscapes_boxes
 
 
@@ -81,7 +82,7 @@ def test_several_processes_give_the_same(tree, monkeypatch):
     assert cityscapes._load(cityscapes.list_files(*tree)) == expected
 
 
-def test_changed_annotations_or_detectron2_are_loaded_anew(tree, tmp_path, loads, monkeypatch):
+def test_changed_annotations_or_detectron2_are_loaded_again(tree, tmp_path, loads, monkeypatch):
     before = cityscapes.load_cityscapes(*tree)
     edit(tree, lambda objects: objects.append({"label": "cargroup", "polygon": [[0, 0], [40, 0], [40, 40]]}))
     after = cityscapes.load_cityscapes(*tree)
@@ -94,7 +95,7 @@ def test_changed_annotations_or_detectron2_are_loaded_anew(tree, tmp_path, loads
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:-20], lambda b: b"", lambda b: b"\x80.", lambda b: gzip.compress(b"[1]")]
 )
-def test_a_damaged_cache_is_made_anew_with_a_warning(tree, tmp_path, loads, caplog, damage):
+def test_a_damaged_cache_is_replaced_with_a_warning(tree, tmp_path, loads, caplog, damage):
     expected = cityscapes.load_cityscapes(*tree)
     (path,) = caches(tmp_path)
     whole = path.read_bytes()
@@ -108,7 +109,7 @@ def test_without_a_place_for_the_cache_it_still_loads(tree, tmp_path, loads, mon
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(cityscapes, "get_cache_dir", lambda: str(tmp_path / "file"))
     assert len(cityscapes.load_cityscapes(*tree)) == 3 and len(loads) == 3
-    assert "cannot be kept for the next time" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_nothing_half_written_stays(tree, tmp_path, monkeypatch, caplog):

@@ -99,9 +99,9 @@ def test_run_length_masks_need_bitmasks(write):
         (changed(("annotations", 0), {"id": 5, "image_id": 1}), "id 5 lacks category_id, bbox, area, iscrowd"),
         (changed(("images", 0, "file_name"), "b.png"), r"image files are missing .1.: .*b.png. training stops"),
         (changed(("categories",), []), "no categories.* There are 1 more kinds of errors"),
-        ({"images": []}, "no COCO instance file"),
-        ("[]", "no COCO instance file"),
-        ('{"images": [', "is no JSON"),
+        ({"images": []}, "not a COCO instance file"),
+        ("[]", "not a COCO instance file"),
+        ('{"images": [', "is not JSON"),
     ],
 )
 def test_wrong_annotations(write, content, message):

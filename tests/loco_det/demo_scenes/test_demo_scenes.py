@@ -14,7 +14,8 @@ from scipy.ndimage import binary_fill_holes
 
 from loco_det.demo_scenes import writing as demo
 from loco_det.demo_scenes.layouts import mask_polygons
-from loco_det.demo_scenes.scenes import CLASSES, MAX_INSTANCES, MIN_VISIBLE_PIXELS, STREAMS, draw_scene
+from loco_det.demo_scenes.pictograms import CLASSES
+from loco_det.demo_scenes.scenes import MAX_INSTANCES, MIN_VISIBLE_PIXELS, STREAMS, draw_scene
 from loco_det.demo_scenes.writing import make_demo_data
 
 SMALL = {"num_unlabeled": 3, "num_train": 4, "num_val": 2, "size": (64, 80)}
@@ -68,13 +69,13 @@ def test_masks_lie_on_what_was_painted(monkeypatch):
 
     def flat(rng, image, sprite, light, count=[0]):  # noqa: B006
         count[0] += 1
-        frame, own = scenes._window(sprite, image.shape[:2])
+        frame, own = sprite.window(image.shape[:2])
         image[frame][sprite.coverage[own].sum(2) >= 0.5] = count[0]
 
     monkeypatch.setattr(scenes, "draw_backdrop", lambda rng, size: (np.zeros((*size, 3), np.float32), None, 40))
-    monkeypatch.setattr(scenes, "_shade_ground", lambda *args: None)
-    monkeypatch.setattr(scenes, "_paint", flat)
-    monkeypatch.setattr(scenes, "_photograph", lambda rng, image, light: image)
+    monkeypatch.setattr(scenes, "shade_ground", lambda *args: None)
+    monkeypatch.setattr(scenes, "paint", flat)
+    monkeypatch.setattr(scenes, "photograph", lambda rng, image, light: image)
     scene = draw_scene(3, "unlabeled", 0, (128, 160))
     found = np.unique(scene.image)[1:]
     assert len(found) == len(scene.instances) > 1

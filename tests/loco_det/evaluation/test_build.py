@@ -12,7 +12,8 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from loco_det.demo_scenes.writing import CLASSES, make_demo_data
+from loco_det.demo_scenes.pictograms import CLASSES
+from loco_det.demo_scenes.writing import make_demo_data
 from loco_det.evaluation.build import build_evaluator
 
 

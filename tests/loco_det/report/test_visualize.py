@@ -11,16 +11,9 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from loco_det.report import visualize
-from loco_det.report.visualize import (  # fmt: skip
-    CAPTION_HEIGHT,
-    GAP,
-    class_color,
-    draw_comparison,
-    draw_predictions,
-    pick_records,
-    save_comparisons,
-)
+from loco_det.report import drawing
+from loco_det.report.drawing import CAPTION_HEIGHT, class_color
+from loco_det.report.visualize import GAP, draw_comparison, draw_predictions, pick_records, save_comparisons
 
 SIDE = 160  # scaled by 3 to 480
 BOXES = [[20, 20, 80, 90], [90, 80, 150, 150]]  # of the two objects of the fixture record, classes 0 and 1
@@ -138,13 +131,13 @@ def test_large_image_is_reduced(tmp_path, metadata):
 def written(monkeypatch):
     """The labels that are written on the pictures of a test."""
     texts = []
-    monkeypatch.setattr(visualize.Visualizer, "draw_text", lambda self, text, *args, **kwargs: texts.append(text))
+    monkeypatch.setattr(drawing.Visualizer, "draw_text", lambda self, text, *args, **kwargs: texts.append(text))
     return texts
 
 
 def test_crowded_image_labels_only_the_largest(record, metadata, written):
     draw_comparison(record, predicted([[i, 20, 2 * i + 2, 40] for i in range(40)], [0] * 40, [0.9] * 40), metadata)
-    assert sum(text == "a 90%" for text in written) == visualize.CROWDED
+    assert sum(text == "a 90%" for text in written) == drawing.CROWDED
     assert {"a", "b"} < set(written)  # the two of the ground truth
 
 

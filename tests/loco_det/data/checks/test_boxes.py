@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from loco_det.data.checks.boxes import check_areas, check_boxes
-from loco_det.data.checks.findings import KINDS, Report
-from loco_det.data.checks.masks import Shapes, check_masks
-from loco_det.data.checks.objects import Objects
+from loco_det.data.checks.findings import Report
+from loco_det.data.checks.kinds import KINDS
+from loco_det.data.checks.masks import check_masks
+from loco_det.data.checks.objects import Objects, Shapes
 
 HEIGHT, WIDTH = 200, 300
 
@@ -35,7 +36,7 @@ def look(annotations, masks=True):
     objects = Objects.of([{**usual, **a} for a in annotations], {1: image})
     shapes = check_masks(report, objects) if masks else Shapes.unknown(len(objects))
     check_areas(report, objects, shapes, check_boxes(report, objects, shapes))
-    return {kind: count for kind, (count, _) in report.findings.items() if KINDS[kind][0] != "info"}
+    return {kind: found.count for kind, found in report.findings.items() if KINDS[kind].severity != "info"}
 
 
 def change(function, which=slice(None), **options):
@@ -119,8 +120,8 @@ def test_masks_that_reach_out_of_the_image():
 @pytest.mark.parametrize("box", [[1e30, 0, 5, 5], [-1e9, 0, 5, 5], [0, 0, 5, 1e300], [0, 700, 5, 5]])
 def test_far_boxes(box):
     found = change(lambda *_: box, slice(1))
-    assert found == {"coordinates_far": 1} and "unit" in KINDS["coordinates_far"][2]
-    assert KINDS["coordinates_far"][0] == "error"
+    assert found == {"coordinates_far": 1} and "unit" in KINDS["coordinates_far"].outcome
+    assert KINDS["coordinates_far"].severity == "error"
 
 
 def area(value, box=(10, 10, 100, 100), masks=True, **more):

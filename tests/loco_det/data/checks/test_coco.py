@@ -12,7 +12,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from loco_det.data.checks.coco import check_coco
-from loco_det.data.checks.findings import EXAMPLES, KINDS
+from loco_det.data.checks.findings import EXAMPLES
+from loco_det.data.checks.kinds import KINDS
 
 NAN = float("nan")
 HEIGHT, WIDTH = 20, 30
@@ -143,7 +144,7 @@ def test_all_is_found_at_once_and_examples_are_few(check):
     content["annotations"] += [{**content["annotations"][0], "id": i, "bbox": [1, 1, 0, 5]} for i in range(3, 23)]
     content["annotations"] += [{**content["annotations"][0], "id": 23, "category_id": 8}]
     report = check(content, full=False)
-    assert report.findings["box_flat"][0] == len(report.findings["box_flat"][1]) == 20
+    assert report.findings["box_flat"].count == len(report.findings["box_flat"].examples) == 20
     assert set(report.findings) == {"box_flat", "category_unknown"}
     lines = list(report.lines())
     assert "    ... and 15 more (--json-report lists them)" in lines
@@ -212,7 +213,7 @@ def test_detectron2_drops_what_the_report_says_it_drops(check, fields):
     [("rle_size", {"segmentation": rle(WIDTH, HEIGHT)}), ("ignore", {"ignore": 1}), ("annotation_id_twice", {"id": 2})],
 )
 def test_detectron2_stops_where_the_report_says_so(check, kind, fields):
-    assert KINDS[kind][0] == "error" and "AssertionError" in KINDS[kind][2]
+    assert KINDS[kind].severity == "error" and "AssertionError" in KINDS[kind].outcome
     with pytest.raises(AssertionError):
         through_detectron2(check, first(**fields))
 

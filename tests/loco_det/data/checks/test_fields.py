@@ -61,8 +61,10 @@ def test_wrong_types(part, field, value, wanted):
     entry = copy.deepcopy(GOOD[part])
     report, good = Report("some"), {**copy.deepcopy(entry), "id": 77}
     assert whole_entries(report, part, [good, entry | {field: value}]) == [good]
-    ((count, (line,)),) = report.findings.values()
-    assert count == 1 and line.startswith(f"{part}: {field} {value!r}"[:60]) and wanted in line and len(line) < 300
+    (found,) = report.findings.values()
+    (line,) = found.examples
+    assert found.count == 1 and wanted in line and len(line) < 300
+    assert line.startswith(f"{part}: {field} {value!r}"[:60])
 
 
 @pytest.mark.parametrize("value", [None, 7, "text", [], float("nan")])

@@ -20,7 +20,7 @@ def look(tmp_path):
     def look(*names, **options):
         report = Report("some")
         good = check_files(report, str(folder), names, **options)
-        return good, {kind: examples for kind, (_, examples) in report.findings.items()}
+        return good, {kind: found.examples for kind, found in report.findings.items()}
 
     look.folder = folder
     return look
@@ -80,7 +80,7 @@ def test_names_of_windows_and_with_a_folder_too_many(look):
 def test_broken_link(look):
     (look.folder / "link.png").symlink_to("../gone.png")
     (line,) = look("link.png")[1]["image_missing"]
-    assert line.endswith("link.png is a link to ../gone.png, which is no file")
+    assert line.endswith("link.png is a link to ../gone.png, which is not a file")
 
 
 OUTSIDE = ["../private.png", "sub/../../private.png", "{}/private.png", "{}/images/../private.png"]

@@ -78,8 +78,8 @@ def test_polygons(mask, kinds):
 
 def test_all_annotations_are_in_the_count():
     report, _ = look(*[[[2, 2, 10, 2, 10, NAN]]] * 7, *[[[SQUARE]]] * 8)
-    assert report.findings["polygon_not_finite"][0] == 7 and report.findings["polygon_nested"][0] == 8
-    assert len(report.findings["polygon_nested"][1]) == 8  # by id, for --json-report
+    assert report.findings["polygon_not_finite"].count == 7 and report.findings["polygon_nested"].count == 8
+    assert len(report.findings["polygon_nested"].examples) == 8  # by id, for --json-report
 
 
 masks = st.integers(0, 2**32 - 1).map(lambda s: np.random.default_rng(s)).map(
