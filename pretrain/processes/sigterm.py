@@ -135,9 +135,9 @@ class _Watch:
         self._say()
         self._announce(end)
         self._announced.set()
-        while time.monotonic() < end:
-            if self._closed.wait(POLL) and not self._store:
-                return
+        if self._closed.wait(max(0.0, end - time.monotonic())) and not self._store:
+            return
+        time.sleep(max(0.0, end - time.monotonic()))
         os._exit(self._code)
 
     def _signalled(self) -> bool:
