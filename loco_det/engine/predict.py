@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from pretrain.files.atomic import named_errors, sha256_of, text_of, whole_file, write_new
 from pretrain.files.checkpoints import checkpoint_names, newest_readable
-from pretrain.files.images import UNREADABLE, list_images, read_image
+from pretrain.files.image_folders import list_images
+from pretrain.files.images import UNREADABLE, read_image
 from pretrain.files.metrics import end_last_line
 from pretrain.files.results import read_results
 from pretrain.files.schema import fault, text, whole

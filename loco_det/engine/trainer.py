@@ -22,7 +22,7 @@ from pretrain.files.checkpoints import (
     saved_config,
 )
 from pretrain.files.safe_load import read_own
-from pretrain.processes.sigterm import StopOnSigterm
+from pretrain.processes.sigterm_hook import StopOnSigterm
 
 from ..data.loader import Batches, build_train_loader, seed_everything, start_workers
 from ..data.mapper import ImageMapper

@@ -16,11 +16,12 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_
 
 from ..data.augment import DeviceAugment, SimCLRView, save_views
 from ..data.loader import build_loader
-from ..files.images import UNREADABLE, list_images, names_digest, read_image
+from ..files.image_folders import list_images, names_digest
+from ..files.images import UNREADABLE, read_image
 from ..learner import build_learner
 from ..processes.distributed import GradientReducer, broadcast_state, worst_of_processes
 from ..processes.signals import Terminated
-from ..processes.sigterm import StopOnSigterm
+from ..processes.sigterm_hook import StopOnSigterm
 from .checkpoint import AtomicCheckpointer
 from .curves import LossPlot
 from .estimate import TimeEstimate, times_due, warning_of_size

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..files.atomic import write_whole
 from ..files.safe_load import read_own
-from ..processes.sigterm import start_worker
+from ..processes.lifetime import start_worker
 from .labelled import CentralCrops, collate_readable
 from .progress import with_progress
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..files.images import UNREADABLE, image_info, list_classes, list_images, read_image
+from ..files.image_folders import list_classes, list_images
+from ..files.images import UNREADABLE, image_info, read_image
 
 logger = logging.getLogger(__name__)
 LOOKED_AT = 200  # images whose size is read: opening each of ImageNet's would take minutes

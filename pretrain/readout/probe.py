@@ -18,7 +18,8 @@ from ..engine.writers import MetricsWriter, TensorboardWriter
 from ..files.atomic import write_json
 from ..processes.distributed import GradientReducer, worst_of_processes
 from ..processes.signals import Terminated
-from ..processes.sigterm import StopOnSigterm, stop_at_once
+from ..processes.sigterm import stop_at_once
+from ..processes.sigterm_hook import StopOnSigterm
 from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
 from .features import digest_of

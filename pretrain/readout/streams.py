@@ -15,7 +15,7 @@ from ..config import get_cfg as pretraining_cfg
 from ..data.augment import SimCLRView
 from ..data.loader import StreamSampler
 from ..files.images import UNREADABLE, read_image
-from ..processes.sigterm import start_worker
+from ..processes.lifetime import start_worker
 from .features import cached_features, pooled_features
 from .labelled import hold_out, labelled_splits, subset, warn_of_images
 

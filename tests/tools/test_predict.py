@@ -30,7 +30,7 @@ def test_writes_pictures_and_predictions(run_tool, run, tmp_path):
     done = run_tool("predict.py", run, run / "a.png", run / "torn.png", "--output", tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
     assert f"1 images, 1 unreadable skipped, 3 detections: {tmp_path / 'out'}" in done.stdout
-    assert f"skipped {run / 'torn.png'}: no image, or a damaged one" in done.stdout
+    assert f"skipped {run / 'torn.png'}: not an image, or a damaged one" in done.stdout
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]) == 3
     assert [p.name for p in (tmp_path / "out" / "pictures").iterdir()] == ["a.jpg"]
 

@@ -10,7 +10,7 @@ from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import FREE, AtomicCheckpointer
 from pretrain.files.atomic import remove_leftovers
 from pretrain.files.checkpoints import items_of
-from pretrain.files.images import names_digest
+from pretrain.files.image_folders import names_digest
 from pretrain.learner import build_learner
 
 
@@ -104,7 +104,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(make, tmp_path, caplog, d
         assert resumed.resume() == 3
     assert torch.equal(resumed.model.weight, torch.full((100, 100), 3.0))
     (warning,) = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
-    assert f"damaged, or no checkpoint of ours: {newest.name} (" in warning
+    assert f"damaged, or not written by this project: {newest.name} (" in warning
     (tmp_path / "model_0000003.pth").write_bytes(b"")
     assert make().resume() == 1
     (tmp_path / "model_0000001.pth").write_bytes(b"")

@@ -90,7 +90,7 @@ def test_the_newest_that_is_whole(tmp_path, caplog, damage):
         path, content = newest_readable(tmp_path, lambda content: content["iteration"])
     assert path == str(tmp_path / "model_0000003.pth") and content["iteration"] == 3
     (line,) = [r.getMessage() for r in caplog.records]
-    assert line.startswith(f"{tmp_path}: damaged, or no checkpoint of ours: model_0000005.pth (")
+    assert line.startswith(f"{tmp_path}: damaged, or not written by this project: model_0000005.pth (")
     assert line.endswith("; going on with model_0000003.pth") and len(line.splitlines()) == 1
     assert not (tmp_path / "ran").exists()
     caplog.clear()
