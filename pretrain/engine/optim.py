@@ -1,6 +1,7 @@
 """Parameter groups, optimiser and schedule of the SimCLR family."""
 
 import torch
+from detectron2.engine import hooks
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler, LinearParamScheduler
 
@@ -56,3 +57,11 @@ def build_scheduler(cfg, optimizer, max_iter):
             [LinearParamScheduler(0, 1), schedule], [warmup, 1 - warmup], ["rescaled", "rescaled"]
         )
     return LRMultiplier(optimizer, schedule, max_iter)
+
+
+class WeightsLRScheduler(hooks.LRScheduler):
+    """Logs the learning rate of the weights; Detectron2 would take the group of most tensors, BN and biases."""
+
+    def before_train(self):
+        super().before_train()
+        self._best_param_group_id = 0

@@ -1,15 +1,19 @@
 """What a run's scalars are written with, alike for all kinds of runs; metrics.py reads them without Detectron2."""
 
+import functools
 import json
+import logging
 import math
 import os
 import threading
 
 from detectron2.engine import hooks
-from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
 from ..files.atomic import named_errors
 from ..files.metrics import end_last_line
+
+logger = logging.getLogger(__name__)
 
 
 class NewScalars:
@@ -133,3 +137,24 @@ class MetricPrinter(CommonMetricPrinter):
         if get_event_storage().iter != self._written:
             self._written = get_event_storage().iter
             super().write()
+
+
+class TerminalWriter(EventWriter):
+    """One line: ETA, iteration, losses, learning rate, images a second."""
+
+    def __init__(self, max_iter):
+        self._eta = functools.partial(CommonMetricPrinter._get_eta, CommonMetricPrinter(max_iter))
+        self.max_iter, self.written = max_iter, None
+
+    def write(self):
+        storage = get_event_storage()
+        if storage.iter == self.written or storage.latest().get("lr", (0, -1))[1] != storage.iter:
+            return  # it is reported already, or the step came to nothing
+        self.written = storage.iter
+        smooth = {name: history.median(20) for name, history in storage.histories().items()}
+        losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)
+        logger.info(
+            f"eta: {self._eta(storage) or 'unknown'}  iter: {storage.iter + 1}/{self.max_iter}  {losses}  "
+            f"lr: {storage.history('lr').latest():.5g}  {smooth['images_per_second']:.1f} images/s  "
+            f"data_time: {smooth['data_time']:.3f}"
+        )

@@ -13,8 +13,8 @@ from detectron2.utils.events import get_event_storage
 
 from ..engine.estimate import TimeEstimate, times_due, warning_of_size
 from ..engine.evaluation import Evaluation
-from ..engine.trainer import TerminalWriter, WeightsLRScheduler
-from ..engine.writers import MetricsWriter, TensorboardWriter
+from ..engine.optim import WeightsLRScheduler
+from ..engine.writers import MetricsWriter, TensorboardWriter, TerminalWriter
 from ..files.atomic import write_json
 from ..processes.distributed import GradientReducer, worst_of_processes
 from ..processes.signals import Terminated
