@@ -17,11 +17,12 @@ from ..data.augment import DeviceAugment, SimCLRView, save_views
 from ..data.loader import build_loader
 from ..files.images import UNREADABLE, list_images, names_digest, read_image
 from ..learner import build_learner
-from ..processes.distributed import GradientReducer, broadcast_state, worst_of_processes
+from ..processes.distributed import GradientReducer, broadcast_state
 from ..processes.signals import Terminated
 from ..processes.sigterm import StopOnSigterm
 from .checkpoint import AtomicCheckpointer
 from .curves import LossPlot
+from .divergence import refuse_divergence
 from .estimate import TimeEstimate, times_due, warning_of_size
 from .evaluation import Evaluation
 from .optim import WeightsLRScheduler, build_optimizer, build_scheduler
@@ -189,7 +190,7 @@ class Trainer(TrainerBase):
                 views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients, self._prepare
             )
         self.reduce_gradients.wait()
-        grad_norm = self._check(losses)
+        grad_norm = refuse_divergence(losses, self.parts, self.cfg.SOLVER.MAX_LOSS, self.iter)
         self.optimizer.step()
         self.optimizer.zero_grad()
         storage = get_event_storage()
@@ -203,30 +204,6 @@ class Trainer(TrainerBase):
     def _prepare(self, views):
         """uint8 views to the network's input, (2B, 3, S, S); of a large batch one chunk at a time."""
         return ((self.augment(views) if self.augment else views) - self.mean) / self.std
-
-    def _check(self, losses):
-        """Refuse a loss that has exploded or a gradient that is not finite, before the optimiser's step, so that no
-        checkpoint holds what comes of it. All processes decide alike.
-
-        Returns:
-            float: the norm of the gradient.
-        """
-        grads = {part: [p.grad for p in params if p.grad is not None] for part, params in self.parts.items()}
-        norms = {part: torch.nn.utils.get_total_norm(g) for part, g in grads.items() if g}
-        worst = worst_of_processes([*losses.values(), *norms.values()])
-        norms = dict(zip(norms, worst[len(losses) :], strict=True))
-        limit = self.cfg.SOLVER.MAX_LOSS
-        wrong = [
-            f"loss_{name} is {'not finite' if math.isinf(loss) else f'{loss:.4g}, above SOLVER.MAX_LOSS {limit:g}'}"
-            for name, loss in zip(losses, worst, strict=False)
-            if math.isinf(loss) or loss > limit
-        ] or [f"the gradient of {part} is not finite" for part, norm in norms.items() if math.isinf(norm)]
-        if wrong:
-            raise FloatingPointError(
-                f"{', '.join(wrong)} at iteration {self.iter}: start anew with a lower SOLVER.BASE_LR or a longer "
-                "warm-up; the checkpoints until then are kept"
-            )
-        return math.hypot(*norms.values())
 
     def _note_unreadable(self, paths):
         if comm.get_world_size() > 1 and (self.iter + 1) % self.cfg.SOLVER.LOG_PERIOD == 0:
