@@ -1,13 +1,20 @@
-"""Detectron2's DefaultTrainer with our evaluators, guards, results file and pictures."""
+"""Training of a detector, on Detectron2's DefaultTrainer."""
 
 import logging
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, hooks
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from torch.utils.data import DataLoader
 
 from pretrain.engine.estimate import TimeEstimate, times_due
 from pretrain.engine.writers import LinesFirst, MetricPrinter, MetricsWriter, TensorboardWriter
@@ -26,25 +33,30 @@ from .outputs import finish
 from .problems import record
 
 logger = logging.getLogger(__name__)
-FORWARD = 0.4  # time of an image in evaluation or precise BN, x that of an image in a step
+FORWARD = 0.4  # time of an image in evaluation or precise BN, relative to its time in a training step
 
 
 class Trainer(DefaultTrainer):
-    """Trains and evaluates a detector; beside Detectron2's files it writes ``results.json`` and ``pictures/``.
+    """Trains and evaluates a detector; writes ``results.json`` and ``pictures/`` in addition to Detectron2's files.
 
     Attributes:
-        weights: MODEL.WEIGHTS of the run's beginning.
-        data_digest: :attr:`Batches.digest` of the training data; None of Detectron2's own loaders.
-        seconds: that earlier parts of the run have taken.
-        evaluation: the latest one, an :class:`Evaluation`.
+        weights: MODEL.WEIGHTS at the start of the run, before any resume.
+        seconds: duration of the run up to the last resume.
+        evaluation: the latest evaluation.
     """
 
-    def __init__(self, cfg):
+    checkpointer: DetectionCheckpointer
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: the config, scaled to the number of processes.
+        """
         self.evaluation = Evaluation()
         self.weights, self.seconds, self.begun = cfg.MODEL.WEIGHTS, 0.0, time.perf_counter()
         super().__init__(cfg)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         seconds = self.seconds + time.perf_counter() - self.begun
         batch = self.cfg.SOLVER.IMS_PER_BATCH
         own = {"weights": self.weights, "seconds": seconds, "seed": self.cfg.SEED, "batch": batch}
@@ -53,7 +65,8 @@ class Trainer(DefaultTrainer):
             own["images"] = {self.cfg.DATASETS.TRAIN[0]: len(batches.records)}
         return {**super().state_dict(), **own, "config": self.cfg.dump(), "data": self.data_digest}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As Detectron2's; raises ValueError if the run began with other training data."""
         super().load_state_dict(state_dict)
         self.weights, self.seconds = state_dict["weights"], state_dict["seconds"]
         if state_dict.get("data") not in (None, self.data_digest):  # version 0.1 did not store it
@@ -64,20 +77,25 @@ class Trainer(DefaultTrainer):
             )
 
     @property
-    def data_digest(self):
+    def data_digest(self) -> str | None:
+        """:attr:`Batches.digest` of the training data; None with Detectron2's own loaders."""
         batches = self._trainer.data_loader.batch_sampler
         return batches.digest if isinstance(batches, Batches) else None
 
-    def run_step(self):
-        """One iteration; its random numbers are those of the seed, the process and the iteration."""
+    def run_step(self) -> None:
+        """One iteration, with random numbers that depend on the seed, the process and the iteration only.
+
+        Raises:
+            FloatingPointError: if a loss is not finite.
+        """
         seed_everything(self.cfg.SEED, comm.get_rank(), self.iter)
         try:
             super().run_step()
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}; {self._remedy()}") from None
 
-    def _remedy(self):
-        """What most often helps against a loss that is not finite."""
+    def _remedy(self) -> str:
+        """The most frequent remedy for a loss that is not finite."""
         resnets, tuned = self.cfg.MODEL.RESNETS, self.cfg.MODEL.BACKBONE.FREEZE_AT < 5
         if tuned and resnets.NORM == "FrozenBN":
             return (
@@ -87,14 +105,14 @@ class Trainer(DefaultTrainer):
         return "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS, and check the data with tools/check_dataset.py"
 
     @classmethod
-    def build_train_loader(cls, cfg):
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler" and not cfg.MODEL.LOAD_PROPOSALS:
             return build_train_loader(cfg)
         logger.warning(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN}: --resume will draw other images")
         return start_workers(build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True)))
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         mapper = ImageMapper(cfg, is_train=False)
         return start_workers(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
@@ -114,11 +132,11 @@ class Trainer(DefaultTrainer):
         return model
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(dataset_name, cfg.OUTPUT_DIR, cfg.TEST.COCO_EVALUATOR)
 
-    def build_hooks(self):
-        # DefaultTrainer has no method to choose the checkpointer; its hooks take it from here
+    def build_hooks(self) -> list[HookBase]:
+        # DefaultTrainer has no method that builds the checkpointer, but its hooks use this attribute
         guarded = GuardedCheckpointer(self.checkpointer.model, self.cfg.OUTPUT_DIR)
         guarded.checkpointables = self.checkpointer.checkpointables
         self.checkpointer = guarded
@@ -128,47 +146,51 @@ class Trainer(DefaultTrainer):
         estimate = [TimeEstimate(self.cfg.MODEL.DEVICE, self._extras(built))] if comm.is_main_process() else []
         return [timer, scheduler, *lines, stop, *built, *estimate]
 
-    def _ours(self, hook, stop):
-        """A hook of Detectron2's, or ours in its place."""
+    def _ours(self, hook: HookBase, stop: StopOnSigterm) -> HookBase:
+        """The hook, or our replacement of it."""
         if isinstance(hook, hooks.PreciseBN) and not hook._disabled:
             return SamePreciseBN(hook._period, hook._model, hook._data_loader, hook._num_iter, stop)
         if isinstance(hook, hooks.EvalHook):
             return EvaluationHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate, stop)
         return hook
 
-    def _extras(self, built):
-        """What else takes time until the end, as :class:`TimeEstimate` has it."""
+    def _extras(self, built: Sequence[HookBase]) -> list[tuple[str, float]]:
+        """``extras`` of :class:`TimeEstimate`: precise BN and evaluation until the end of the run."""
         test, batch = self.cfg.TEST, self.cfg.SOLVER.IMS_PER_BATCH
         times = times_due(self.start_iter, self.max_iter, test.EVAL_PERIOD)
         images = sum(len(DatasetCatalog.get(name)) for name in self.cfg.DATASETS.TEST)
         precise = test.PRECISE_BN.NUM_ITER if any(isinstance(hook, hooks.PreciseBN) for hook in built) else 0
         return [("precise BN", times * precise * FORWARD), ("evaluation", times * images / batch * FORWARD)]
 
-    def _evaluate(self):
-        """For the hook: an evaluation that fails before the last one costs a warning, and not the training."""
+    def _evaluate(self) -> dict[str, Any]:
+        """The results, for the hook. A failed evaluation during training is a warning and does not end it."""
         self.evaluation = evaluate_each(self.cfg, self.model, self.test)
         self._last_eval_results = self.evaluation.results
         return self.evaluation.results
 
-    def build_writers(self):
+    def build_writers(self) -> list[EventWriter]:
         out = self.cfg.OUTPUT_DIR
         metrics = MetricsWriter(os.path.join(out, "metrics.json"))
         writers = [MetricPrinter(self.max_iter), metrics, TensorboardWriter(out)]
         return writers + ([WandbWriter(self.cfg)] if self.cfg.WANDB.PROJECT else [])
 
-    def resume_or_load(self, resume=True):
-        """As Detectron2's, but weights that do not fill the backbone (resumed: the detector) are a ValueError, and a
-        run goes on from its newest checkpoint that is whole."""
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load MODEL.WEIGHTS, or resume the run from its newest intact checkpoint.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the weights do not fill the backbone, or those of the checkpoint the whole detector.
+        """
         if resume:
             self.checkpointer.required = ""
             self.checkpointer.resume()
-            self.start_iter = self.iter + 1  # the checkpoint has the iteration that was finished
+            self.start_iter = self.iter + 1  # the checkpoint holds the last finished iteration
         elif self.cfg.MODEL.WEIGHTS == "random":
             logger.warning("MODEL.WEIGHTS random: the network starts from a random initialisation")
         else:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
 
-    def before_train(self):
+    def before_train(self) -> None:
         batches = getattr(self._trainer.data_loader, "batch_sampler", None)
         if isinstance(batches, Batches):
             batches.start = self.start_iter
@@ -176,38 +198,38 @@ class Trainer(DefaultTrainer):
         if self.start_iter >= self.max_iter and checkpoint_names(self.cfg.OUTPUT_DIR)[0] != "model_final.pth":
             self._end_last_iteration()
 
-    def _end_last_iteration(self):
-        """What the last iteration of a resumed run lacks, which was stopped in its precise BN."""
+    def _end_last_iteration(self) -> None:
+        """Precise BN and checkpoint of the last iteration, in whose precise BN the resumed run was stopped."""
         self.iter = self.max_iter - 1
         for hook in self._hooks:
             if isinstance(hook, hooks.PreciseBN | hooks.PeriodicCheckpointer):
                 hook.after_step()
 
-    def train(self):
+    def train(self) -> dict[str, Any]:
         """Train and evaluate; writes results.json and pictures.
 
         Returns:
-            dict: {task: {metric: value}}, of several test sets {dataset: {task: {metric: value}}}.
+            The results of the last evaluation, as :attr:`Evaluation.results`.
 
         Raises:
-            UnfinishedRun: if the training has ended, but not all that comes after it has succeeded.
+            UnfinishedRun: if the training is complete, but a part of evaluation, analysis or pictures has failed.
         """
         old = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
         if comm.is_main_process() and os.path.exists(old):
-            os.remove(old)  # of an earlier run: if this one stops early, it must not pass for its result
-        problems = []
+            os.remove(old)  # of an earlier run; it must not pass for the result of this one if this one stops early
+        problems: list[str] = []
         try:
             super().train()
         except Exception as error:
             if self.iter < self.max_iter or not comm.is_main_process():
                 raise
-            record(problems, "end of the training", error)  # of hooks, when the last checkpoint is written
+            record(problems, "end of the training", error)  # raised by a hook after the last checkpoint
         done = self.evaluation
         if comm.is_main_process():
             trained = self.state_dict()
-            trained["seconds"] -= done.seconds  # as in the last checkpoint, which is written before it
+            trained["seconds"] -= done.seconds  # as in the last checkpoint, which is written before the evaluation
             state = {"iteration": self.max_iter - 1, "trainer": trained}
-            # In several processes self.model is DistributedDataParallel; the checkpointer has what is in it
+            # In several processes self.model is DistributedDataParallel; the checkpointer has the model inside it
             model, problems = self.checkpointer.model, [*done.problems, *problems]
             finish(self.cfg, model, done.results, state, done.seconds, problems)
         return done.results

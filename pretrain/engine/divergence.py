@@ -1,4 +1,4 @@
-"""A run that diverges is stopped before the optimizer's step, so that no checkpoint holds the diverged weights."""
+"""A run that diverges is stopped before the optimiser's step, so that no checkpoint holds the diverged weights."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ def refuse_divergence(
     max_loss: float,
     iteration: int,
 ) -> float:
-    """Check losses and gradients, to be called in every process between backward pass and optimizer step.
+    """Check losses and gradients, to be called in every process between backward pass and optimiser step.
 
     All processes raise together, because the largest values over all processes decide.
 
