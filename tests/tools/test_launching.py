@@ -105,7 +105,7 @@ sys.path.insert(0, os.getcwd())
 sys.path.append("tools")
 from common import argument_parser, launch
 import torch
-from pretrain.engine.sigterm import start_worker
+from pretrain.processes.sigterm import start_worker
 
 def worker_init(_):
     start_worker()

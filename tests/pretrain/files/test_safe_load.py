@@ -325,7 +325,7 @@ BOMBS = {
 }
 _CHILD = """
 import resource, sys
-from pretrain.engine.safe_load import read
+from pretrain.files.safe_load import read
 base = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (base + (1 << 30), base + (1 << 30)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -115,7 +115,7 @@ def test_signals_of_forked_processes_are_not_ours(outer):
 
 IN_C = """
 import hashlib, os, signal, threading, time
-from pretrain.engine import sigterm
+from pretrain.processes import sigterm
 sigterm.GRACE = 1
 with sigterm.stop_at_once(lambda: print("said", flush=True), 7):
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -134,7 +134,8 @@ TWO = """
 import os, signal, sys, threading, time
 import torch
 from detectron2.utils import comm
-from pretrain.engine.sigterm import Terminated, any_process, stop_at_once
+from pretrain.processes.signals import Terminated
+from pretrain.processes.sigterm import any_process, stop_at_once
 rank, folder, to, when = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 assert [any_process(flag) for flag in (False, rank == 0, rank == 1, True)] == [False, True, True, True]
