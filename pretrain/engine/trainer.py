@@ -5,13 +5,16 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.engine import TrainerBase, hooks
+from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import get_event_storage
+from detectron2.utils.events import EventWriter, get_event_storage
+from fvcore.common.config import CfgNode
 
 from ..data.augment import DeviceAugment, SimCLRView, save_views
 from ..data.loader import build_loader
@@ -24,41 +27,40 @@ from .checkpoint import AtomicCheckpointer
 from .curves import LossPlot
 from .divergence import refuse_divergence
 from .estimate import TimeEstimate, times_due, warning_of_size
-from .evaluation import Evaluation
+from .evaluation import EncoderEvaluator, Evaluation
 from .optim import WeightsLRScheduler, build_optimizer, build_scheduler
 from .precision import with_precision
 from .writers import MetricsWriter, TensorboardWriter, TerminalWriter
 
 logger = logging.getLogger(__name__)
 # Measured with LoCo and a ResNet-50 at 224 pixels, in float32 (2 cores of an AMD EPYC)
-STEP_SECONDS = 6.0  # for a million pixels of images, both views of them
-FEATURES_OF_IMAGE = 0.1  # time of an image's features, x that of an image in a step
+STEP_SECONDS = 6.0  # for a million pixels of images, with both views
+FEATURES_OF_IMAGE = 0.1  # time of an image's features, relative to its time in a step
 
 
 class Trainer(TrainerBase):
     """Trains a :class:`LocalLearner` on a folder of images.
 
-    With several processes BN is synchronised on GPUs; on the CPU, for which torch has no SyncBatchNorm, every process
-    normalises its own part of the batch. Statistics in the checkpoint, and logged losses, are those of process 0.
+    With several processes BN is synchronised on GPUs. On the CPU, where torch has no SyncBatchNorm, every process
+    normalises its own part of the batch. BN statistics in the checkpoint, and logged losses, are those of process 0.
 
-    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of every unit, their sum ``total_loss``, ``grad_norm``,
-    ``lr``, ``images_per_second``, ``time``, ``data_time`` and ``eta_seconds``.
+    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of each unit, their sum ``total_loss``, ``grad_norm``,
+    ``lr``, ``images_per_second``, ``time`` and ``data_time`` (seconds), and ``eta_seconds``.
 
     Attributes:
-        cfg: the config, in which SOLVER.AMP.ENABLED auto has become True or False.
+        cfg: the config, with SOLVER.AMP.ENABLED True or False in place of auto.
     """
 
-    def __init__(self, cfg, resume=False, evaluator=None):
+    def __init__(self, cfg: CfgNode, resume: bool = False, evaluator: EncoderEvaluator | None = None) -> None:
         """
         Args:
-            cfg: the config.
-            resume: go on from the last checkpoint in OUTPUT_DIR.
-            evaluator: EncoderEvaluator, as of :func:`pretrain.readout.knn.knn_evaluator`; None: the encoder is not
-                measured.
+            cfg: the pretraining config.
+            resume: resume from the newest checkpoint in OUTPUT_DIR.
+            evaluator: evaluation of the encoder, as :func:`pretrain.readout.knn.knn_evaluator` returns it; None: none.
 
         Raises:
             FileNotFoundError: if there are no images, or nothing to resume.
-            ValueError: if the config cannot work, or what is to be resumed is damaged or another run.
+            ValueError: if the config cannot work, or the checkpoint is damaged or of another run.
         """
         super().__init__()
         self.cfg = cfg = with_precision(cfg, resume)
@@ -78,7 +80,7 @@ class Trainer(TrainerBase):
         if large and comm.is_main_process():
             logger.warning(large)
         self.images = images = list_images(cfg.DATASETS.TRAIN)
-        # without units nothing learns, but BN's averages must forget where they started
+        # Without units only BN's running averages change; 100 iterations make them independent of their start
         self.max_iter = max(1 if cfg.MODEL.UNITS else 100, round(solver.EPOCHS * (len(images) // solver.IMS_PER_BATCH)))
         self.learner = build_learner(cfg)
         self.optimizer = build_optimizer(solver, self.learner)
@@ -93,13 +95,13 @@ class Trainer(TrainerBase):
             scheduler=self.scheduler,
         )
         stages = zip(self.learner.encoder.stage_names, self.learner.encoder.stages, strict=True)
-        self.parts = {name: list(stage.parameters()) for name, stage in stages}  # whose gradients are looked at
+        self.parts = {name: list(stage.parameters()) for name, stage in stages}  # whose gradients are checked
         self.parts.update({f"{name}'s decoder": list(d.parameters()) for name, d in self.learner.decoders.items()})
         self.start_iter = self.checkpointer.resume() + 1 if resume else 0
         broadcast_state(self.learner)
         self.reduce_gradients = GradientReducer()
         self.loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())
-        self.unreadable = set()
+        self.unreadable: set[str] = set()
         self.mean, self.std = (
             torch.tensor(value, device=cfg.MODEL.DEVICE).view(3, 1, 1)
             for value in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
@@ -108,16 +110,17 @@ class Trainer(TrainerBase):
         self.stop = StopOnSigterm()
         self.register_hooks(self._build_hooks())
 
-    def _build_hooks(self):
+    def _build_hooks(self) -> list[HookBase]:
         solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
         chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
-        writers, extras = [], []
+        writers: list[EventWriter] = []
+        extras: list[tuple[str, float]] = []
         if comm.is_main_process():
             os.makedirs(out, exist_ok=True)
             writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
-            # Before any checkpoint: a run that goes on from it must not lack the line
+            # Before any checkpoint: a run that is resumed from it must not lack the line
             chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
-        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
+        chosen.append(self.stop)  # before hooks that take long: after SIGTERM only seconds may be left
         if comm.is_main_process():
             chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
         if self.evaluator:
@@ -130,27 +133,30 @@ class Trainer(TrainerBase):
             chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
 
-    def _evaluate(self):
-        broadcast_state(self.learner.encoder)  # BN's averages may differ between processes: those that are saved count
+    def _evaluate(self) -> dict[str, Any]:
+        assert self.evaluator
+        broadcast_state(self.learner.encoder)  # BN's averages may differ between processes; process 0 saves its own
         return self.evaluator.evaluate(self.learner.encoder)
 
-    def train(self):
-        """Run to the end; or, on SIGTERM, to the end of the iteration, which gets a checkpoint. The kNN evaluation is
-        left at once, and --resume goes on behind it.
+    def train(self) -> None:
+        """Train to the last iteration.
+
+        On SIGTERM the iteration at hand is finished and saved. An evaluation is left at once, and --resume goes on
+        after it.
 
         Raises:
-            FloatingPointError: when a loss explodes, or a loss, a gradient or a weight to be saved is not finite.
-            OSError: when too many images cannot be read, or a file cannot be written.
+            FloatingPointError: if a loss explodes, or a loss, a gradient or a weight to be saved is not finite.
+            OSError: if too many images are unreadable, or a file cannot be written.
         """
         if self.start_iter >= self.max_iter:
             logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, there is nothing to resume")
             self.checkpointer.save_final(self.start_iter - 1)
             if comm.is_main_process():
-                LossPlot(self.cfg).write()  # which a process lacks that was killed after its last checkpoint
+                LossPlot(self.cfg).write()  # missing if the run was killed after its last checkpoint
             return
         self._log_plan()
         if comm.is_main_process() and self.start_iter == 0:
-            view = SimCLRView(self.cfg.INPUT)  # the whole augmentation, also when the device does a part of it
+            view = SimCLRView(self.cfg.INPUT)  # the whole augmentation, also if the device does a part of it
             save_views(os.path.join(self.cfg.OUTPUT_DIR, "views.png"), self._sample_images(), view, self.cfg.SEED)
         self.batches = iter(self.loader)
         self.learner.train()
@@ -159,7 +165,7 @@ class Trainer(TrainerBase):
         except Terminated:
             pass
 
-    def _log_plan(self):
+    def _log_plan(self) -> None:
         solver, processes = self.cfg.SOLVER, comm.get_world_size()
         local = solver.IMS_PER_BATCH // processes
         logger.info(
@@ -169,22 +175,22 @@ class Trainer(TrainerBase):
             f"{self.optimizer.param_groups[0]['initial_lr']:.6g} = {solver.BASE_LR} * {solver.IMS_PER_BATCH} / 256"
         )
 
-    def _sample_images(self, count=6):
+    def _sample_images(self, count: int = 6) -> Iterator[np.ndarray]:
         for path in self.images[:: math.ceil(len(self.images) / count)]:
             try:
                 yield read_image(path)
             except UNREADABLE:
-                continue  # the loader counts and names it
+                continue  # the training loop counts and logs it
 
-    def run_step(self):
-        """One iteration. Whatever draws random numbers in it gets them from generators that are seeded here by (SEED,
-        iteration, process), so that a resumed run goes on with the same bits, and no generator's state is stored."""
+    def run_step(self) -> None:
+        """One iteration. All random generators are seeded by (SEED, iteration, process), so that a resumed run has the
+        same bits and no generator's state is stored."""
         start = time.perf_counter()
         seed_all_rng(int(np.random.SeedSequence([self.cfg.SEED, self.iter, comm.get_rank()]).generate_state(1)[0]))
         views, unreadable = next(self.batches)
         data_time = time.perf_counter() - start
         self._note_unreadable(unreadable)
-        views = views.to(self.cfg.MODEL.DEVICE, non_blocking=True)  # keeps channels_last, as what follows
+        views = views.to(self.cfg.MODEL.DEVICE, non_blocking=True)  # keeps channels_last
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
             losses = self.learner.forward_backward(
                 views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients, self._prepare
@@ -201,11 +207,11 @@ class Trainer(TrainerBase):
         storage.put_scalar("data_time", data_time)
         storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
 
-    def _prepare(self, views):
-        """uint8 views to the network's input, (2B, 3, S, S); of a large batch one chunk at a time."""
+    def _prepare(self, views: torch.Tensor) -> torch.Tensor:
+        """The network's input, (2B, 3, S, S) float, of the uint8 views of a batch or chunk."""
         return ((self.augment(views) if self.augment else views) - self.mean) / self.std
 
-    def _note_unreadable(self, paths):
+    def _note_unreadable(self, paths: Iterable[str]) -> None:
         if comm.get_world_size() > 1 and (self.iter + 1) % self.cfg.SOLVER.LOG_PERIOD == 0:
             paths = itertools.chain(paths, *comm.all_gather(sorted(self.unreadable)))  # what the others have met
         for path in set(paths) - self.unreadable:
