@@ -120,7 +120,7 @@ class WrittenFiles:
         self.folder, self.ledger = Path(folder), Path(folder, ".written")
         first, *lines = text_of(self.ledger).splitlines() or [LEDGER]
         if first != LEDGER or self.ledger.is_symlink():
-            raise ValueError(f"{self.ledger} is there and not of an earlier prediction: name another --output")
+            raise ValueError(f"{self.ledger} exists and is not of an earlier prediction: name another --output")
         self.ours = {tuple(line.split("  ", 1)) for line in lines}
 
     def refuse_others(self, names: Iterable[str], inputs: Iterable[str | Path]) -> None:
@@ -139,7 +139,7 @@ class WrittenFiles:
             if os.path.realpath(path) in read:
                 raise ValueError(f"{path} is one of the images and would be replaced: name another --output")
             if os.path.lexists(path) and not self._is_ours(path, name):
-                raise ValueError(f"{path} is there and not of an earlier prediction: name another --output")
+                raise ValueError(f"{path} exists and is not of an earlier prediction: name another --output")
 
     def _is_ours(self, path: Path, name: str) -> bool:
         return path.is_file() and not path.is_symlink() and (sha256_of(path), name) in self.ours

@@ -90,6 +90,6 @@ def _saved_trainer(cfg: CfgNode) -> dict[str, Any]:
     def check(content: dict[str, Any]) -> None:
         trainer = content["trainer"]
         if not (isinstance(trainer["seed"], int) and isinstance(trainer["weights"], str) and trainer["batch"] > 0):
-            raise TypeError("its trainer's state is none of ours")
+            raise TypeError("its trainer's state is not ours")
 
     return read_own(newest_of_all(cfg.OUTPUT_DIR, check, warn=False))["trainer"]

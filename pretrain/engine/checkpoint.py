@@ -65,7 +65,7 @@ class AtomicCheckpointer(Checkpointer):
             return int(saved["iteration"])
         except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
             why = " ".join(str(error).split())[:300]
-            raise ValueError(f"{found} is none of this run ({why}): start anew without --resume") from error
+            raise ValueError(f"{found} is not of this run ({why}): start anew without --resume") from error
 
     def _check(self, content: Mapping[str, Any]) -> None:
         """Raise ValueError for a checkpoint of another run, KeyError or TypeError for a file that is none of ours."""

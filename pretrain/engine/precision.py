@@ -41,7 +41,7 @@ def with_precision(cfg: CfgNode, resume: bool = False) -> CfgNode:
     begun = answers[0][2]
     enabled = wanted if wanted != AUTO else fast if begun is None else begun
     if wanted == AUTO:
-        reason = why if begun is None else "the run began so"
+        reason = why if begun is None else "the run began with it"
         logger.info(f"SOLVER.AMP.ENABLED auto: {'bfloat16' if enabled else 'float32'}, because {reason}")
         frozen, cfg = cfg.is_frozen(), cfg.clone()
         cfg.defrost()

@@ -65,7 +65,7 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg = with_precision(cfg, resume)
         if cfg.KNN.TRAIN and evaluator is None:
-            raise ValueError("KNN.TRAIN asks for kNN: hand knn_evaluator(cfg) of pretrain.readout.knn to the trainer")
+            raise ValueError("KNN.TRAIN is set: pass knn_evaluator(cfg) of pretrain.readout.knn to the trainer")
         self.evaluator = evaluator
         solver = cfg.SOLVER
         if comm.get_world_size() > 1 and (cfg.MODEL.DEVICE == "cuda") != (torch.distributed.get_backend() == "nccl"):

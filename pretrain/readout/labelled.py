@@ -81,7 +81,7 @@ def labelled_splits(cfg: CfgNode) -> tuple[Labelled, Labelled | None]:
         )
     train = list_labelled(cfg.TRAIN)
     if len(train.class_names) < 2:
-        raise ValueError(f"{cfg.TRAIN}: one class only, {train.class_names[0]}; there is nothing to tell apart")
+        raise ValueError(f"{cfg.TRAIN}: only one class, {train.class_names[0]}; a readout needs two or more")
     return train, list_labelled(cfg.TEST, train.class_names) if cfg.TEST else None
 
 

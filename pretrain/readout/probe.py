@@ -167,7 +167,7 @@ class LinearProbe(TrainerBase):
         if len(solver.BASE_LR) > 1 and 0 < counts["held_out"] < FEW:
             logger.warning(
                 f"each learning rate is chosen on {counts['held_out']} held-out images, of which one is "
-                f"{100 / counts['held_out']:.1f} points: a larger DATASETS.HELD_OUT chooses with less chance"
+                f"{100 / counts['held_out']:.1f} points: a larger DATASETS.HELD_OUT makes the choice more reliable"
             )
 
     def run_step(self) -> None:
@@ -179,14 +179,14 @@ class LinearProbe(TrainerBase):
         torch.stack([loss.sum() for loss in losses.values()]).sum().backward()
         self.reduce_gradients(self.classifiers.parameters())
         self.reduce_gradients.wait()
-        self._look_at(losses)
+        self._record(losses)
         self.optimizer.step()
         self.optimizer.zero_grad()
         storage = get_event_storage()
         storage.put_scalar("data_time", data_time)
         storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
 
-    def _look_at(self, losses: Mapping[str, torch.Tensor]) -> None:
+    def _record(self, losses: Mapping[str, torch.Tensor]) -> None:
         """Log the losses, warn of classifiers that diverge, and raise FloatingPointError if all have diverged, in all
         processes together."""
         names = [f"{name}-lr{rate_name(rate)}" for name in losses for rate in self.cfg.SOLVER.BASE_LR]
@@ -196,7 +196,7 @@ class LinearProbe(TrainerBase):
         if len(diverged) == len(names):
             raise FloatingPointError(
                 f"all {len(names)} classifiers have diverged at iteration {self.iter}, or the features are not finite: "
-                "start anew with a lower SOLVER.BASE_LR, or look at MODEL.WEIGHTS"
+                "start anew with a lower SOLVER.BASE_LR, or check MODEL.WEIGHTS"
             )
         for name in sorted(diverged - self.diverged):
             logger.warning(f"{name}: the loss is not finite from iteration {self.iter} on; the others go on")
