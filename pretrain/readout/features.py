@@ -22,7 +22,8 @@ from .progress import with_progress
 
 logger = logging.getLogger(__name__)
 FORMAT = "loco-det features"
-BATCH_SIZE = 64  # images that go through the encoder at a time
+BATCH_SIZE = 64  # number of images that pass through the encoder at a time
+Features = dict[str, torch.Tensor]  # stage name -> (N, C)
 
 
 @contextlib.contextmanager
@@ -85,9 +86,7 @@ class PooledEncoder(nn.Module):
 
 
 @torch.no_grad()
-def pooled_features(
-    encoder: PooledEncoder, paths: Sequence[str], cfg: CfgNode
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def pooled_features(encoder: PooledEncoder, paths: Sequence[str], cfg: CfgNode) -> tuple[Features, torch.Tensor]:
     """Features of the images' central crops, in eval mode.
 
     The processes compute batches in turn, so that the features do not depend on the number of processes. They are
@@ -145,7 +144,7 @@ def _report_unreadable(paths: Sequence[str], readable: Iterable[int]) -> None:
 
 def cached_features(
     encoder: PooledEncoder, image_lists: Sequence[Sequence[str]], cfg: CfgNode, weights: Mapping[str, Any]
-) -> list[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+) -> list[tuple[Features, torch.Tensor]]:
     """:func:`pooled_features` of several lists of images, cached in a file.
 
     The file is FEATURES.CACHE or OUTPUT_DIR/features.pth. Its features are used only if weights, crop and images
@@ -175,7 +174,7 @@ def cached_features(
         "amp": encoder.amp,
     }
     names = [digest_of(paths) for paths in image_lists]
-    stored: dict[str, tuple[dict[str, torch.Tensor], torch.Tensor]] = {}
+    stored: dict[str, tuple[Features, torch.Tensor]] = {}
     if comm.is_main_process():
         stored = _read_cache(path, key, encoder.stages, named=bool(cfg.FEATURES.CACHE))
     known = comm.all_gather(list(stored))[0]  # process 0 decides
@@ -230,7 +229,7 @@ def digest_of(paths: Iterable[str], times: bool = True) -> str:
 
 def _read_cache(
     path: str, key: Mapping[str, Any], stages: Sequence[str], named: bool
-) -> dict[str, tuple[dict[str, torch.Tensor], torch.Tensor]]:
+) -> dict[str, tuple[Features, torch.Tensor]]:
     """The usable features in a cache file; if there are none, the log says why.
 
     Args:

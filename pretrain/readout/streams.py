@@ -19,11 +19,10 @@ from ..data.augment import SimCLRView
 from ..data.loader import StreamSampler
 from ..files.images import UNREADABLE, read_image
 from ..processes.sigterm import start_worker
-from .features import PooledEncoder, cached_features, pooled_features
+from .features import Features, PooledEncoder, cached_features, pooled_features
 from .labelled import Labelled, hold_out, labelled_splits, subset, warn_of_images
 
 logger = logging.getLogger(__name__)
-Features = dict[str, torch.Tensor]  # stage name -> (N, C)
 
 
 class _Stream:
