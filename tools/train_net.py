@@ -26,7 +26,10 @@ from detectron2.utils.env import seed_all_rng
 
 from loco_det.config import add_loco_config
 from loco_det.data.datasets import prepare_datasets
-from loco_det.engine.trainer import Trainer, check_evaluated, check_resumed, check_run, evaluate, size_warning
+from loco_det.engine.checks import check_run, size_warning
+from loco_det.engine.eval_only import evaluate
+from loco_det.engine.resume import check_evaluated, check_resumed
+from loco_det.engine.trainer import Trainer
 from pretrain.engine.logs import start_logs
 from pretrain.files.checkpoints import write_config
 

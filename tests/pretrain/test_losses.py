@@ -80,7 +80,7 @@ def test_barlow_twins_equals_lightly_gradients_too():
 
 ONE_RANK = """
 import importlib.util, sys, torch
-from pretrain.distributed import GradientReducer
+from pretrain.processes.distributed import GradientReducer
 rank, folder, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 spec = importlib.util.spec_from_file_location("rules", file)
 rules = importlib.util.module_from_spec(spec)

@@ -106,6 +106,7 @@ sys.path.append("tools")
 from common import argument_parser, launch
 import torch
 from pretrain.processes.lifetime import start_worker
+from pretrain.processes.sigterm import start_worker
 
 def worker_init(_):
     start_worker()

@@ -99,7 +99,7 @@ SIGNALLED = """
 import os, runpy, subprocess, sys
 sys.path.insert(0, os.getcwd())
 sys.path.append("tools")
-from pretrain.trainer import Trainer
+from pretrain.engine.trainer import Trainer
 name, at, who = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 sys.argv[1:4] = []
 run_step = Trainer.run_step

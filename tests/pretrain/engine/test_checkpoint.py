@@ -203,7 +203,7 @@ def test_a_checkpoint_with_other_weights_is_refused_in_a_line(tmp_path):
     name = next(iter(good["model"]))
     for change in ({"model": []}, {"model": {}}, {"model": good["model"] | {name: torch.ones(1)}}, {"iteration": None}):
         torch.save(good | change, tmp_path / "model_final.pth")
-        with pytest.raises(ValueError, match=r"model_final\.pth is none of this run \(.*\): start anew") as error:
+        with pytest.raises(ValueError, match=r"model_final\.pth is not of this run \(.*\): start anew") as error:
             checkpointer.resume()
         assert "\n" not in str(error.value)
 

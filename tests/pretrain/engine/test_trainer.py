@@ -187,7 +187,7 @@ def test_knn_and_the_picture_of_losses(images, labelled, reference, tmp_path):
     assert min(Image.open(out / "losses.png").size) > 300
     with pytest.raises(FileNotFoundError, match="nowhere"):
         make_trainer(config(images, out, **{"KNN.TRAIN": "/nowhere"}))
-    with pytest.raises(ValueError, match="KNN.TRAIN asks for kNN: hand knn_evaluator"):
+    with pytest.raises(ValueError, match="KNN.TRAIN is set: pass knn_evaluator"):
         Trainer(config(images, out, **keys))
 
 

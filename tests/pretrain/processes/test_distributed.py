@@ -49,7 +49,7 @@ def trainer(name, resume=False):
         "MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 16, "SOLVER.IMS_PER_BATCH", 8,
         "SOLVER.EPOCHS", 4.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0, "MODEL.NOISE", 0.1])
     torch.manual_seed(rank)  # process 0's weights count
-    return Trainer(cfg, resume, knn_evaluator(cfg))
+    return Trainer(cfg, resume)
 
 t = trainer("whole")
 t.train()
