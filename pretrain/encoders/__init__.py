@@ -9,9 +9,9 @@ from .base import (
     ResNetEncoder,
     StageEncoder,
     build_encoder,
-    is_own_code,
 )
 from .resnet import ResNetShape, resnet_shape
+from .spec import EncoderSpec, NamedEncoder, is_own_code, parse_encoder
 
 __all__ = [
     "BUILDERS",
@@ -19,10 +19,13 @@ __all__ = [
     "RESNETS",
     "STAGE_NAMES",
     "Encoder",
+    "EncoderSpec",
+    "NamedEncoder",
     "ResNetEncoder",
     "ResNetShape",
     "StageEncoder",
     "build_encoder",
     "is_own_code",
+    "parse_encoder",
     "resnet_shape",
 ]

@@ -17,8 +17,8 @@ from pretrain.encoders import (
     ResNetEncoder,
     StageEncoder,
     build_encoder,
-    check_encoder,
 )
+from pretrain.encoders.base import check_encoder
 
 GFLOPS = {  # multiply-adds at 224 x 224 with a 1000-class layer on top: torchvision's documentation, and the papers
     "resnet18": 1.814,
