@@ -1,24 +1,26 @@
-"""A checkpoint file -> one encoder's state dict: the right network of the file, whole, in float32, checked."""
+"""A checkpoint file -> its layout -> one encoder's state dict: the right network of the file, whole and checked."""
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from pretrain.encoders import resnet_shape
-from pretrain.files.safe_load import read
-from pretrain.files.text import for_terminal
+from pretrain.encoders import EncoderSpec, ResNetShape, parse_encoder
+from pretrain.files.atomic import sha256_of
 
-from . import huggingface
-from .architecture import COUNTER, infer_arch, reference, relative, some
-from .choose import choose
-from .huggingface import weights_file
-from .layouts import Conventions
+from . import detectron2_runs, huggingface
+from .architecture import infer_encoder, relative
+from .checkpoint_file import CheckpointFile, errors_naming, read_checkpoint
+from .choose import Choice, choose
+from .conventions import Conventions
+from .messages import first_few
+from .metadata import check_agreement, metadata_of, parse_name, pretraining_of
 from .openmmlab import openmmlab_pixels
-from .stated import agree, detectron2_config, detectron2_conventions, pretraining_of, stated_by
+from .weights import complete, dense_tensor
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Source:
 
     Attributes:
         path: of the file; if a folder was named, of that in it.
-        arch: name of the encoder, for ``pretrain.encoders.build_encoder``.
+        encoder: which one it is.
         layout: which project's it is, a name of ``layouts.LAYOUTS`` or "prefix".
         project: the same in words.
         location: where in the file it was: "keys/of/dictionaries/prefix.".
@@ -35,22 +37,50 @@ class Source:
         conventions: what the network expects of its surroundings.
         dropped: first part of the other names beside it (``fc``, ``projector``) -> how many there were.
         notes: what the user should know, a line each.
-        pretraining: as :func:`stated.pretraining_of` returns it.
+        pretraining: as :func:`metadata.pretraining_of` returns it.
     """
 
     path: Path
-    arch: str
+    encoder: EncoderSpec
     layout: str
     project: str
     location: str
-    names: dict
+    names: dict[str, str]
     conventions: Conventions
-    dropped: dict
-    notes: list = field(default_factory=list)
+    dropped: dict[str, int]
+    notes: list[str] = field(default_factory=list)
     pretraining: dict | None = None
 
+    @property
+    def arch(self) -> str:
+        """The encoder's name, for ``pretrain.encoders.build_encoder``."""
+        return self.encoder.name
 
-def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe=False, config_file=None):
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file, in hexadecimal. Computed when first asked for: it costs about as much time as reading did."""
+        return sha256_of(self.path)
+
+    def as_dict(self) -> dict:
+        """Plain values for JSON, without the names."""
+        keys = ("arch", "layout", "project", "location")
+        return {
+            "path": str(self.path),
+            **{key: getattr(self, key) for key in keys},
+            "conventions": self.conventions._asdict(),
+            **{key: getattr(self, key) for key in ("dropped", "notes", "pretraining")},
+        }
+
+
+def load_source(
+    path: str | os.PathLike,
+    arch: str = "auto",
+    source: str = "auto",
+    ema: bool = False,
+    prefix: str | None = None,
+    unsafe: bool = False,
+    config_file: str | os.PathLike | None = None,
+) -> tuple[Source, dict[str, torch.Tensor]]:
     """Read the encoder of a checkpoint.
 
     Args:
@@ -70,109 +100,102 @@ def load_source(path, arch="auto", source="auto", ema=False, prefix=None, unsafe
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, or has no such encoder; one line that begins with the path.
     """
-    try:
-        path, notes = weights_file(path)
-        content = read(path, unsafe)
-        layout, found, has_ema = choose(content, source, ema, prefix, path)
-        names, inside, outside = found.split()
-        heads = layout.heads or r"(?!)"
-        if odd := [name for name in inside if not re.match(heads, name)]:
-            raise ValueError(
-                relative(odd)
-                or f"{len(odd)} names in its encoder at {found.location!r} that no plain ResNet has ({some(odd)}): it "
-                "may compute something else, refused; if you know that it does not, save the ResNet's state dict alone"
-            )
-        if config_file and layout.conventions:
-            raise ValueError(f"laid out as {layout.name}: --config-file is for checkpoints of Detectron2 only")
-        parts = {name: _tensor(name, found.weights[found.prefix + old]) for name, old in names.items()}
-        found_arch = infer_arch(parts)
-        conventions, stated, unsaid = _surroundings(content, path, layout, found, found_arch, config_file)
-        if layout.same or (stated and stated.endswith("_same")):
-            found_arch += "_same"
-        agree(stated, found_arch, found.location if layout.name in ("loco-det", "detectron2") else "")
-        shape = resnet_shape(found_arch)
-        if not (shape and shape.bottleneck):
-            conventions = conventions._replace(stride_in_1x1=False)  # of no meaning to blocks of another kind
-        if arch not in ("auto", found_arch):
-            raise ValueError(f"this is a {found_arch}, not the {arch} that was asked for")
-        state_dict, changed = _complete(parts, found_arch)
-        notes += [*unsaid, *changed]
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(for_terminal(f"{path}: {error}")) from None
+    expected = parse_expected(arch)
+    file = read_checkpoint(path, unsafe, config_file)
+    with errors_naming(file.path):
+        return extract(file, choose(file.content, source, ema, prefix, file.path), expected)
+
+
+def parse_expected(arch: str) -> EncoderSpec | None:
+    """The encoder that a user expects; None for "auto"."""
+    return None if arch == "auto" else parse_encoder(arch)
+
+
+def extract(
+    file: CheckpointFile, choice: Choice, expected: EncoderSpec | None = None
+) -> tuple[Source, dict[str, torch.Tensor]]:
+    """The encoder that was chosen of a checkpoint.
+
+    Args:
+        file: the checkpoint.
+        choice: its layout, and which of its networks.
+        expected: refuse any other encoder than this.
+
+    Returns:
+        tuple: as :func:`load_source`.
+
+    Raises:
+        FileNotFoundError: if there is no such config of a Detectron2 run.
+        ValueError: if it is not the encoder expected, or cannot be converted; one line without the path.
+    """
+    layout, found, has_ema = choice
+    names, inside, outside = found.split()
+    _check_heads(choice, inside)
+    if file.config_file and layout.conventions:
+        raise ValueError(f"laid out as {layout.name}: --config-file is for checkpoints of Detectron2 only")
+    parts = {name: dense_tensor(name, found.weights[found.prefix + old]) for name, old in names.items()}
+    encoder = infer_encoder(parts)
+    conventions, claimed, notes = _surroundings(file, choice, encoder)
+    if isinstance(encoder, ResNetShape):  # shapes do not show how it pads
+        encoder = encoder._replace(same=layout.same or (isinstance(claimed, ResNetShape) and claimed.same))
+    check_agreement(claimed, encoder, found.location)
+    if not (isinstance(encoder, ResNetShape) and encoder.bottleneck):
+        conventions = conventions._replace(stride_in_1x1=False)  # of no meaning to blocks of another kind
+    if expected not in (None, encoder):
+        raise ValueError(f"this is a {encoder}, not the {expected} that was asked for")
+    state_dict, changed = complete(parts, encoder)
+    notes = [*file.notes, *notes, *changed]
     if has_ema:
         notes.append("the file has the network of a moving average (EMA, teacher), too: --ema takes that one")
-    dropped = Counter(name.split(".")[0] for name in [*inside, *outside])
     return Source(
-        path=Path(path),
-        arch=found_arch,
+        path=file.path,
+        encoder=encoder,
         layout=layout.name,
         project=layout.project,
         location=found.location,
         names=names,
         conventions=conventions,
-        dropped=dict(dropped),
+        dropped=dict(Counter(name.split(".")[0] for name in [*inside, *outside])),
         notes=notes,
-        pretraining=pretraining_of(content),
+        pretraining=pretraining_of(file),
     ), state_dict
 
 
-def _surroundings(content, path, layout, found, arch, config_file):
+def _check_heads(choice, inside):
+    """Refuse names behind the encoder's prefix that are neither a ResNet's nor a head's that the layout drops."""
+    heads = choice.layout.heads or r"(?!)"
+    if odd := [name for name in inside if not re.match(heads, name)]:
+        raise ValueError(
+            relative(odd)
+            or f"{len(odd)} names in its encoder at {choice.found.location!r} that no plain ResNet has "
+            f"({first_few(odd)}): it may compute something else, refused; if you know that it does not, save the "
+            "ResNet's state dict alone"
+        )
+
+
+def _surroundings(file, choice, encoder):
     """What the network expects of its surroundings, by what the checkpoint says, the files beside it, and its layout.
 
     Returns:
-        tuple: Conventions; name of the network as the checkpoint or a file beside it states it, or None; and notes.
+        tuple: Conventions; the encoder as the checkpoint or a file beside it names it, or None; and notes.
     """
-    named = layout.name == "prefix"  # by the user, who knows the file better than its contents tell
-    timm = layout.name in ("timm", "torchvision")  # its weights on the hub are bare
-    stated, pixels = (None, None) if named else stated_by(content, path, timm)
+    layout, found, _ = choice
+    if layout.name == "prefix":  # named by the user, who knows the file better than its metadata
+        claimed, pixels, own_code = None, None, False
+    else:
+        own_code = layout.name in ("loco-det", "detectron2") and bool(found.location)
+        claimed, pixels = metadata_of(file, timm=layout.name in ("timm", "torchvision"), own_code=own_code)
     if layout.conventions is None:
-        config = detectron2_config(content, path, config_file)
-        return detectron2_conventions(config), config["MODEL"].get("ENCODER") or stated, []
+        config = detectron2_runs.run_config(file)
+        name = config["MODEL"].get("ENCODER")
+        if name and isinstance(name, str):
+            claimed = parse_name(name, own_code)
+        return detectron2_runs.conventions_of(config), claimed, []
     if found.naming == "huggingface":
-        conventions, notes = huggingface.surroundings(path, arch)
-        return conventions, stated, notes
-    if not named and layout.name != "loco-det":
-        pixels = openmmlab_pixels(content, found.written or found.location) or pixels
+        conventions, notes = huggingface.conventions_beside(file, encoder)
+        return conventions, claimed, notes
+    if layout.name not in ("prefix", "loco-det"):
+        pixels = openmmlab_pixels(file.content, found.written or found.location) or pixels
     if pixels:
-        return layout.conventions._replace(mean=pixels[0], std=pixels[1]), stated, []
-    return layout.conventions, stated, []
-
-
-def _tensor(name, value):
-    """A tensor or an array as a dense tensor of the CPU with data of its own; raises ValueError for others."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
-            raise ValueError(f"{name} holds {value.dtype} values, expected floating point")
-        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
-    if value.device.type != "cpu" or value.layout != torch.strided or value.is_nested:
-        raise ValueError(f"{name} is a {value.layout} tensor on {value.device}, expected a dense one with data")
-    if not (value.is_floating_point() or name.endswith(COUNTER)):
-        raise ValueError(f"{name} holds {value.dtype} values, expected floating point")
-    return value
-
-
-def _complete(parts, arch):
-    """Give every tensor torchvision's type and order, and add the counters of a checkpoint that has none.
-
-    Half and double precision become float32. A missing ``num_batches_tracked`` becomes 0, as torch itself reads such
-    files. All are kept because of Detectron2's two frozen norms: BatchNorm frozen by FREEZE_AT, as in our recipes,
-    reports missing keys without them, while NORM: FrozenBN ignores them but for a message about unexpected keys.
-
-    Returns:
-        tuple: the state dict, and notes on what was changed.
-    """
-    complete, broken, types = {}, [], Counter()
-    for name, meta in reference(arch).items():
-        tensor = parts.get(name)
-        if tensor is None:
-            tensor = torch.zeros(meta.shape)
-        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise ValueError(f"{name} has fewer values than its shape ({tuple(tensor.shape)}) says")
-        if not name.endswith(COUNTER) and tensor.dtype != meta.dtype:
-            types[str(tensor.dtype).removeprefix("torch.")] += 1
-        tensor = complete[name] = tensor.detach().to(meta.dtype).contiguous()
-        if not torch.isfinite(tensor).all():
-            broken.append(name)
-    if broken:
-        raise ValueError(f"NaN or infinite values in {len(broken)} tensors ({some(broken)})")
-    return complete, [f"{count} tensors were {kind}, and are now float32" for kind, count in types.items()]
+        return layout.conventions._replace(mean=pixels[0], std=pixels[1]), claimed, []
+    return layout.conventions, claimed, []
