@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
@@ -88,7 +88,7 @@ def _faults(state_dict, expected):
     return faults
 
 
-def relative(names: Iterable[str]) -> str | None:
+def relative(names: Collection[str]) -> str | None:
     """The network that looks like a ResNet but is none, in a line for the user, or None."""
     for pattern, network in RELATIVES.items():
         if name := next((name for name in names if re.search(rf"(^|\.)({pattern})", name)), None):

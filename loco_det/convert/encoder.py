@@ -39,7 +39,7 @@ class Readable(NamedTuple):
         return f"{source.encoder} of {source.project} at {source.location!r}, {source.conventions.format} pixels"
 
     def description(self) -> dict:
-        """What tells this network from others, for a file of results: dict, with the file's "path" and "sha256"."""
+        """What identifies this network in a file of results: dict, with the file's "path" and "sha256"."""
         source = self.source
         text = {"source": source.layout, "location": source.location, "arch": source.arch}
         return {"path": str(source.path), "sha256": source.sha256, **text, **source.conventions._asdict()}

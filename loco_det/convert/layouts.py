@@ -19,7 +19,7 @@ class Layout(NamedTuple):
         online: pattern of the trained (online, query, student) encoder's ``Found.location``.
         ema: pattern of its moving average's (momentum, key, target, teacher); "": it has none.
         mark: pattern of a name or top-level key that has to be in the file; "": none. Two rows with the same prefix
-            are told apart by it.
+            are distinguished by it.
         heads: pattern of names inside the encoder that are no part of the ResNet and may be dropped.
         conventions: of the networks; None: the file or a config beside it has to say.
         naming: names of the encoder's parameters, a key of ``search.NAMINGS``; "": any.
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 # Before conv1 in every first block: the order in which tonylins/simclr-converter's ResNet makes its parts
 _SHORTCUT_FIRST = r"^layer2\.0\.downsample\.0\.weight$(.|\n)*^layer2\.0\.conv1\.weight$"
 
-# The first row that fits is taken: rows with a mark stand before those with the same place and none.
+# The first row that fits is taken: rows with a mark come before those with the same place and none.
 LAYOUTS = (
     Layout(
         "loco-det",

@@ -69,7 +69,7 @@ def check_agreement(claimed: EncoderSpec | None, found: EncoderSpec, location: s
         location: of the encoder in the file, for the message.
 
     Raises:
-        ValueError: if it does, or if what it names cannot be told from its shapes.
+        ValueError: if it does, or if it names a network whose computation shapes do not show.
     """
     if isinstance(claimed, ResNetShape):
         padded_alike = found._replace(same=claimed.same) if isinstance(found, ResNetShape) else found

@@ -139,7 +139,7 @@ def find_encoders(content: object) -> list[Found]:
                 if name == anchor or name.endswith(f".{anchor}"):
                     prefix = name[: -len(anchor)]
                     if naming != "children" or f"{prefix}0.weight" in weights:
-                        # A wrapper within the encoder's own names has no prefix to be told from
+                        # A wrapper within the encoder's own names leaves no prefix as it is in the file
                         whole = written[name].removesuffix(anchor) if written[name].endswith(anchor) else prefix
                         found.append(Found("/".join([*path, prefix]), naming, weights, prefix, whole))
     return found
