@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 # Before tools/, where the command line pretrain.py would hide the package pretrain.
@@ -111,15 +110,8 @@ def list_sources(as_json):
 
 def report(result, as_json=False):
     """Print what a conversion did."""
-    source = result.source
     if as_json:
-        content = {**asdict(result), "source": {**asdict(source), "path": str(source.path)}}
-        del content["source"]["names"]
-        content["source"]["conventions"] = source.conventions._asdict()
-        content["differences"] = {
-            mode: {name: d._asdict() for name, d in stages.items()} for mode, stages in result.differences.items()
-        }
-        print(json.dumps(content, indent=2))
+        print(json.dumps(result.as_dict(), indent=2))
         return
     for line in _lines(result):
         print(for_terminal(line))

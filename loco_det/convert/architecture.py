@@ -1,13 +1,16 @@
-"""Which encoder a state dict holds, told from its names and shapes; anything else is refused with what was seen."""
+"""Which encoder a state dict holds, detected from its names and shapes; anything else is refused with what was seen."""
 
 import functools
 import re
-import reprlib
+from collections.abc import Collection, Mapping
 
 import torch
+from torch import nn
 
-from pretrain.encoders import BUILDERS, build_encoder
-from pretrain.encoders.resnet import BLOCKS, ResNetShape, resnet_shape
+from pretrain.encoders import BUILDERS, EncoderSpec, NamedEncoder, ResNetShape, build_encoder
+from pretrain.encoders.resnet import BLOCKS
+
+from .messages import first_few
 
 COUNTER = "num_batches_tracked"  # BatchNorm's count of training steps: not a weight, and absent from older checkpoints
 WIDEST = 4096  # output channels of res2: a limit to what a file can ask for in memory; SimCLR's 4x has 1024
@@ -27,49 +30,47 @@ RELATIVES = {
 }
 
 
-def some(items):
-    """The first three of a list and how many more there are, for a one-line message."""
-    items = list(items)
-    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return ", ".join(items[:3]) + more
-
-
-def short(value):
-    """A value of a file's, of any kind and size, for a one-line message."""
-    text = reprlib.repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
-
-
 @functools.lru_cache(maxsize=4)
-def reference(arch):
-    """The complete state dict of ``arch`` as shapes and types only: meta tensors, no memory, no random numbers."""
-    return skeleton(arch).state_dict()
+def reference(encoder: EncoderSpec) -> dict[str, torch.Tensor]:
+    """The complete state dict of an encoder as shapes and types only: meta tensors, no memory, no random numbers."""
+    return skeleton(encoder).state_dict()
 
 
-def skeleton(arch):
-    """The encoder ``arch`` on the meta device: without memory or random numbers, to be given its weights."""
+def skeleton(encoder: EncoderSpec) -> nn.Module:
+    """An encoder on the meta device: without memory or random numbers, to be given its weights."""
     with torch.device("meta"):
-        return build_encoder(arch)
+        return build_encoder(encoder)
 
 
-def infer_arch(state_dict):
-    """Tell which encoder a state dict belongs to, and that it is that encoder, whole and with nothing else.
+def infer_arch(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """The name of what :func:`infer_encoder` detects, for ``pretrain.encoders.build_encoder``; raises the same."""
+    return infer_encoder(state_dict).name
+
+
+def infer_encoder(state_dict: Mapping[str, torch.Tensor]) -> EncoderSpec:
+    """Detect which encoder a state dict belongs to, and that it is that encoder, whole and with nothing else.
 
     Args:
         state_dict: name -> tensor: torchvision's names without ``fc``, or those of another encoder of ``pretrain``.
             ``num_batches_tracked`` may be absent.
 
     Returns:
-        str: a name for ``pretrain.encoders.build_encoder``: a ResNet's of any width, or one of ``BUILDERS``.
+        ResNetShape of any width, or NamedEncoder with a name in ``BUILDERS``.
 
     Raises:
         ValueError: in one line, what was seen and what was expected.
     """
     if "res2.0.0.0.weight" in state_dict:  # a StageEncoder's names; they differ from one to the other
-        arch = max(BUILDERS, key=lambda name: len(set(state_dict) & set(reference(name))))
+        encoder = max(map(NamedEncoder, BUILDERS), key=lambda one: len(set(state_dict) & set(reference(one))))
     else:
-        arch = _resnet_by_shapes(state_dict).name
-    expected = reference(arch)
+        encoder = _resnet_by_shapes(state_dict)
+    if faults := _faults(state_dict, reference(encoder)):
+        raise ValueError(f"not a {encoder}, though it begins as one: {'; '.join(faults)}")
+    return encoder
+
+
+def _faults(state_dict, expected):
+    """What is missing, left over or of another shape, a text each."""
     missing = [name for name in expected if name not in state_dict and not name.endswith(COUNTER)]
     extra = [name for name in state_dict if name not in expected]
     shapes = [
@@ -79,17 +80,15 @@ def infer_arch(state_dict):
     ]
     faults = []
     if missing:
-        faults.append(f"{len(missing)} missing ({some(missing)})")
+        faults.append(f"{len(missing)} missing ({first_few(missing)})")
     if extra:
-        faults.append(f"{len(extra)} left over ({some(extra)})")
+        faults.append(f"{len(extra)} left over ({first_few(extra)})")
     if shapes:
-        faults.append(f"{len(shapes)} of another shape ({some(shapes)})")
-    if faults:
-        raise ValueError(f"not a {arch}, though it begins as one: {'; '.join(faults)}")
-    return arch
+        faults.append(f"{len(shapes)} of another shape ({first_few(shapes)})")
+    return faults
 
 
-def relative(names):
+def relative(names: Collection[str]) -> str | None:
     """The network that looks like a ResNet but is none, in a line for the user, or None."""
     for pattern, network in RELATIVES.items():
         if name := next((name for name in names if re.search(rf"(^|\.)({pattern})", name)), None):
@@ -98,13 +97,13 @@ def relative(names):
 
 
 def _resnet_by_shapes(state_dict):
-    """The ResNetShape that the numbers of blocks and the widths of the first ones tell; raises ValueError if none."""
+    """The ResNetShape by the numbers of blocks and the widths of the first ones; raises ValueError if there is none."""
     if network := relative(state_dict):
         raise ValueError(network)
     if "conv1.weight" not in state_dict:
         raise ValueError(
             "expected a torchvision-style ResNet (conv1.weight, layer1.0.conv1.weight, ...), "
-            f"saw {len(state_dict)} other names ({some(state_dict)})"
+            f"saw {len(state_dict)} other names ({first_few(state_dict)})"
         )
     if "bn1.running_mean" not in state_dict:
         raise ValueError("no bn1.running_mean: GroupNorm, or BatchNorm without its statistics, cannot be converted")
@@ -112,6 +111,28 @@ def _resnet_by_shapes(state_dict):
     if len(stem) != 4 or stem[1:] != (3, 7, 7):
         small = ", as in ResNets for CIFAR" if stem[2:] == (3, 3) else ""
         raise ValueError(f"conv1.weight is {_size(state_dict['conv1.weight'])}, expected a stem of Nx3x7x7{small}")
+    depth = _depth(state_dict)
+    bottleneck = depth >= 50
+    first = [f"layer1.0.conv{i}.weight" for i in ((2, 3) if bottleneck else (1, 2))]
+    for name in first:
+        if name not in state_dict or state_dict[name].dim() != 4 or 0 in state_dict[name].shape:
+            raise ValueError(f"{name} is missing or no 4-dimensional weight")
+    middle, last = (state_dict[name] for name in first)
+    out = last.shape[0]
+    groups, width = 1, out
+    if bottleneck:
+        width = middle.shape[1]  # a grouped conv holds the input channels of one group
+        groups = max(1, middle.shape[0] // width)
+    shape = ResNetShape(depth, stem[0], groups, width, out)
+    if out > WIDEST or not shape.is_buildable:
+        raise ValueError(
+            f"a ResNet-{shape.depth} with {out} channels in res2 and {groups} groups of {width}, which cannot be built"
+        )
+    return shape
+
+
+def _depth(state_dict):
+    """18, 34, 50, 101 or 152, by the kind and the numbers of blocks; raises ValueError for others."""
     blocks = [set(), set(), set(), set()]
     for name in state_dict:
         if match := re.match(r"layer([1-4])\.(\d+)\.", name):
@@ -124,22 +145,7 @@ def _resnet_by_shapes(state_dict):
     if not depths:
         known = ", ".join(f"{_kind(d >= 50)} {'-'.join(map(str, n))} (resnet{d})" for d, n in BLOCKS.items())
         raise ValueError(f"saw a ResNet of {_kind(bottleneck)} {'-'.join(map(str, counts))} blocks, expected {known}")
-    first = [f"layer1.0.conv{i}.weight" for i in ((2, 3) if bottleneck else (1, 2))]
-    for name in first:
-        if name not in state_dict or state_dict[name].dim() != 4 or 0 in state_dict[name].shape:
-            raise ValueError(f"{name} is missing or no 4-dimensional weight")
-    middle, last = (state_dict[name] for name in first)
-    out = last.shape[0]
-    groups, width = 1, out
-    if bottleneck:
-        width = middle.shape[1]  # a grouped conv holds the input channels of one group
-        groups = max(1, middle.shape[0] // width)
-    shape = ResNetShape(depths[0], stem[0], groups, width, out)
-    if out > WIDEST or resnet_shape(shape.name) != shape:
-        raise ValueError(
-            f"a ResNet-{shape.depth} with {out} channels in res2 and {groups} groups of {width}, which cannot be built"
-        )
-    return shape
+    return depths[0]
 
 
 def _kind(bottleneck):

@@ -1,16 +1,40 @@
 """Which network of a checkpoint is meant, by the layouts; a file that fits none is described in a line."""
 
+import os
 import re
 import shlex
+from typing import NamedTuple
 
 from pretrain.files.stand_ins import Inert
 
-from .architecture import relative, some
-from .layouts import LAYOUTS, Conventions, Layout
-from .search import WRAPPERS, find_encoders, name_of, state_dicts
+from .architecture import relative
+from .conventions import Conventions
+from .layouts import LAYOUTS, Layout
+from .messages import first_few
+from .search import WRAPPERS, Found, find_encoders, name_of, state_dicts
 
 
-def choose(content, source="auto", ema=False, prefix=None, path="FILE"):
+class Choice(NamedTuple):
+    """Which network of a checkpoint is meant.
+
+    Attributes:
+        layout: of the checkpoint.
+        found: the encoder.
+        has_ema: whether the file has a moving average's network that was not asked for.
+    """
+
+    layout: Layout
+    found: Found
+    has_ema: bool
+
+
+def choose(
+    content: object,
+    source: str = "auto",
+    ema: bool = False,
+    prefix: str | None = None,
+    path: str | os.PathLike = "FILE",
+) -> Choice:
     """Find the network to convert.
 
     Args:
@@ -22,14 +46,14 @@ def choose(content, source="auto", ema=False, prefix=None, path="FILE"):
         path: of the file, for the command in an error.
 
     Returns:
-        tuple: Layout, Found, and whether the file has a moving average's network that was not asked for.
+        Choice.
 
     Raises:
         ValueError: in one line: nothing that is known, or not what was asked for.
     """
     found = find_encoders(content)
     if prefix is not None:
-        return *_at(found, prefix), False
+        return Choice(*_at(found, prefix), False)
     names = [name_of(key) for key in content] if isinstance(content, dict) else []
     names += [str(content[key]) for key in ("format",) if key in names]
     rows = [row for row in LAYOUTS if row.name == source or (source == "auto" and row.automatic)]
@@ -41,7 +65,7 @@ def choose(content, source="auto", ema=False, prefix=None, path="FILE"):
             if not wanted:
                 lacks = "no moving average's network (EMA)" if ema else "that of a moving average alone: add --ema"
                 raise ValueError(f"laid out as {row.name}, but holds {lacks} ({_places([online or average])})")
-            return row, wanted, bool(average) and not ema
+            return Choice(row, wanted, bool(average) and not ema)
     if found and source != "auto":
         raise ValueError(f"not laid out as {source}: its encoders are at {_places(found)}")
     if found:
@@ -85,11 +109,11 @@ def _at(found, prefix):
 
 
 def _parts(prefix):
-    """What tells a place from others: keys of dictionaries and parts of names, without wrappers'."""
+    """What sets a place apart from others: keys of dictionaries and parts of names, without wrappers'."""
     return [part for part in re.split(r"[/.]", prefix) if part and part not in WRAPPERS]
 
 
-def prefix_of(one, found):
+def prefix_of(one: Found, found: list[Found]) -> str:
     """What a user may give to ``--prefix`` for one of the encoders found: as it is in the file, unlike the others'."""
     if one.written and not any(other.prefix == one.prefix for other in found if other is not one):
         return one.written
@@ -106,21 +130,21 @@ def _command(found, path):
 
 
 def _places(found):
-    return some(repr(one.location) if one.location else "the top" for one in found) if found else "no place"
+    return first_few(repr(one.location) if one.location else "the top" for one in found) if found else "no place"
 
 
 def _unlike(content):
     """What a file without a ResNet seems to hold."""
     values = [content, *dict.values(content)] if isinstance(content, dict) else [content]
     if models := [type(value).__name__ for value in values if isinstance(value, Inert)]:
-        return f"holds {some(models)} as Python objects: if you trust the file, --unsafe-load runs their code"
+        return f"holds {first_few(models)} as Python objects: if you trust the file, --unsafe-load runs their code"
     dictionaries = [weights for _, weights, _ in state_dicts(content)]
     if not dictionaries:
-        keys = f" but {some(map(name_of, content))}" if isinstance(content, dict) and content else ""
+        keys = f" but {first_few(map(name_of, content))}" if isinstance(content, dict) and content else ""
         return f"a {type(content).__name__} without tensors{keys}: expected a dictionary of weights"
     names = [name for weights in dictionaries for name in weights]
     if network := relative(names):
         return network
     if any(re.match(r"res2_0_branch2a_w", name) for name in names):
         return "Caffe2's names (res2_0_branch2a_w): Detectron2 reads this file as it is, name it as MODEL.WEIGHTS"
-    return f"no ResNet among {len(names)} names ({some(names)}): expected layer1.0.conv1.weight behind any prefix"
+    return f"no ResNet among {len(names)} names ({first_few(names)}): expected layer1.0.conv1.weight behind any prefix"

@@ -1,28 +1,12 @@
-"""Which project wrote a checkpoint, told from where its encoder is and what else is there: one row for each.
+"""Which project wrote a checkpoint, detected from where its encoder is and what else is there: one row for each.
 
-Every row was read in the source of its project. Told by themselves are only things that matter: which network of
-several, what the images looked like, and what may be dropped. Names that no row expects are refused, never ignored.
+Every row was read in the source of its project. Rows differ only in what matters: which network of several it is, what
+the images looked like, and what may be dropped. Names that no row expects are refused, never ignored.
 """
 
 from typing import NamedTuple
 
-IMAGENET_MEAN = (123.675, 116.280, 103.530)  # RGB, of pixels from 0 to 255
-IMAGENET_STD = (58.395, 57.120, 57.375)
-
-
-class Conventions(NamedTuple):
-    """What a network expects of its surroundings, in the words of Detectron2's config; shapes do not tell it.
-
-    Attributes:
-        format: order of the colour channels (INPUT.FORMAT).
-        mean, std: of the pixels, from 0 to 255 and in that order (MODEL.PIXEL_MEAN, MODEL.PIXEL_STD).
-        stride_in_1x1: whether bottlenecks have their stride in the first 1x1 conv (MODEL.RESNETS.STRIDE_IN_1X1).
-    """
-
-    format: str = "RGB"
-    mean: tuple = IMAGENET_MEAN
-    std: tuple = IMAGENET_STD
-    stride_in_1x1: bool = False
+from .conventions import SWAV, ZERO_TO_ONE, Conventions
 
 
 class Layout(NamedTuple):
@@ -35,11 +19,11 @@ class Layout(NamedTuple):
         online: pattern of the trained (online, query, student) encoder's ``Found.location``.
         ema: pattern of its moving average's (momentum, key, target, teacher); "": it has none.
         mark: pattern of a name or top-level key that has to be in the file; "": none. Two rows with the same prefix
-            are told apart by it.
+            are distinguished by it.
         heads: pattern of names inside the encoder that are no part of the ResNet and may be dropped.
-        conventions: of the networks; None: the file or a config beside it has to tell.
+        conventions: of the networks; None: the file or a config beside it has to say.
         naming: names of the encoder's parameters, a key of ``search.NAMINGS``; "": any.
-        automatic: whether it can be told from others by what is in the file; if not, ``--source`` must name it.
+        automatic: whether it can be detected from the file's content; if not, ``--source`` must name it.
         same: whether its stem, pool and strided convs pad as TensorFlow's SAME does.
     """
 
@@ -56,13 +40,10 @@ class Layout(NamedTuple):
     same: bool = False
 
 
-ZERO_TO_ONE = Conventions(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))  # pixels from 0 to 1, as they are
-# 0.228 for red, in their multicropdataset.py
-SWAV = Conventions(std=(58.140, 57.120, 57.375))
 # Before conv1 in every first block: the order in which tonylins/simclr-converter's ResNet makes its parts
 _SHORTCUT_FIRST = r"^layer2\.0\.downsample\.0\.weight$(.|\n)*^layer2\.0\.conv1\.weight$"
 
-# The first row that fits is taken: rows with a mark stand before those with the same place and none.
+# The first row that fits is taken: rows with a mark come before those with the same place and none.
 LAYOUTS = (
     Layout(
         "loco-det",

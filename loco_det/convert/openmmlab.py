@@ -8,13 +8,14 @@ ones (OpenSelfSup, MMSelfSup 0.x, MMClassification) with ``Normalize`` in the pi
 import math
 import re
 
-from .architecture import short
+from .conventions import Pixels
+from .messages import brief
 from .python_config import assignments, entries
 
 PREPROCESSORS = ("data_preprocessor", "preprocess_cfg")  # the second: in the first 1.0 candidates
 
 
-def openmmlab_pixels(content, place):
+def openmmlab_pixels(content: object, place: str) -> Pixels | None:
     """Mean and std by the config in a checkpoint's "meta", which also must not say that it is no plain RGB ResNet.
 
     Args:
@@ -42,7 +43,7 @@ def openmmlab_pixels(content, place):
 
 
 class _Unclear(ValueError):
-    """Why mean and std cannot be told, as the end of a sentence on the config."""
+    """Why mean and std are not certain, as the end of a sentence on the config."""
 
 
 def _pixels_of(config):
@@ -75,19 +76,19 @@ def _check_text(text):
 
 
 def _check_network(everything):
-    """Raise ValueError if a config says what shapes do not tell: strides, dilation, epsilon, colours."""
+    """Raise ValueError if a config says what shapes do not show: strides, dilation, epsilon, colours."""
     for key, value, _ in everything:
         caffe = key == "style" and value == "caffe"
         colours = (key, value) in (("to_rgb", False), ("bgr_to_rgb", False), ("rgb_to_bgr", True))
         dilated = key == "dilations" and isinstance(value, list) and any(v != 1 for v in value)
         if caffe or colours or dilated:
-            raise ValueError(_other_network(f"{key}={short(tuple(value)) if dilated else short(value)}"))
+            raise ValueError(_other_network(f"{key}={brief(tuple(value)) if dilated else brief(value)}"))
         if key == "backbone" and isinstance(value, dict):
             strides, norm = value.get("strides"), value.get("norm_cfg")
             if isinstance(strides, list) and strides != [1, 2, 2, 2][: len(strides)]:
-                raise ValueError(_other_network(f"strides={short(tuple(strides))}"))
+                raise ValueError(_other_network(f"strides={brief(tuple(strides))}"))
             if isinstance(norm, dict) and norm.get("eps", 1e-5) != 1e-5:
-                raise ValueError(_other_network(f"norm_cfg eps={short(norm['eps'])}"))
+                raise ValueError(_other_network(f"norm_cfg eps={brief(norm['eps'])}"))
 
 
 def _other_network(what):
@@ -109,7 +110,7 @@ def _normalisation(pairs, everything):
         chosen = [value for key, value, _ in inside if key in PREPROCESSORS and _normalises(value)]
     for one in chosen:
         if not isinstance(one, dict):
-            raise _Unclear(f"has a data_preprocessor that is {short(one)}")
+            raise _Unclear(f"has a data_preprocessor that is {brief(one)}")
         if True not in (one.get("to_rgb"), one.get("bgr_to_rgb")):
             raise _Unclear("has a data_preprocessor without to_rgb or bgr_to_rgb, so that its images may have been BGR")
     pixels = _agreed({_three(one, "data_preprocessor", 1) for one in chosen}) or _of_pipelines(everything)
@@ -156,7 +157,7 @@ def _three(config, name, scale):
     config = config if isinstance(config, dict) else {}
     mean, std = (_numbers(config.get(key)) for key in ("mean", "std"))
     if mean is None or std is None or min(std) <= 0:
-        raise _Unclear(f"has a {name} with mean {short(config.get('mean'))} and std {short(config.get('std'))}")
+        raise _Unclear(f"has a {name} with mean {brief(config.get('mean'))} and std {brief(config.get('std'))}")
     small = max(std) < 1
     if (scale == 1 and small) or (scale == 255 and max(map(abs, (*mean, *std))) > 1):
         of = "from 0 to 255" if scale == 1 else "that ToTensor has divided by 255"

@@ -3,6 +3,7 @@
 import ast
 import operator
 import re
+from collections.abc import Iterator
 
 LONGEST = 2 * 2**20  # characters of a config; the longest of MMPretrain's have 30 thousand
 
@@ -19,7 +20,7 @@ _CONSTANTS = {"true": True, "false": False, "null": None}  # a config in JSON
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
-def assignments(text):
+def assignments(text: str) -> list[tuple[str, object]]:
     """What a config assigns to names, in its order; a name may come more than once.
 
     Args:
@@ -48,7 +49,7 @@ def assignments(text):
         raise ValueError("too deeply nested") from None
 
 
-def entries(value, _seen=None):
+def entries(value: object, _seen: set | None = None) -> Iterator[tuple[object, object, dict]]:
     """Yield (key, value, dictionary that it is in) of every dictionary in a value, outer ones first, each one once."""
     seen = set() if _seen is None else _seen
     if not isinstance(value, (dict, list)) or id(value) in seen:

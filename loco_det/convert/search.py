@@ -1,7 +1,7 @@
 """Where in a checkpoint there are encoders: in which dictionary, behind which prefix, whatever project wrote it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ class Naming(NamedTuple):
 
     anchor: str
     part: str
-    rename: Callable
+    rename: Callable[[str], str]
 
 
 def _from_children(name):
@@ -101,7 +101,7 @@ class Found(NamedTuple):
     prefix: str
     written: str
 
-    def split(self):
+    def split(self) -> tuple[dict[str, str], list[str], list[str]]:
         """Divide the dictionary's names.
 
         Returns:
@@ -120,7 +120,7 @@ class Found(NamedTuple):
         return parts, inside, outside
 
 
-def find_encoders(content):
+def find_encoders(content: object) -> list[Found]:
     """All encoders in a checkpoint.
 
     Args:
@@ -139,13 +139,15 @@ def find_encoders(content):
                 if name == anchor or name.endswith(f".{anchor}"):
                     prefix = name[: -len(anchor)]
                     if naming != "children" or f"{prefix}0.weight" in weights:
-                        # A wrapper within the encoder's own names has no prefix to be told from
+                        # A wrapper within the encoder's own names leaves no prefix as it is in the file
                         whole = written[name].removesuffix(anchor) if written[name].endswith(anchor) else prefix
                         found.append(Found("/".join([*path, prefix]), naming, weights, prefix, whole))
     return found
 
 
-def state_dicts(content, path=(), seen=()):
+def state_dicts(
+    content: object, path: tuple[str, ...] = (), seen: set | tuple = ()
+) -> Iterator[tuple[tuple[str, ...], dict, dict]]:
     """Yield the dictionaries in a checkpoint that hold tensors or arrays, each once.
 
     Yields:
@@ -173,11 +175,11 @@ def state_dicts(content, path=(), seen=()):
         yield from state_dicts(value, (*path, name_of(key)), seen)
 
 
-def without_wrappers(name):
+def without_wrappers(name: str) -> str:
     """A name without the parts that wrappers put into it: ``module.encoder.`` is ``encoder.``."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def name_of(key):
+def name_of(key: object) -> str:
     """A dictionary's key in words; a key of another kind could be nested without end."""
     return str(key) if isinstance(key, (str, int)) else type(key).__name__

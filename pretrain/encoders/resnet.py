@@ -4,6 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -37,18 +38,25 @@ class ResNetShape(NamedTuple):
     same: bool = False
 
     @property
-    def blocks(self):
+    def blocks(self) -> tuple[int, int, int, int]:
         """Number of blocks in res2 to res5."""
         return BLOCKS[self.depth]
 
     @property
-    def bottleneck(self):
+    def bottleneck(self) -> bool:
         """Whether its blocks are bottlenecks (1x1, 3x3, 1x1) and not basic (3x3, 3x3)."""
         return self.depth >= 50
 
     @property
-    def name(self):
-        """A name from which :func:`resnet_shape` makes it."""
+    def is_buildable(self) -> bool:
+        """Whether there are such blocks: basic ones have no groups, and bottlenecks a quarter of their output."""
+        if min(self[:5]) < 1:
+            return False
+        return self.out % 4 == 0 if self.bottleneck else (self.groups, self.width) == (1, self.out)
+
+    @property
+    def name(self) -> str:
+        """The shortest name from which :func:`resnet_shape` makes it."""
         depth, stem, groups, width, out, same = self
         suffix = "_same" if same else ""
         candidates = [f"resnet{depth}", f"resnet{depth}x{stem / 64:g}", f"wide_resnet{depth}_2"]
@@ -58,14 +66,20 @@ class ResNetShape(NamedTuple):
                 return name + suffix
         return f"resnet{depth}_stem{stem}_{groups}x{width}d_out{out}{suffix}"
 
+    def __str__(self) -> str:
+        return self.name
 
-def resnet_shape(name):
-    """Read the name of a ResNet.
+
+def resnet_shape(name: str) -> ResNetShape | None:
+    """Parse the name of a ResNet.
 
     ``resnet50``, ``wide_resnet50_2`` and ``resnext50_32x4d`` are torchvision's names, for any of the depths;
     ``resnet50x2`` and ``resnet18x0.5`` have all channels times that number, as in SimCLR (arXiv 2002.05709) and SwAV;
     ``resnet50_stem64_1x32d_out128`` spells everything out: stem, groups x width, output of res2. ``resnet50_same``
     pads as BYOL's did (arXiv 2006.07733).
+
+    Args:
+        name: any text.
 
     Returns:
         ResNetShape, or None if it is not the name of a ResNet.
@@ -91,17 +105,16 @@ def resnet_shape(name):
             return None
         stem, width, out = (int(channels * times) for channels in (shape.stem, shape.width, shape.out))
         shape = shape._replace(stem=stem, width=width, out=out)
-    impossible = min(shape[:5]) < 1 or (basic and (shape.groups, shape.width) != (1, shape.out))
-    return None if impossible or (not basic and shape.out % 4) else shape
+    return shape if shape.is_buildable else None
 
 
-def resnet(shape):
+def resnet(shape: ResNetShape) -> dict[str, nn.Module]:
     """Build a ResNet without its classifier, of torchvision's blocks and with its names.
 
     It is assembled here because torchvision's own class has its stem and the width of its first stage fixed.
 
     Args:
-        shape: a ResNetShape.
+        shape: what to build, see :attr:`ResNetShape.is_buildable`.
 
     Returns:
         dict: the children in order: conv1, bn1, relu, maxpool, layer1 to layer4.
@@ -143,7 +156,8 @@ def _block(shape, in_channels, out_channels, stride=1):
 class SameConv2d(nn.Conv2d):
     """A conv padded as in TensorFlow's SAME; its own ``padding`` is not used."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
         x = _pad_same(x, self.kernel_size, self.stride, 0.0)
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
@@ -151,7 +165,8 @@ class SameConv2d(nn.Conv2d):
 class SameMaxPool2d(nn.MaxPool2d):
     """A max-pool padded as in TensorFlow's SAME."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
         return super().forward(_pad_same(x, (self.kernel_size,) * 2, (self.stride,) * 2, -math.inf))
 
 

@@ -5,8 +5,7 @@ from urllib.parse import quote
 
 import yaml
 
-from ..encoders import BUILDERS
-from ..encoders.resnet import resnet_shape
+from ..encoders import is_own_code
 from ..engine.curves import LossPlot
 from ..files.metrics import series
 from ..files.text import for_markdown, for_terminal, markdown_code
@@ -206,7 +205,7 @@ def _input(run):
 
 def _usage(run):
     cfg, stages = run.cfg.MODEL, ", ".join(run.encoder.stage_names)
-    commands = DETECTION + PROBE if resnet_shape(cfg.ENCODER) or cfg.ENCODER in BUILDERS else PROBE
+    commands = PROBE if is_own_code(cfg.ENCODER) else DETECTION + PROBE
     python = PYTHON.format(
         encoder=json.dumps(cfg.ENCODER), mean=list(cfg.PIXEL_MEAN), std=list(cfg.PIXEL_STD), stages=stages
     )

@@ -138,7 +138,6 @@ from detectron2.utils import comm
 from pretrain.processes.distributed import any_process
 from pretrain.processes.signals import Terminated
 from pretrain.processes.sigterm import stop_at_once
-from pretrain.processes.sigterm import stop_at_once
 rank, folder, to, when = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 assert [any_process(flag) for flag in (False, rank == 0, rank == 1, True)] == [False, True, True, True]
