@@ -1,7 +1,7 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import contextlib
-import importlib.util
+import importlib
 import itertools
 import json
 import logging
@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).parent / "helpers"))  # test folders are no packages
+
+from checkout import ROOT  # noqa: E402
+
 # Started in the background of a shell, Ctrl-C is ignored, and so it would be in the command lines that are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
@@ -110,25 +113,18 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def call_tool():
-    """Call the ``main`` of ``tools/NAME.py`` in this process, which saves the seconds of importing torch.
+    """Call the ``main`` of ``loco_det.cli.NAME`` in this process, which saves the seconds of importing torch.
 
     ``call_tool("pretrain", *arguments) -> exit code``; errors are one line on stderr, as from the command line.
     """
-    sys.path.append(str(ROOT / "tools"))
-    from common import one_line_errors, unlock_all
-    from detectron2.engine import default_argument_parser
+    from pretrain.files.lock import unlock_all
 
     def call(name, *arguments):
-        spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         try:
-            with one_line_errors():
-                module.main(default_argument_parser().parse_args([str(a) for a in arguments]))
+            return importlib.import_module(f"loco_det.cli.{name}").main([str(a) for a in arguments]) or 0
         except SystemExit as exit:
             return exit.code
         finally:
-            unlock_all()  # as launch() does in the end
-        return 0
+            unlock_all()  # as at the end of a process
 
     return call

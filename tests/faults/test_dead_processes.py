@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from jobs import JOBS, begin, differences, pretraining
 
 from pretrain.processes.lifetime import is_running
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 30  # in which all others have to end
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 

@@ -21,12 +21,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from checkout import ROOT
 
 from pretrain.files import safe_load, stand_ins
 from pretrain.files.safe_load import read
 from pretrain.files.stand_ins import PickledArray
-
-ROOT = Path(__file__).parents[3]
 
 
 def weights():

@@ -5,18 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import ROOT
 from PIL import Image
 
 from pretrain.encoders import build_encoder
 from pretrain.engine import precision
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = {"config.yaml", "command.txt", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint", "results.json",
          "probe.png", "features.pth"}  # fmt: skip
 SMALL = ("INPUT.CROP_SIZE", 32, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4,
@@ -146,7 +145,6 @@ def test_a_config_is_whole_or_as_it_was(call_tool, cached_run, data, tmp_path, c
 SIGNALLED = """
 import os, runpy, subprocess, sys
 sys.path.insert(0, os.getcwd())
-sys.path.append("tools")
 from pretrain.readout.probe import LinearProbe
 name, at, who = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 sys.argv[1:4] = []

@@ -205,7 +205,7 @@ def test_random_weights_only_by_name(run_tool, data, tmp_path):
 STEPS = ("SOLVER.MAX_ITER", 4, "SOLVER.STEPS", "(3,)", "TEST.EVAL_PERIOD", 2)
 SIGNALLED = """
 import os, runpy, signal, sys
-from loco_det.trainer import Trainer
+from loco_det.engine.trainer import Trainer
 number, at, step = getattr(signal, sys.argv[1]), int(sys.argv[2]), Trainer.run_step
 def run_step(self):
     if self.iter == at and os.fork() == 0:  # workers may take it otherwise if it comes from their parent
@@ -215,7 +215,6 @@ def run_step(self):
         os.wait()
     step(self)
 Trainer.run_step, sys.argv = run_step, sys.argv[2:]
-sys.path.insert(0, "tools")
 runpy.run_path("tools/train_net.py", run_name="__main__")
 """
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
 # 20 iterations
 SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
          "SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 20.0, "SOLVER.LOG_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 500,
@@ -106,15 +106,10 @@ def test_what_is_sent_to_slurm(tmp_path):
         (["--nodes", "2", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "there is no sbatch here"),
     ],
 )
-def test_bad_input_gets_one_line(monkeypatch, capsys, tmp_path, arguments, message):
+def test_bad_input_gets_one_line(call_tool, monkeypatch, capsys, tmp_path, arguments, message):
     pytest.importorskip("submitit")
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tools").symlink_to(ROOT / "tools")
-    import slurm
-    from common import one_line_errors
-
-    with pytest.raises(SystemExit) as exit, one_line_errors():
-        slurm.main(slurm.parse(arguments))
+    code = call_tool("slurm", *arguments)
     error = capsys.readouterr().err
-    assert exit.value.code in (1, 2) and message in error and error.count("\n") == 1
+    assert code in (1, 2) and message in error and error.count("\n") == 1

@@ -6,20 +6,22 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import ROOT
 from PIL import Image
 
+from loco_det.cli.common.arguments import argument_parser
+from loco_det.cli.common.errors import one_line_errors
+from loco_det.cli.common.launch import launch
 from pretrain.engine.precision import bfloat16_support
 
 SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
          "SOLVER.IMS_PER_BATCH", 8, "SOLVER.EPOCHS", 3.0, "SOLVER.WARMUP_EPOCHS", 1.0, "SOLVER.LOG_PERIOD", 1,
          "SOLVER.CHECKPOINT_PERIOD", 2, "DATALOADER.NUM_WORKERS", 0)  # fmt: skip
-ROOT = Path(__file__).resolve().parents[2]
 FILES = {"config.yaml", "command.txt", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint", "views.png"}
 
 
@@ -98,8 +100,7 @@ def test_a_finished_run_is_not_overwritten(call_tool, whole_run, images, capsys)
 SIGNALLED = """
 import os, runpy, subprocess, sys
 sys.path.insert(0, os.getcwd())
-sys.path.append("tools")
-from pretrain.trainer import Trainer
+from pretrain.engine.trainer import Trainer
 name, at, who = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 sys.argv[1:4] = []
 run_step = Trainer.run_step
@@ -279,13 +280,10 @@ CHILD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": 
     ],
 )
 def test_launches_that_cannot_be(monkeypatch, capsys, arguments, environment, message):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import common
-
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(SystemExit) as exit, common.one_line_errors():
-        common.launch(print, common.argument_parser("").parse_args(arguments))
+    with pytest.raises(SystemExit) as exit, one_line_errors():
+        launch(print, argument_parser("").parse_args(arguments))
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.startswith(message) and error.count("\n") == 1
 

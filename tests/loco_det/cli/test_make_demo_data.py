@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 from pretrain.processes.lifetime import is_running
 
-CHECKOUT = Path(__file__).parents[2]
 SMALL = ["--unlabeled", "2", "--train", "2", "--val", "1", "--size", "64", "80", "--workers", "1"]
 
 
@@ -61,7 +61,7 @@ def begun(tmp_path):
     started = []
 
     def start(workers):
-        tool, env = CHECKOUT / "tools/make_demo_data.py", {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        tool, env = ROOT / "tools/make_demo_data.py", {**os.environ, "PYTHONPATH": str(ROOT)}
         args = [sys.executable, tool, tmp_path / "demo", "--unlabeled", "100000", "--workers", str(workers)]
         # a session of its own, so that a signal can reach the workers too, as it does from a terminal
         process = subprocess.Popen(args, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
