@@ -37,15 +37,18 @@ faults: export OMP_NUM_THREADS ?= 1
 faults: $(INSTALLED)
 	$(RUN) -m pytest -n 2 --dist load -m fault tests
 
+# What .pre-commit-config.yaml runs before each commit, too.
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 bench: $(INSTALLED)
 	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do echo "== $$file"; $(RUN) $$file; done
 
 # What the demo made, and caches. Your runs in output/ stay, and the installation: `make distclean` removes that too.
 clean:
-	rm -rf demo_output build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo_output build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name .git -prune -o -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

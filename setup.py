@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]),
+    package_data={"loco_det": ["py.typed"], "pretrain": ["py.typed"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -42,6 +43,7 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.9",
+            "mypy>=1.14",
             "scipy>=1.11",
             "kornia>=0.7",
             "submitit>=1.5",

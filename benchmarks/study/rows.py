@@ -7,7 +7,7 @@ class Row(NamedTuple):
     """A way to learn an encoder.
 
     Attributes:
-        recipe: stem of its file in configs/pretrain.
+        recipe: name of its file below configs/pretrain, without .yaml.
         method: its name in the tables.
         rate_of: the row whose learning rate it takes; "": its own, tuned.
         keys: what else it needs at a small scale, over the scale's file.
@@ -22,31 +22,33 @@ class Row(NamedTuple):
 # 8192-8192-8192 is for batches of 2048; a projector as wide as the batch of 256 allows to decorrelate
 _PROJECTOR = {"MODEL.DECODER.HIDDEN_DIM": 1024, "MODEL.DECODER.OUT_DIM": 1024}
 ROWS = {
-    "random": Row("resnet50_random", "random weights", rate_of="random"),
-    "simclr": Row("table4_end_to_end", "SimCLR"),
-    "simclr_conv": Row("table4_end_to_end_conv", "SimCLR"),
-    "gim": Row("table4_local_none", "GIM"),
-    "gim_conv": Row("table4_local_conv", "GIM"),
-    "loco": Row("table4_local_conv_sharing", "LoCo"),
-    "barlow": Row("resnet50_barlow_300", "Barlow Twins", keys=_PROJECTOR),
+    "random": Row("imagenet/resnet50_random", "random weights", rate_of="random"),
+    "simclr": Row("imagenet/resnet50_simclr_100ep", "SimCLR"),
+    "simclr_conv": Row("ablations/decoder/end_to_end_conv", "SimCLR"),
+    "gim": Row("imagenet/resnet50_gim_100ep", "GIM"),
+    "gim_conv": Row("ablations/decoder/local_conv", "GIM"),
+    "loco": Row("imagenet/resnet50_loco_100ep", "LoCo"),
+    "barlow": Row("imagenet/resnet50_barlow_300ep", "Barlow Twins", keys=_PROJECTOR),
     "blockwise_barlow": Row(
-        "resnet50_blockwise_barlow", "blockwise Barlow Twins", keys={**_PROJECTOR, "MODEL.DECODER.EXPANSION": 512}
+        "imagenet/resnet50_blockwise_barlow_300ep",
+        "blockwise Barlow Twins",
+        keys={**_PROJECTOR, "MODEL.DECODER.EXPANSION": 512},
     ),
     # the other rows of Table 4
-    "simclr_mlp": Row("table4_end_to_end_mlp", "SimCLR", "simclr"),
-    "gim_conv_no_downsampling": Row("table4_local_conv_no_downsampling", "GIM", "gim_conv"),
-    "gim_2_conv": Row("table4_local_2_conv", "GIM", "gim_conv"),
-    "gim_1_stage": Row("table4_local_1_stage", "GIM", "gim_conv"),
-    "gim_full_network": Row("table4_local_full_network", "GIM", "gim_conv"),
-    "gim_mlp": Row("table4_local_mlp", "GIM", "gim"),
-    "loco_none": Row("table4_local_none_sharing", "LoCo", "loco"),
-    "loco_mlp": Row("table4_local_mlp_sharing", "LoCo", "loco"),
+    "simclr_mlp": Row("ablations/decoder/end_to_end_mlp", "SimCLR", "simclr"),
+    "gim_conv_no_downsampling": Row("ablations/decoder/local_conv_no_downsampling", "GIM", "gim_conv"),
+    "gim_2_conv": Row("ablations/decoder/local_2_conv", "GIM", "gim_conv"),
+    "gim_1_stage": Row("ablations/decoder/local_1_stage", "GIM", "gim_conv"),
+    "gim_full_network": Row("ablations/decoder/local_full_network", "GIM", "gim_conv"),
+    "gim_mlp": Row("ablations/decoder/local_mlp", "GIM", "gim"),
+    "loco_none": Row("ablations/decoder/local_none_sharing", "LoCo", "loco"),
+    "loco_mlp": Row("ablations/decoder/local_mlp_sharing", "LoCo", "loco"),
     # the other rows of Table 5
-    "upper_gradient": Row("table5_upper_gradient", "LoCo, upper gradient only", "loco"),
-    "tie_1e-4": Row("table5_tie_1e-4", "GIM, L2 tie 1e-4", "gim_conv"),
-    "tie_1e-3": Row("table5_tie_1e-3", "GIM, L2 tie 1e-3", "gim_conv"),
-    "tie_1e-2": Row("table5_tie_1e-2", "GIM, L2 tie 1e-2", "gim_conv"),
-    "share_1_block": Row("table5_share_1_block", "LoCo, 1 block shared", "loco"),
+    "upper_gradient": Row("ablations/sharing/upper_gradient", "LoCo, upper gradient only", "loco"),
+    "tie_1e-4": Row("ablations/sharing/tie_1e-4", "GIM, L2 tie 1e-4", "gim_conv"),
+    "tie_1e-3": Row("ablations/sharing/tie_1e-3", "GIM, L2 tie 1e-3", "gim_conv"),
+    "tie_1e-2": Row("ablations/sharing/tie_1e-2", "GIM, L2 tie 1e-2", "gim_conv"),
+    "share_1_block": Row("ablations/sharing/1_block", "LoCo, 1 block shared", "loco"),
 }
 MAIN = ("random", "simclr", "simclr_conv", "gim", "gim_conv", "loco", "barlow", "blockwise_barlow")
 TUNED = tuple(name for name in MAIN if not ROWS[name].rate_of)

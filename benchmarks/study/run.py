@@ -209,7 +209,7 @@ class Study(Runner):
     def runs(self, rows, epochs, seeds, scale=THIN18, detect=""):
         """Rows whose learning rate is known; the random encoder is the same for every budget."""
         rates = {row: self.rate(row, epochs) for row in rows}
-        budgets = {row: epochs if ROWS[row].recipe != "resnet50_random" else 0 for row in rows}
+        budgets = {row: epochs if ROWS[row].recipe != "imagenet/resnet50_random" else 0 for row in rows}
         known = [row for row in rows if rates[row] is not None]
         self.without_rate |= {(row, epochs) for row in rows if row not in known}
         return [Run(scale, row, rates[row], budgets[row], seed, detect) for seed in seeds for row in known]

@@ -35,7 +35,7 @@ class Results:
     def of(self, row, epochs, scale=THIN18):
         """The runs of a row and budget with the row's learning rate for it, by seed."""
         found = [run for run in self.runs if (run["scale"], run["row"]) == (scale, row)]
-        if ROWS[row].recipe == "resnet50_random":
+        if ROWS[row].recipe == "imagenet/resnet50_random":
             return found
         return [run for run in found if run["epochs"] == epochs and run["rate"] == self.rates[row, epochs]]
 

@@ -6,7 +6,7 @@ from .common.arguments import argument_parser
 from .common.errors import one_line_errors, quiet_trainer
 
 EXAMPLE = """example:
-  python tools/linear_probe.py --config-file configs/readout/imagenet_linear.yaml \\
+  python tools/linear_probe.py --config-file configs/readout/imagenet/linear.yaml \\
       MODEL.WEIGHTS output/loco/model_final.pth OUTPUT_DIR output/loco_linear
   python tools/linear_probe.py --config-file configs/readout/cached.yaml MODEL.WEIGHTS moco_v2_800ep_pretrain.pth.tar \\
       DATASETS.TRAIN imagenette/train DATASETS.TEST imagenette/val OUTPUT_DIR output/moco_linear

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = """example:
-  python tools/low_shot.py --config-file configs/table3/coco_1k_resnet50_loco_800ep.yaml --num-gpus 8
+  python tools/low_shot.py --config-file configs/detection/coco_1k_finetune/resnet50_loco_800ep.yaml --num-gpus 8
 DATASETS.TRAIN names the splits by one of them, such as coco_2017_train_1k_seed0. KEY VALUE pairs are for all splits."""
 SPLITS = 5  # as many as loco_det.data.low_shot has SEEDS
 
@@ -93,7 +93,8 @@ def splits_of(cfg: CfgNode, count: int) -> dict[str, str]:
 def same_as_before(cfg: CfgNode, out: Path) -> None:
     """Refuse to mix splits of different configs in one mean.
 
-    Where they are run is free, and for splits that are not begun by how many processes.
+    Where they are run is free, for splits that are not begun by how many processes, and what is published of them:
+    there a config names its recipe by a path, and that of an earlier version may be another one.
 
     Raises:
         ValueError: if the folder holds splits of another config.
@@ -107,7 +108,7 @@ def same_as_before(cfg: CfgNode, out: Path) -> None:
     path = out / "low_shot.yaml"
     if path.exists() and (list(out.glob("seed*/last_checkpoint")) or list(out.glob("seed*/results.json"))):
         before = read_config(path)
-        changed = sorted(key for key in {*settings, *before} if settings.get(key) != before.get(key))
+        changed = sorted(key for key in {*settings, *before} - {"PUBLISHED"} if settings.get(key) != before.get(key))
         if changed:
             raise ValueError(
                 f"{out} holds splits of another config, which differs in {', '.join(changed)}: "

@@ -7,9 +7,9 @@ from .common.arguments import argument_parser
 from .common.errors import one_line_errors, quiet_trainer
 
 EXAMPLE = """example:
-  python tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
+  python tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
       DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
-  torchrun --nproc-per-node 8 tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
+  torchrun --nproc-per-node 8 tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
       --resume DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
 Every key, with its default and meaning, is in pretrain/config.py."""
 

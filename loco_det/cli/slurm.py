@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """example:
   python tools/slurm.py --nodes 2 --gpus-per-node 8 --partition P --time 4320 -- \\
-      tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml \\
+      tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
       DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
 --cluster local runs the job here, without Slurm: try a command with it first."""
 

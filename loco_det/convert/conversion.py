@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from pretrain.files.atomic import sha256_of, write_new
+from pretrain.files.config_names import name_of_today
 from pretrain.files.safe_load import checksum
 from pretrain.files.yaml_files import read_config
 
@@ -198,7 +199,8 @@ def check_output(checkpoint, output, base=None):
     if config.exists() and (config.is_dir() or not config.read_bytes().startswith(HEADER.encode())):
         raise ValueError(f"{config}: would be replaced, and is no config of this converter's: choose another name")
     if base is not None and not os.path.isfile(base):
-        raise FileNotFoundError(f"{base}: no such config file")
+        today = name_of_today(base)
+        raise FileNotFoundError(f"{base}: no such config file" + (f", it is {today} now" if today else ""))
 
 
 def _yaml(result, base):

@@ -283,7 +283,8 @@ def size_warning(cfg):
     images = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or 1)
     height = max(cfg.INPUT.MIN_SIZE_TRAIN)
     width = min(height * 4 // 3, cfg.INPUT.MAX_SIZE_TRAIN)
-    return warning_of_size(cfg.MODEL.DEVICE, images, height, width, STEP_SECONDS, "configs/cpu_loco_frozen.yaml")
+    recipe = "configs/detection/cpu_frozen/resnet18_loco.yaml"
+    return warning_of_size(cfg.MODEL.DEVICE, images, height, width, STEP_SECONDS, recipe)
 
 
 def check_run(cfg, resume=False, eval_only=False):

@@ -73,7 +73,7 @@ class Trainer(TrainerBase):
             )
         side = cfg.INPUT.CROP_SIZE
         large = warning_of_size(
-            cfg.MODEL.DEVICE, solver.IMS_PER_BATCH, side, side, STEP_SECONDS, "configs/pretrain/cpu_loco.yaml"
+            cfg.MODEL.DEVICE, solver.IMS_PER_BATCH, side, side, STEP_SECONDS, "configs/pretrain/cpu/resnet18_loco.yaml"
         )
         if large and comm.is_main_process():
             logger.warning(large)

@@ -7,6 +7,8 @@ import stat
 import yaml
 from detectron2.utils.file_io import PathManager
 
+from .config_names import moved_to, name_of_today
+
 BASE_KEY = "_BASE_"
 MOST_BYTES = 2**19  # of a file; the largest config of ours has 20 kB
 MOST_NODES = 10**6  # when aliases are written out, by which a few lines can stand for billions
@@ -115,6 +117,8 @@ def read_yaml(path):
 def read_config(path, _above=()):
     """A config file upon its ``_BASE_``, one or a list of them, as fvcore merges them.
 
+    A ``_BASE_`` that had another name in ``configs/`` is read from where it is today: the converter writes such lines.
+
     Args:
         path: of the file.
 
@@ -122,14 +126,19 @@ def read_config(path, _above=()):
         dict: nested, with plain values.
 
     Raises:
-        OSError: if a file cannot be read.
+        OSError: if a file cannot be read; of a file of ``configs/`` that has another name today, it says which.
         ValueError: as :func:`parse_yaml`; or if it is no mapping, or a ``_BASE_`` leads back to a file above it.
     """
     place = path if re.match(r"\w+://", str(path)) else os.path.realpath(path)
     if place in _above:
         names = " -> ".join(os.path.basename(name) for name in (*_above, place))
         raise ValueError(f"{path}: its {BASE_KEY} leads back to it ({names}): remove one of these {BASE_KEY} lines")
-    config = read_yaml(path)
+    try:
+        config = read_yaml(path)
+    except FileNotFoundError as error:
+        if not (today := name_of_today(path)):
+            raise
+        raise FileNotFoundError(error.errno, f"no such file, it is {today} now", error.filename) from None
     if not isinstance(config, dict):
         what = "nothing" if config is None else f"a {type(config).__name__}"
         raise ValueError(f"{path}: {what}, but a config has lines KEY: VALUE")
@@ -138,6 +147,8 @@ def read_config(path, _above=()):
         if not isinstance(base, str) or "\0" in base or re.match(r"\w+://", base):  # no file makes us ask the network
             raise ValueError(f"{path}: {BASE_KEY} is {base!r}, but must be the path of a file of this machine")
         base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        if not os.path.exists(base):
+            base = moved_to(base) or base
         try:
             _merge(read_config(base, (*_above, place)), merged, base)
         except FileNotFoundError as error:

@@ -11,6 +11,7 @@ from ..config import get_cfg
 from ..encoders import build_encoder, is_own_code
 from ..engine.checkpoint import FORMAT
 from ..files.atomic import sha256_of, text_of
+from ..files.config_names import name_of_today
 from ..files.metrics import read_metrics, training_seconds
 from ..files.safe_load import read_own
 from ..files.text import for_terminal
@@ -129,9 +130,14 @@ def dataset_of(folder):
 
 
 def portable(word):
-    """A word of a command line as it may be published: without a machine's folders or address."""
+    """A word of a command line as it may be published: without a machine's folders or address.
+
+    A file of ``configs/`` has the name that it has today, so that the command can be run.
+    """
     if re.match(r"\w+://", word):
         return f"{word.partition('://')[0]}://HOST:PORT"
+    if today := name_of_today(word):
+        return today
     if not word.startswith(("/", "~")):
         return word
     of_the_checkout = re.search(r"\b(configs/.+\.yaml|tools/\w+\.py)$", word)

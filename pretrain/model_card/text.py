@@ -21,7 +21,7 @@ DETECTION = """
 python tools/convert_to_d2.py model_final.pth backbone.pkl --base configs/coco_loco_frozen.yaml
 python tools/train_net.py --config-file backbone.yaml OUTPUT_DIR output/coco_frozen"""
 PROBE = """
-python tools/linear_probe.py --config-file configs/readout/imagenet_linear.yaml MODEL.WEIGHTS model_final.pth \\
+python tools/linear_probe.py --config-file configs/readout/imagenet/linear.yaml MODEL.WEIGHTS model_final.pth \\
     DATASETS.TRAIN path/to/train DATASETS.TEST path/to/val OUTPUT_DIR output/linear"""
 PYTHON = """
 import torch

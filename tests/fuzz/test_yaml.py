@@ -41,7 +41,7 @@ def readout_cfg():
 
 CONFIGS = {
     "pretraining": (get_cfg, "configs/pretrain/demo_loco.yaml"),
-    "readout": (readout_cfg, "configs/readout/imagenet_linear_sweep.yaml"),
+    "readout": (readout_cfg, "configs/readout/imagenet/linear_sweep.yaml"),
     "detection": (detection_cfg, "configs/demo_coco_loco_frozen.yaml"),
 }
 

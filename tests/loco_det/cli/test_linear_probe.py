@@ -21,7 +21,7 @@ FILES = {"config.yaml", "command.txt", "log.txt", "metrics.json", "model_final.p
 SMALL = ("INPUT.CROP_SIZE", 32, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4,
          "SOLVER.EPOCHS", 3.0, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.LOG_PERIOD", 1)  # fmt: skip
 CACHED = ("--config-file", ROOT / "configs/readout/cached.yaml")
-ONLINE = ("--config-file", ROOT / "configs/readout/imagenet_linear.yaml")
+ONLINE = ("--config-file", ROOT / "configs/readout/imagenet/linear.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from checkout import ROOT
 from detectron2.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
@@ -24,7 +25,7 @@ from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS, draw
 
 IDS = range(100, 140)
-CONFIG = "configs/table3/coco_1k_resnet50_random.yaml"
+CONFIG = "configs/detection/coco_1k_finetune/resnet50_random.yaml"
 TINY = ("MODEL.DEVICE", "cpu", "DATASETS.TRAIN", "('coco_2017_train_10pct_seed0',)", "INPUT.MIN_SIZE_TRAIN", "(64,)",
         "INPUT.MIN_SIZE_TEST", 64, "SOLVER.REFERENCE_WORLD_SIZE", 0, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2,
         "SOLVER.STEPS", "(1,)", "SOLVER.CHECKPOINT_PERIOD", 1, "DATALOADER.NUM_WORKERS", 0,
@@ -122,6 +123,11 @@ def test_splits_of_another_config_are_not_mixed_in(call, trained, capsys):
     before = (out / "low_shot.yaml").read_text()
     assert call(*arguments(out, "DATALOADER.NUM_WORKERS", 3)) == 0  # all of them are done
     assert (out / "low_shot.yaml").read_text() == before
+    config = yaml.safe_load(before)
+    config["PUBLISHED"]["WEIGHTS"] = "pretrain/resnet50_loco.yaml"  # as an earlier version named its recipe
+    (out / "low_shot.yaml").write_text(yaml.safe_dump(config))
+    assert call(*arguments(out)) == 0
+    assert (out / "low_shot.yaml").read_text() == before
 
 
 def test_settings_that_nothing_was_trained_with_do_not_count(call, tmp_path, monkeypatch):
@@ -207,13 +213,13 @@ def test_usage(call, capsys):
     assert low_shot.SPLITS == len(SEEDS)
     assert call("--config-file", CONFIG, "--num-splits", 6) == 2 and "--num-splits" in capsys.readouterr().err
     assert call("--help") == 0
-    assert "configs/table3/coco_1k_resnet50_loco_800ep.yaml" in capsys.readouterr().out
+    assert "configs/detection/coco_1k_finetune/resnet50_loco_800ep.yaml" in capsys.readouterr().out
 
 
 def test_mean_and_deviation(tmp_path):
     cfg = get_cfg()
     add_loco_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/table3/coco_10k_resnet50_loco_800ep.yaml"))
+    cfg.merge_from_file(str(ROOT / "configs/detection/coco_10k_finetune/resnet50_loco_800ep.yaml"))
     folders = {}
     for k, (box, mask) in enumerate(((26.0, 25.0), (27.0, 24.0), (28.0, None), (29.0, 26.0), (30.0, 27.0))):
         folders[f"seed{k}"] = tmp_path / str(k)

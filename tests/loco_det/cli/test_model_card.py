@@ -25,7 +25,7 @@ def run(run_tool, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
     data = ("DATASETS.TRAIN", folder / "my_images", "KNN.TRAIN", folder / "my_images")
-    config = ("--config-file", "configs/pretrain/resnet50_loco.yaml")
+    config = ("--config-file", "configs/pretrain/imagenet/resnet50_loco_800ep.yaml")
     done = run_tool("pretrain.py", *config, *data, "OUTPUT_DIR", folder / "loco", *SMALL)
     assert done.returncode == 0, done.stderr
     return folder / "loco"

@@ -38,7 +38,7 @@ def images(tmp_path_factory):
 def whole_run(run_tool, images, tmp_path_factory):
     """A run of six iterations from beginning to end."""
     out = tmp_path_factory.mktemp("whole")
-    config = ("--config-file", "configs/pretrain/resnet50_loco.yaml")
+    config = ("--config-file", "configs/pretrain/imagenet/resnet50_loco_800ep.yaml")
     done = run_tool("pretrain.py", *config, "DATASETS.TRAIN", images, "OUTPUT_DIR", out, *SMALL)
     assert done.returncode == 0, done.stderr
     return out, done
@@ -80,7 +80,7 @@ def test_checkpoint_is_ours_and_loads_safely(whole_run):
 def test_resuming_a_finished_run_says_so(call_tool, whole_run, images):
     out = whole_run[0]
     before = {p: p.stat().st_mtime_ns for p in out.glob("*.pth")}
-    config = ("--config-file", ROOT / "configs/pretrain/resnet50_loco.yaml")
+    config = ("--config-file", ROOT / "configs/pretrain/imagenet/resnet50_loco_800ep.yaml")
     assert call_tool("pretrain", *config, "--resume", "DATASETS.TRAIN", images, "OUTPUT_DIR", out, *SMALL) == 0
     assert "all 6 iterations are done, there is nothing to resume" in (out / "log.txt").read_text()
     assert {p: p.stat().st_mtime_ns for p in out.glob("*.pth")} == before
@@ -89,7 +89,7 @@ def test_resuming_a_finished_run_says_so(call_tool, whole_run, images):
 def test_a_finished_run_is_not_overwritten(call_tool, whole_run, images, capsys):
     out = whole_run[0]
     before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
-    config = ("--config-file", ROOT / "configs/pretrain/resnet50_gim.yaml")
+    config = ("--config-file", ROOT / "configs/pretrain/imagenet/resnet50_gim_800ep.yaml")
     assert call_tool("pretrain", *config, "DATASETS.TRAIN", images, "OUTPUT_DIR", out, *SMALL) == 2
     assert f"error: {out} holds a finished run, whose model_final.pth would be lost" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
@@ -190,8 +190,9 @@ def test_the_batch_and_the_learning_rate_are_those_of_the_config(chain):
 
 
 def test_other_seeds_and_rules_give_other_networks(run_tool, whole_run, images, tmp_path):
-    done = run_tool("pretrain.py", "--config-file", "configs/pretrain/resnet50_gim.yaml", "DATASETS.TRAIN", images,
-                    "OUTPUT_DIR", tmp_path, *SMALL, "SOLVER.EPOCHS", 1.0, "SOLVER.WARMUP_EPOCHS", 0.0)  # fmt: skip
+    done = run_tool("pretrain.py", "--config-file", "configs/pretrain/imagenet/resnet50_gim_800ep.yaml",
+                    "DATASETS.TRAIN", images, "OUTPUT_DIR", tmp_path, *SMALL, "SOLVER.EPOCHS", 1.0,
+                    "SOLVER.WARMUP_EPOCHS", 0.0)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {k for k in metrics(tmp_path)[-1] if k.startswith("loss_")} == {f"loss_res{i}" for i in (2, 3, 4, 5)}
 

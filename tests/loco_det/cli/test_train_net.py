@@ -190,7 +190,8 @@ def test_no_data_where_detectron2_datasets_points(run_tool, data, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "coco_2017_train" in done.stderr and "DETECTRON2_DATASETS" in done.stderr
     on_a_cpu = not torch.cuda.is_available()
-    assert ("--config-file configs/cpu_loco_frozen.yaml" in done.stdout) == on_a_cpu  # said before data are looked for
+    advice = "--config-file configs/detection/cpu_frozen/resnet18_loco.yaml"
+    assert (advice in done.stdout) == on_a_cpu  # said before data are looked for
 
 
 def test_random_weights_only_by_name(run_tool, data, tmp_path):

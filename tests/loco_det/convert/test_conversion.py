@@ -22,7 +22,7 @@ from loco_det.convert.layouts import SWAV
 from loco_det.engine.checkpoint import GuardedCheckpointer
 from pretrain.encoders import STAGE_NAMES, build_encoder
 
-BASE = Path(__file__).parents[3] / "configs" / "_base_mask_rcnn_r50_fpn.yaml"
+BASE = Path(__file__).parents[3] / "configs" / "detection" / "_base_mask_rcnn_r50_fpn.yaml"
 
 
 def ours(arch, weights):
@@ -192,7 +192,7 @@ def test_what_detectron2s_resnet_needs(arch):
 
 
 def test_the_published_figure_of_the_base_is_not_that_of_these_weights(small, tmp_path):
-    base = BASE.parent / "coco_loco_frozen.yaml"
+    base = BASE.parents[1] / "coco_loco_frozen.yaml"
     assert detectron2(base).PUBLISHED.BOX_AP > 0
     published = detectron2(convert(small, tmp_path / "out.pkl", base=base).config_file).PUBLISHED
     assert (published.ROW, published.BOX_AP, published.MASK_AP) == ("", 0, 0)

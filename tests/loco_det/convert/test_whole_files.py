@@ -177,4 +177,6 @@ def test_names_that_cannot_be_written_are_refused_before_anything_is_read(tmp_pa
 def test_a_base_that_is_missing_is_refused(small, tmp_path):
     with pytest.raises(FileNotFoundError, match="no.yaml: no such config file"):
         convert(small, tmp_path / "out.pkl", base=tmp_path / "no.yaml")
+    with pytest.raises(FileNotFoundError, match="no such config file, it is configs/detection/_base_coco.yaml now"):
+        convert(small, tmp_path / "out.pkl", base="configs/_base_coco.yaml")
     assert list(tmp_path.iterdir()) == []

@@ -156,7 +156,8 @@ def c4(tmp_path_factory, request):
     """A C4 detector's config, narrow, and what a converted classifier of its ResNet looks like: names and arrays."""
     cfg = get_cfg()
     add_loco_config(cfg)
-    cfg.merge_from_file(str(request.config.rootpath / "configs/finetune/coco_resnet50_c4_2x_moco.yaml"))
+    folder = request.config.rootpath / "configs/detection/coco_finetune_c4_2x"
+    cfg.merge_from_file(str(folder / "resnet50_moco_v1_200ep.yaml"))
     cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = "cpu", 8, 4
     classifier = cfg.clone()
     classifier.MODEL.RESNETS.OUT_FEATURES, classifier.MODEL.RESNETS.NORM = ["res5"], "BN"

@@ -114,7 +114,7 @@ def test_the_published_row_and_what_differs_from_it(cfg, tmp_path):
     data = cfg.DATASETS.TEST
     cfg.merge_from_file(str(CONFIGS / "coco_loco_frozen.yaml"))
     recipe = get_pretraining_cfg()
-    recipe.merge_from_file(str(CONFIGS / "pretrain" / "resnet50_loco.yaml"))
+    recipe.merge_from_file(str(CONFIGS / "pretrain/imagenet/resnet50_loco_800ep.yaml"))
     known = {"config": yaml.safe_load(recipe.dump()), "images": 1_281_167, "iterations": 249_600}
     path, row = tmp_path / "loco.pkl", "LoCo 800 epochs, R50, frozen, COCO 1x (LoCo, Table 2)"
     for written, differences in ((known, []), (None, ["weights (not known to be from"])):

@@ -51,7 +51,7 @@ def config(request, name, **keys):
     """Mask R-CNN of the project's base config on an encoder, with narrow heads."""
     cfg = get_cfg()
     add_loco_config(cfg)
-    cfg.merge_from_file(str(request.config.rootpath / "configs" / "_base_mask_rcnn_r50_fpn.yaml"))
+    cfg.merge_from_file(str(request.config.rootpath / "configs/detection" / "_base_mask_rcnn_r50_fpn.yaml"))
     levels = LEVELS.get(name, list(STAGE_NAMES))
     small = {
         "MODEL.DEVICE": "cpu", "MODEL.BACKBONE.NAME": "build_encoder_fpn_backbone", "MODEL.ENCODER": name,

@@ -71,7 +71,7 @@ def test_weights_of_a_classifier_fill_res5_in_the_heads(tmp_path):
     """C4 detectors have res5 in the heads; a converted checkpoint calls it as any other stage."""
     cfg = get_cfg()
     add_loco_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/finetune/coco_resnet50_c4_2x_moco.yaml"))
+    cfg.merge_from_file(str(ROOT / "configs/detection/coco_finetune_c4_2x/resnet50_moco_v1_200ep.yaml"))
     cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = "cpu", 8, 4
     torch.manual_seed(0)
     model = build_model(cfg)

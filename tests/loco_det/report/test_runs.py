@@ -117,7 +117,7 @@ def test_results_of_earlier_versions_are_compared_by_their_config(tmp_path):
     """They have no differences of their own; their converter did not write of which pretraining the weights are."""
     cfg = get_cfg()
     add_loco_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / "table2" / "coco_resnet50_supervised.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "detection/coco_frozen/resnet50_supervised.yaml"))
     row = {"row": cfg.PUBLISHED.ROW, "box_ap": 33.9, "mask_ap": 31.3}
     weights = {"weights": "a.pkl", "weights_metadata": {"source": "resnet50.pth", "sha256": "0676ba61" + "0" * 56}}
     write_aps(tmp_path / "a", 33.0, 50.0, 31.0, 50.0, published=row, iteration=90000, **weights)

@@ -10,6 +10,9 @@ from loco_det.config import add_loco_config
 from loco_det.runs.published import CONFIGS, differences, published_row, row_config
 from pretrain.config import get_cfg as get_pretraining_cfg
 
+SUPERVISED = "detection/coco_frozen/resnet50_supervised"
+RANDOM = "detection/coco_1k_finetune/resnet50_random"
+MOCO = "detection/coco_finetune_c4_2x/resnet50_moco_v1_200ep"
 TORCHVISION = {"source": "resnet50.pth", "layout": "torchvision", "sha256": f"0676ba61{'0' * 56}"}
 
 
@@ -37,7 +40,7 @@ def pretraining(recipe, *changes, images=1_281_167, iterations=None):
 
 def loco(*changes, **more):
     return config("coco_loco_frozen", *changes), {
-        "weights": "out.pkl", "iteration": 90000, "pretraining": pretraining("resnet50_loco"), **more,
+        "weights": "out.pkl", "iteration": 90000, "pretraining": pretraining("imagenet/resnet50_loco_800ep"), **more,
     }  # fmt: skip
 
 
@@ -96,14 +99,14 @@ def test_a_checkpoint_in_the_middle_of_the_training():
 @pytest.mark.parametrize(
     ("known", "text"),
     [
-        (None, "not known to be from configs/pretrain/resnet50_loco.yaml, as the row's are"),
+        (None, "not known to be from configs/pretrain/imagenet/resnet50_loco_800ep.yaml, as the row's are"),
         ({"config": "no dict", "images": 1, "iterations": 1}, "not known to be from"),
-        (pretraining("resnet50_loco", "SOLVER.EPOCHS", 5.0), "5.0 epochs, the row has 800.0"),
-        (pretraining("resnet50_loco", images=9469), "9469 images, the row has 1281167"),
-        (pretraining("resnet50_loco", iterations=5000), "5000 of 249600 iterations"),
-        (pretraining("resnet50_gim"), "MODEL.UNITS"),
-        (pretraining("resnet50_loco", "INPUT.CROP_SIZE", 96), "INPUT.CROP_SIZE 96, the row has 224"),
-        (pretraining("shufflenetv2_50_loco"), "MODEL.ENCODER shufflenetv2_50, the row has resnet50"),
+        (pretraining("imagenet/resnet50_loco_800ep", "SOLVER.EPOCHS", 5.0), "5.0 epochs, the row has 800.0"),
+        (pretraining("imagenet/resnet50_loco_800ep", images=9469), "9469 images, the row has 1281167"),
+        (pretraining("imagenet/resnet50_loco_800ep", iterations=5000), "5000 of 249600 iterations"),
+        (pretraining("imagenet/resnet50_gim_800ep"), "MODEL.UNITS"),
+        (pretraining("imagenet/resnet50_loco_800ep", "INPUT.CROP_SIZE", 96), "INPUT.CROP_SIZE 96, the row has 224"),
+        (pretraining("imagenet/shufflenetv2_50_loco_800ep"), "MODEL.ENCODER shufflenetv2_50, the row has resnet50"),
     ],
 )
 def test_other_weights_of_ours(known, text):
@@ -115,18 +118,18 @@ def test_other_weights_of_ours(known, text):
 @pytest.mark.parametrize(
     ("name", "iteration", "weights", "metadata", "text"),
     [
-        ("table2/coco_resnet50_supervised", 90000, "x.pkl", TORCHVISION, ""),
-        ("table2/coco_resnet50_supervised", 90000, "x.pkl", {**TORCHVISION, "sha256": "1" * 64},
+        (SUPERVISED, 90000, "x.pkl", TORCHVISION, ""),
+        (SUPERVISED, 90000, "x.pkl", {**TORCHVISION, "sha256": "1" * 64},
          "weights (of resnet50.pth, the row has resnet50-0676ba61.pth)"),
-        ("table2/coco_resnet50_supervised", 90000, "output/resnet50_supervised.pkl", None,
+        (SUPERVISED, 90000, "output/resnet50_supervised.pkl", None,
          "weights (of unknown origin, the row has resnet50-0676ba61.pth)"),
-        ("table3/coco_1k_resnet50_random", 15000, "random", None, ""),
-        ("table3/coco_1k_resnet50_random", 15000, "my.pkl", TORCHVISION, "weights (my.pkl, the row has random)"),
-        ("table2/coco_resnet50_supervised", 90000, "random", None,
+        (RANDOM, 15000, "random", None, ""),
+        (RANDOM, 15000, "my.pkl", TORCHVISION, "weights (my.pkl, the row has random)"),
+        (SUPERVISED, 90000, "random", None,
          "weights (random, the row has resnet50-0676ba61.pth)"),
-        ("finetune/coco_resnet50_c4_2x_moco", 180000, "x", {"source": "moco_v1_200ep_pretrain.pth.tar"},
+        (MOCO, 180000, "x", {"source": "moco_v1_200ep_pretrain.pth.tar"},
          "weights (of a file called moco_v1_200ep_pretrain.pth.tar, as the row's; nothing proves that it is the same)"),
-        ("finetune/coco_resnet50_c4_2x_moco", 180000, "x", {"source": "moco_v2_200ep_pretrain.pth.tar"},
+        (MOCO, 180000, "x", {"source": "moco_v2_200ep_pretrain.pth.tar"},
          "weights (of moco_v2_200ep_pretrain.pth.tar, the row has moco_v1_200ep_pretrain.pth.tar)"),
     ],
 )  # fmt: skip
@@ -136,7 +139,7 @@ def test_released_and_random_weights(name, iteration, weights, metadata, text):
 
 
 def test_every_split_of_a_low_shot_set_is_the_rows():
-    name, run = "table3/coco_1k_resnet50_random", {"weights": "random", "iteration": 15000}
+    name, run = RANDOM, {"weights": "random", "iteration": 15000}
     assert differences(config(name, "DATASETS.TRAIN", ("coco_2017_train_1k_seed4",)), **run) == []
     (text,) = differences(config(name, "DATASETS.TRAIN", ("coco_2017_train_10pct_seed0",)), **run)
     assert text == "data (trained on coco_2017_train_10pct, the row has coco_2017_train_1k)"
@@ -159,14 +162,12 @@ def test_each_row_is_defined_once():
 def test_a_part_of_a_data_set_under_its_name():
     run = {"weights": "random", "iteration": 15000}
     small = {"coco_2017_val": 4, "custom": 3}
-    assert differences(config("table3/coco_1k_resnet50_random"), **run, images=small) == [
-        "data (4 images in coco_2017_val, the row has 5000)"
-    ]
-    assert differences(config("table3/coco_1k_resnet50_random"), **run, images={"coco_2017_val": 5000}) == []
+    assert differences(config(RANDOM), **run, images=small) == ["data (4 images in coco_2017_val, the row has 5000)"]
+    assert differences(config(RANDOM), **run, images={"coco_2017_val": 5000}) == []
 
 
 def test_no_config_of_a_run_makes_a_figure():
-    changed = config("table3/coco_1k_resnet50_random")
+    changed = config(RANDOM)
     changed["PUBLISHED"]["BOX_AP"] = 99.0
     row = published_row(changed, weights="random", iteration=15000)
     assert (row["box_ap"], row["differences"]) == (2.5, [])

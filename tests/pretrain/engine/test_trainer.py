@@ -249,7 +249,7 @@ def test_a_recipe_for_gpus_is_named_before_data_are_read(tmp_path, caplog, batch
     with pytest.raises(FileNotFoundError, match="/nowhere"):
         make_trainer(cfg)
     assert sum("two CPU cores take about 19 s for a step of 64 images" in text for text in caplog.messages) == said
-    assert sum("configs/pretrain/cpu_loco.yaml" in text for text in caplog.messages) == said
+    assert sum("configs/pretrain/cpu/resnet18_loco.yaml" in text for text in caplog.messages) == said
 
 
 @pytest.fixture

@@ -150,8 +150,8 @@ def test_the_same_files_give_the_same_bytes_and_tell_nothing_of_the_machine(run,
     for secret in ("/home", "somebody", "secret", str(tmp_path), "10.1.2.3"):
         assert secret not in text
     assert (
-        "python tools/pretrain.py --config-file configs/pretrain/resnet50_loco.yaml SEED 17 --dist-url tcp://HOST:PORT "
-        "DATASETS.TRAIN path/to/photos OUTPUT_DIR output/here\n" in text
+        "python tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml SEED 17 "
+        "--dist-url tcp://HOST:PORT DATASETS.TRAIN path/to/photos OUTPUT_DIR output/here\n" in text
     )
     assert not list(run.glob("*.tmp*"))
 
@@ -311,17 +311,18 @@ def test_no_checkpoint_decides_what_code_runs(tmp_path, monkeypatch, asked):
 
 @pytest.mark.parametrize(
     "pattern, name",
-    [("*_simclr", "SimCLR"), ("table4_end_to_end*", "SimCLR"), ("*_gim", "GIM"), ("table4_local_*_sharing", "LoCo"),
-     ("*50_loco*", "LoCo"), ("demo_loco*", "LoCo"), ("table5_share_1_stage", "LoCo"), ("table5_no_sharing", "GIM"),
-     ("table5_upper_gradient", "LoCo"), ("table5_tie_*", "GIM"), ("table5_share_*_block*", "local learning"),
-     ("resnet50_blockwise_barlow*", "blockwise Barlow Twins"), ("resnet50_barlow*", "Barlow Twins"),
-     ("*_random", "random")],
+    [("imagenet/*_simclr_*", "SimCLR"), ("ablations/decoder/end_to_end*", "SimCLR"), ("imagenet/*_gim_*", "GIM"),
+     ("ablations/decoder/local_*_sharing", "LoCo"), ("ablations/decoder/local_[12cf]*", "GIM"),
+     ("imagenet/*50_loco_*", "LoCo"), ("demo_loco*", "LoCo"), ("cpu/*_loco", "LoCo"),
+     ("ablations/sharing/upper_gradient", "LoCo"), ("ablations/sharing/tie_*", "GIM"),
+     ("ablations/sharing/*_block*", "local learning"), ("imagenet/resnet50_blockwise_*", "blockwise Barlow Twins"),
+     ("imagenet/resnet50_barlow_*", "Barlow Twins"), ("*_random", "random"), ("imagenet/*_random", "random")],
 )  # fmt: skip
 def test_method_of_every_recipe(pattern, name):
     recipes = list(RECIPES.glob(f"{pattern}.yaml"))
     assert recipes
     for path in recipes:
-        cfg = recipe(path.stem)
+        cfg = recipe(path.relative_to(RECIPES).with_suffix(""))
         stages = (*STAGES, "res6", "res7") if path.stem.startswith("presnet50") else STAGES
         short, method = method_of(cfg, stages)
         assert short == name, path.name
@@ -329,8 +330,8 @@ def test_method_of_every_recipe(pattern, name):
 
 
 def test_loco_with_a_loss_on_res2_is_told_from_loco():
-    assert method_of(recipe("resnet50_loco"), STAGES)[1].endswith("2008.01342)")
-    assert "further loss on res2" in method_of(recipe("resnet50_loco_res2"), STAGES)[1]
+    assert method_of(recipe("imagenet/resnet50_loco_800ep"), STAGES)[1].endswith("2008.01342)")
+    assert "further loss on res2" in method_of(recipe("imagenet/resnet50_loco_res2_800ep"), STAGES)[1]
 
 
 def recipe(name, *options):
@@ -341,13 +342,13 @@ def recipe(name, *options):
 
 
 def test_reach_of_gradients():
-    assert reach_of(recipe("resnet50_loco"), STAGES) == {
+    assert reach_of(recipe("imagenet/resnet50_loco_800ep"), STAGES) == {
         "res2": "loss_res3", "res3": "loss_res3, loss_res4", "res4": "loss_res4, loss_res5", "res5": "loss_res5"
     }  # fmt: skip
-    assert reach_of(recipe("resnet50_gim"), STAGES) == {stage: f"loss_{stage}" for stage in STAGES}
-    upper = reach_of(recipe("table5_upper_gradient"), STAGES)
+    assert reach_of(recipe("imagenet/resnet50_gim_800ep"), STAGES) == {stage: f"loss_{stage}" for stage in STAGES}
+    upper = reach_of(recipe("ablations/sharing/upper_gradient"), STAGES)
     assert upper["res3"] == "loss_res4 only; loss_res3 passes through" and upper["res2"] == "loss_res3"
-    blocks = reach_of(recipe("table5_share_1_block"), STAGES)
+    blocks = reach_of(recipe("ablations/sharing/1_block"), STAGES)
     assert blocks["res2"] == "loss_res3[:1]"
     assert blocks["res3"] == "loss_res3[:1], loss_res4[:1]"
     lowest = get_cfg()
@@ -358,18 +359,19 @@ def test_reach_of_gradients():
 def test_decoder_loss_and_schedule_in_words():
     pool, mlp = "global average pooling", "MLP 2048-128 (2 layers, BN at its end)"
     block = "1 residual conv block with stride 2 (downsampling)"
-    assert decoder_of(recipe("resnet50_loco")) == f"{block} → {pool} → {mlp}"
-    assert decoder_of(recipe("resnet50_simclr")) == f"no conv block → {pool} → {mlp}"
-    assert "1 residual conv block of stride 1 →" in decoder_of(recipe("table4_local_conv_no_downsampling"))
-    assert "2 residual conv blocks, the first with stride 2 →" in decoder_of(recipe("table4_local_2_conv"))
-    assert decoder_of(recipe("table4_local_full_network")).startswith("copy of all stages above →")
-    assert decoder_of(recipe("table5_tie_1e-3")).startswith("copy of the next stage, tied to the original by L2")
-    blockwise = recipe("resnet50_blockwise_barlow")
+    assert decoder_of(recipe("imagenet/resnet50_loco_800ep")) == f"{block} → {pool} → {mlp}"
+    assert decoder_of(recipe("imagenet/resnet50_simclr_800ep")) == f"no conv block → {pool} → {mlp}"
+    assert "1 residual conv block of stride 1 →" in decoder_of(recipe("ablations/decoder/local_conv_no_downsampling"))
+    assert "2 residual conv blocks, the first with stride 2 →" in decoder_of(recipe("ablations/decoder/local_2_conv"))
+    assert decoder_of(recipe("ablations/decoder/local_full_network")).startswith("copy of all stages above →")
+    tied = decoder_of(recipe("ablations/sharing/tie_1e-3"))
+    assert tied.startswith("copy of the next stage, tied to the original by L2")
+    blockwise = recipe("imagenet/resnet50_blockwise_barlow_300ep")
     mlp = "MLP 8192-8192-8192 (3 layers, no BN at its end)"
     assert decoder_of(blockwise) == f"no conv block → 1x1 conv to 2048 channels, BN, ReLU → {pool} → {mlp}"
     assert loss_of(blockwise) == "Barlow Twins, λ 0.0051, x 0.024, plain sum over the units"
-    assert loss_of(recipe("resnet50_simclr")).endswith("temperature 0.1")
-    assert schedule_of(recipe("resnet50_loco")) == (
+    assert loss_of(recipe("imagenet/resnet50_simclr_800ep")).endswith("temperature 0.1")
+    assert schedule_of(recipe("imagenet/resnet50_loco_800ep")) == (
         "LARS, momentum 0.9, weight decay 1e-06 (none on BN and biases); learning rate 4.8 = 0.3 x 4096 / 256, "
         "10 epochs of linear warm-up, cosine to 0"
     )

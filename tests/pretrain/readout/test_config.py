@@ -7,7 +7,7 @@ import pytest
 from pretrain.config import get_cfg as pretraining_config
 from pretrain.readout.config import check, get_cfg
 
-CONFIGS = sorted((Path(__file__).parents[3] / "configs/readout").glob("[!_]*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs/readout").rglob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize(

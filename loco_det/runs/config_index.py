@@ -1,0 +1,129 @@
+"""``configs/README.md``: which file is which row of which published table, from the files themselves.
+
+``python -m loco_det.runs.config_index`` writes it. A detection config has its row and figures in PUBLISHED. One of
+pretraining or of a readout has them in the comment at its top, a line for each: ``# SOURCE: ROW: 69.5 top-1``.
+"""
+
+import itertools
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from pretrain.files.yaml_files import read_yaml
+
+from .published import CONFIGS
+
+README = CONFIGS / "README.md"
+HEAD = """# Configs
+
+Written by `python -m loco_det.runs.config_index` from the files here: change those.
+
+- **Names** are `TASK/DATA/ENCODER_METHOD_EPOCHS.yaml`, EPOCHS being those of the pretraining.
+  `pretrain/imagenet/resnet50_loco_800ep.yaml` is a recipe; `pretrain/ablations/` has other decoders and other
+  sharing, for 100 epochs of a ResNet-50. `detection/coco_frozen/resnet50_loco_800ep.yaml` is a detector on it: the
+  folder names the data, what is trained, and the network and schedule where there are several
+  (`coco_finetune_fpn_1x`). `readout/imagenet/linear.yaml` is a linear probe; `readout/cached.yaml` and
+  `readout/knn.yaml` are for any data.
+- **`_BASE_`**: a config is what differs from the file, or the files, that it names as `_BASE_`. A file whose name
+  begins with `_` is such a base only.
+- **On top** are the four to start with, which are files below under other names, and the demo's.
+  `pretrain/demo_*.yaml` are the demo's, too. For a CPU: `pretrain/cpu/` and `detection/cpu_frozen/`.
+- **Names of before**, such as `table2/coco_resnet50_loco_800ep.yaml`: `pretrain/files/config_names.py` has them all.
+  A command line that is given one says what it is now; runs and configs that name one are read as ever.
+
+Figures are published ones, none is measured here: top-1 of a linear classifier on ImageNet, box and mask AP, all in
+percent. A row of two tables is one file.
+"""
+TASKS = {"pretrain": "Pretraining", "detection": "Detection", "readout": "Readout"}
+PAPERS = {
+    "LoCo": "Xiong, Ren, Urtasun 2020, arXiv 2008.01342",
+    "Barlow Twins": "Zbontar et al. 2021, arXiv 2103.03230",
+    "Blockwise SSL": "Siddiqui et al. 2023, arXiv 2302.01647",
+    "MoCo": "He et al. 2020, arXiv 1911.05722",
+    "SimCLR": "Chen et al. 2020, arXiv 2002.05709",
+    "InfoMin": "HobbitLong/PyContrast, pycontrast/detection/README.md",
+}
+TOP1 = re.compile(r"# (?P<source>[^:]+): (?P<row>[^:]+): (?P<figure>(?:about )?[\d.]+ top-1(?:, [\d.]+ top-5)?)\b")
+
+
+class Published(NamedTuple):
+    """A row of a published table.
+
+    Attributes:
+        source: the paper and its table, such as "LoCo, Table 2".
+        row: what the row is, in words.
+        figure: such as "69.5 top-1" or "34.5 / 32.0", box and mask AP.
+        path: of the config, below ``configs/``.
+    """
+
+    source: str
+    row: str
+    figure: str
+    path: str
+
+
+def comment_of(path):
+    """The lines of the comment at a config's top."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def published_rows(path):
+    """The rows of published tables that a config defines.
+
+    Args:
+        path: of a file in ``configs/``.
+
+    Returns:
+        list of Published; empty if nobody has published a figure for it, or if it has its row from a ``_BASE_``.
+    """
+    name = Path(path).relative_to(CONFIGS).as_posix()
+    published = read_yaml(path).get("PUBLISHED") or {}
+    if published:
+        row, source = re.fullmatch(r"(.+) \((.+)\)", published["ROW"]).groups()
+        return [Published(source, row, f"{published['BOX_AP']} / {published['MASK_AP']}", name)]
+    return [Published(*match.groups(), name) for line in comment_of(path) if (match := TOP1.match(line))]
+
+
+def index():
+    """The text of ``configs/README.md``."""
+    files = [path for path in sorted(CONFIGS.rglob("*.yaml")) if not path.name.startswith("_")]
+    rows = {path: published_rows(path) for path in files}
+    on_top = [path for path in files if path.parent == CONFIGS]
+    parts = [HEAD, "## On top\n", _table(("file", "what it is"), map(_described, on_top)), "## Papers\n"]
+    parts.append("\n".join(f"- {paper}: {where}" for paper, where in PAPERS.items()) + "\n")
+    for task, title in TASKS.items():
+        parts.append(f"## {title}\n")
+        found = [row for path in files for row in rows[path] if row.path.startswith(f"{task}/")]
+        found.sort(key=lambda row: (list(PAPERS).index(row.source.partition(",")[0]), row.source))
+        figure = "box / mask AP" if task == "detection" else "top-1"
+        for source, group in itertools.groupby(found, key=lambda row: row.source):
+            cells = [(row.row, _link(row.path), row.figure.replace(" top-1", "")) for row in group]
+            parts += [f"### {source}\n", _table(("row", "file", f"published {figure}"), cells)]
+        others = [path for path in files if not rows[path] and path.relative_to(CONFIGS).parts[0] == task]
+        parts += ["### Without a published figure\n", _table(("file", "what it is"), map(_described, others))]
+    return "\n".join(parts)
+
+
+def _link(name):
+    return f"[{name.removesuffix('.yaml')}]({name})"
+
+
+def _described(path):
+    """Cells for a config: a link, and the first sentence of its comment."""
+    text = " ".join(line.lstrip("# ") for line in comment_of(path))
+    return _link(path.relative_to(CONFIGS).as_posix()), re.split(r"\. (?=[A-Z])", text)[0].rstrip(".")
+
+
+def _table(head, rows):
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    """Write ``configs/README.md``."""
+    README.write_text(index(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
