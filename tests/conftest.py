@@ -17,6 +17,7 @@ import torch
 sys.path.append(str(Path(__file__).parent / "helpers"))  # test folders are no packages
 
 from checkout import ROOT  # noqa: E402
+from child_processes import child_environment  # noqa: E402
 
 # Started in the background of a shell, Ctrl-C is ignored, and so it would be in the command lines that are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,15 +48,15 @@ def tool_runner(folder, *modules):
         modules: names of those that the forks have imported already, beside the server's own.
     """
     numbers = itertools.count()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, ROOT / "tests" / "fork_server.py", *modules]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment(), text=True
+    )
 
-    def run(name, *arguments, timeout=300, **environment):
+    def run(name, *arguments, timeout=300, **more):
         command, number = [str(ROOT / "tools" / name), *map(str, arguments)], next(numbers)
         out, err = folder / f"stdout{number}", folder / f"stderr{number}"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        request = (command[0], command[1:], str(ROOT), environment, timeout, str(out), str(err))
+        request = (command[0], command[1:], str(ROOT), child_environment(**more), timeout, str(out), str(err))
         try:
             print(json.dumps(request), file=server.stdin, flush=True)
             answer = server.stdout.readline()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from checkout import ROOT
 from detectron2.config import get_cfg as get_detection_cfg
+from pickles import Calls
 from PIL import Image
 
 from loco_det.config import add_loco_config
@@ -39,16 +40,6 @@ PRETRAIN = ("MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DEVI
 READOUT = ("INPUT.CROP_SIZE", 32, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "MODEL.STAGES", "[res5]")
 
 
-class Runs:
-    """What a pickle makes of this is a file."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return open, (self.marker, "w")
-
-
 class Files:
     """Good and hostile files in a folder of their own.
 
@@ -70,7 +61,7 @@ class Files:
 
     def pickled(self, name):
         """A checkpoint whose loading would run something: .pkl, or a file of torch.save."""
-        path, content = self.path(name), {"model": {"a": Runs(self.marker)}, "__author__": "x"}
+        path, content = self.path(name), {"model": {"a": Calls(open, str(self.marker), "w")}, "__author__": "x"}
         if path.suffix == ".pkl":
             path.write_bytes(pickle.dumps(content))
         else:

@@ -17,7 +17,9 @@ import pytest
 import torch
 import yaml
 from checkout import ROOT
+from child_processes import child_environment
 from detectron2.config import get_cfg
+from pickles import Calls
 
 from loco_det.cli import convert_to_d2
 from loco_det.config import add_loco_config
@@ -297,19 +299,9 @@ def test_output_names_that_cannot_be(capsys, checkpoint, tmp_path):
     assert "no such file" in refused(capsys, tmp_path / "nowhere.pth", tmp_path / "o.pkl", 2)
 
 
-class Hostile:
-    """Makes a folder when a careless program unpickles it."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def test_a_file_that_brings_code(capsys, tmp_path):
     path, trap = tmp_path / "in.pth", tmp_path / "trap"
-    torch.save({"state_dict": weights(), "extra": Hostile(trap)}, path)
+    torch.save({"state_dict": weights(), "extra": Calls(os.mkdir, str(trap))}, path)
     line = refused(capsys, path, tmp_path / "o.pkl", 1)
     assert line.startswith(f"error: {path}: holds more than tensors (posix.mkdir)") and not trap.exists()
     assert call(path, "--check-only", "--unsafe-load") == 0 and trap.exists()
@@ -411,7 +403,7 @@ def test_ctrl_c(checkpoint, tmp_path):
     out = older(tmp_path)
     before = listing(tmp_path)
     command = [sys.executable, "-W", "ignore", "-c", _SLOW, str(TOOL), str(checkpoint), str(out)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = child_environment()
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         reached = Path(f"{checkpoint}.reached")

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from checkout import ROOT
-from PIL import Image
+from child_processes import child_environment, children
+from noise import write_noise_images
 
 # 20 iterations
 SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
@@ -22,17 +21,13 @@ SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDD
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return folder
+    return write_noise_images(tmp_path_factory.mktemp("images"), 4)
 
 
-def start(*arguments, **environment):
+def start(*arguments, **more):
     pytest.importorskip("submitit")
     command = [sys.executable, "tools/slurm.py", *map(str, arguments)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    env = child_environment(OMP_NUM_THREADS="1", **more)
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -40,11 +35,6 @@ def start(*arguments, **environment):
 
 def log(out, task=0, kind="out"):
     return "".join(p.read_text() for p in out.glob(f"slurm/*/*_{task}_log.{kind}"))
-
-
-def children(pid):
-    """Process ids of the children."""
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_preempted_job_is_requeued_and_goes_on(images, tmp_path):

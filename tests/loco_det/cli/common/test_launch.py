@@ -8,6 +8,7 @@ import time
 
 import pytest
 from checkout import ROOT
+from child_processes import child_environment
 
 from loco_det.cli.common import launch
 from loco_det.cli.common.arguments import argument_parser
@@ -130,7 +131,7 @@ if __name__ == "__main__":
 )
 def test_processes_end_with_their_launcher(tmp_path, number, until):
     (tmp_path / "script.py").write_text(SCRIPT)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    env = child_environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
     launcher = subprocess.Popen([sys.executable, tmp_path / "script.py", "--num-gpus", "2"], cwd=ROOT, env=env,
                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
     lines, pids = [], set()

@@ -2,13 +2,13 @@
 
 import importlib
 import logging
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
 from checkout import ROOT
+from child_processes import child_environment
 from detectron2.engine import default_argument_parser
 
 from loco_det.cli.common.arguments import argument_parser
@@ -18,11 +18,11 @@ from loco_det.cli.common.process import LAUNCHER
 COMMANDS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"install_detectron2"})
 
 
-def python(code, *arguments, **environment):
+def python(code, *arguments, **more):
     """Run code in a process in which torch cannot be imported."""
     code = f"import sys; sys.modules['torch'] = sys.modules['detectron2'] = None\n{code}"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=60)
+    command, env = [sys.executable, "-c", code, *arguments], child_environment(**more)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_options_are_detectron2s():
