@@ -10,6 +10,8 @@ Example:
     python tools/install_detectron2.py --constraint constraints.txt
 """
 
+# The one tool that is no shim of loco_det.cli: it has to work before anything is installed, with nothing else in reach.
+
 import argparse
 import base64
 import hashlib

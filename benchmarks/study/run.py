@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+sys.path.insert(0, str(ROOT))
 
 import yaml
-from common import one_line_errors
 from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, missing_rates, wanted_rates
 from rows import CROP96, MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5, TUNED
 from runner import Runner, write
 
+from loco_det.cli.common.errors import one_line_errors
 from pretrain.config import get_cfg
 
 EXAMPLE = """example:

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from pretrain.encoders import build_encoder
 from pretrain.files.checkpoints import checkpoint_names
 from pretrain.files.metrics import read_metrics
 
-ROOT = Path(__file__).resolve().parents[2]
 CPU = ("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0)
 PRETRAIN = ("--config-file", "configs/pretrain/demo_loco.yaml", *CPU, "MODEL.ENCODER", "resnet18x0.25",
             "INPUT.CROP_SIZE", 32, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 2.0, "SOLVER.WARMUP_EPOCHS", 0.0,

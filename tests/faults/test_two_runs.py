@@ -3,12 +3,11 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from jobs import JOBS, begin, contents
 
-ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pretrain.files.lock import lock_folder

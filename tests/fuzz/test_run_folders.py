@@ -12,6 +12,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from mutate import changed_bytes, changed_values
 from PIL import Image
 
+from loco_det.cli import low_shot_summary
 from loco_det.config import add_loco_config
 from loco_det.engine.predict import run_classes
 from loco_det.report.page import render, render_markdown
@@ -190,8 +191,8 @@ def test_readouts_of_a_card(runs, detection, readouts, each_case):
     each_case(case, 250)
 
 
-def test_mean_over_splits(runs, detection, tool, each_case):
-    low_shot, cfg = tool("low_shot"), get_detectron2_cfg()
+def test_mean_over_splits(runs, detection, each_case):
+    cfg = get_detectron2_cfg()
     add_loco_config(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train_1k_seed0",), ("coco_2017_val",)
     cfg.PUBLISHED.ROW = "COCO, LoCo"
@@ -201,12 +202,12 @@ def test_mean_over_splits(runs, detection, tool, each_case):
     def case(rng):
         change(rng)
         try:
-            summary = low_shot.summarize(cfg, folders)
+            summary = low_shot_summary.summarize(cfg, folders)
         except (ValueError, OSError) as error:
             one_line(error, runs)
             return
         json.dumps(summary, allow_nan=False)
-        low_shot.text(summary).encode()
+        low_shot_summary.text(summary).encode()
 
     each_case(case, 150)
 

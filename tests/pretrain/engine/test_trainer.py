@@ -6,9 +6,9 @@ import os
 import signal
 import time
 
-import numpy as np
 import pytest
 import torch
+from noise import write_noise_images
 from PIL import Image
 
 from pretrain.config import check, get_cfg
@@ -24,11 +24,7 @@ from pretrain.readout.knn import knn_evaluator
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return folder
+    return write_noise_images(tmp_path_factory.mktemp("images"), 8)
 
 
 def config(images, out, **keys):

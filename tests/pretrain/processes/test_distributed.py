@@ -1,13 +1,9 @@
 """Two processes: mean gradients whatever the order in which reductions finish, the same weights, a common end."""
 
-import os
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from child_processes import run_two_ranks
+from noise import write_noise_images
 
 # Run by each of two processes with its rank and a folder; `results` are what the tests look at.
 ONE_RANK = """
@@ -99,19 +95,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(folder, request):
+def results(folder):
     """What the two processes have found."""
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / "images" / f"{i}.png")
-    root = request.config.rootpath
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(folder)] for rank in (0, 1)]
-    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
-    for process in processes:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error
+    write_noise_images(folder / "images", 8)
+    run_two_ranks(ONE_RANK, folder, OMP_NUM_THREADS="1")
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -7,16 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from detectron2.engine import HookBase, TrainerBase
 
 from pretrain.processes.signals import Terminated
 from pretrain.processes.sigterm import stop_at_once
 from pretrain.processes.sigterm_hook import StopOnSigterm
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def terminate():

@@ -4,13 +4,13 @@ import copy
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 
 import matplotlib.image
 import pytest
 import torch
+from checkout import ROOT
+from child_processes import run_two_ranks
+from run_files import metrics
 
 from pretrain.files.checkpoints import items_of
 from pretrain.files.metrics import read_metrics, series
@@ -27,10 +27,6 @@ def run(cfg, pooled, resume=False, weights=WEIGHTS):
     trained = LinearProbe(cfg, pooled, weights, resume)
     found = trained.train()
     return torch.cat([p.detach().flatten() for p in trained.classifiers.parameters()]), found
-
-
-def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
 
 
 @pytest.fixture(autouse=True)
@@ -322,17 +318,10 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_two_processes_equal_one(write_images, tmp_path, request, cached):
+def test_two_processes_equal_one(write_images, tmp_path, cached):
     for name in ("train", "test"):
         write_images(tmp_path / name, 6, 4)
-    root = request.config.rootpath
-    here = str(root / "tests/pretrain/readout")
-    commands = [[sys.executable, "-c", ONE_RANK, str(r), str(tmp_path), str(cached), here] for r in (0, 1)]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
-    for process in processes:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
+    run_two_ranks(ONE_RANK, tmp_path, cached, ROOT / "tests/pretrain/readout")
     (one, expected), (two, found) = torch.load(tmp_path / "0.pt", weights_only=True)
     nothing, same = torch.load(tmp_path / "1.pt", weights_only=True)[1]
     assert nothing is None and two["protocol"].pop("processes") == 2 and one["protocol"].pop("processes") == 1

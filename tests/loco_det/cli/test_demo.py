@@ -1,6 +1,5 @@
 """tools/demo.py: the commands that it runs, skipping what is done, going on, failing. The whole demo is `make demo`."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -9,19 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+import loco_det.cli.demo
 
 
 @pytest.fixture
 def demo(monkeypatch, tmp_path):
     """The module, in a checkout whose tools are stand-ins."""
-    spec = importlib.util.spec_from_file_location("tools_demo", ROOT / "tools" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     (tmp_path / "tools").mkdir()
     monkeypatch.chdir(tmp_path)
-    return module
+    return loco_det.cli.demo
 
 
 def test_every_step_uses_what_is_there_or_what_an_earlier_step_makes(demo):

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
+from child_processes import child_environment
 
 from pretrain.processes.lifetime import is_running
 
-CHECKOUT = Path(__file__).parents[2]
 SMALL = ["--unlabeled", "2", "--train", "2", "--val", "1", "--size", "64", "80", "--workers", "1"]
 
 
@@ -61,7 +62,7 @@ def begun(tmp_path):
     started = []
 
     def start(workers):
-        tool, env = CHECKOUT / "tools/make_demo_data.py", {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        tool, env = ROOT / "tools/make_demo_data.py", child_environment()
         args = [sys.executable, tool, tmp_path / "demo", "--unlabeled", "100000", "--workers", str(workers)]
         # a session of its own, so that a signal can reach the workers too, as it does from a terminal
         process = subprocess.Popen(args, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -5,22 +5,22 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
+from child_processes import child_environment
 
+from loco_det.cli.common import launch
+from loco_det.cli.common.arguments import argument_parser
+from loco_det.cli.common.errors import one_line_errors
+from loco_det.cli.common.process import LAUNCHER
 from pretrain.processes.lifetime import is_running
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Call launch() with arguments and environment variables: (calls of main, exit code or None, stderr)."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import common
-
-    names = [name for name in os.environ if name in common.TORCHRUN or name in common.COUNTS]
+    names = [name for name in os.environ if name in launch.TORCHRUN or name in launch.COUNTS]
     for name in names:
         monkeypatch.delenv(name)
 
@@ -29,8 +29,8 @@ def call(monkeypatch, capsys):
             monkeypatch.setenv(name, value)
         calls, code = [], None
         try:
-            with common.one_line_errors():
-                common.launch(calls.append, common.argument_parser("").parse_args(arguments))
+            with one_line_errors():
+                launch.launch(calls.append, argument_parser("").parse_args(arguments))
         except SystemExit as exit:
             code = exit.code
         return len(calls), code, capsys.readouterr().err
@@ -84,13 +84,11 @@ def test_options_of_old_launchers(call, option):
 
 def test_machines_that_are_told_how_to_meet(call, monkeypatch):
     """By srun, or where a cluster gives each machine a RANK."""
-    import common
-
     started = []
-    monkeypatch.setattr(common, "spawn", lambda *args, **kwargs: started.append(args[1:]))
+    monkeypatch.setattr(launch, "spawn", lambda *args, **kwargs: started.append(args[1:]))
     options = ("--num-gpus", "8", "--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://host:29500")
     assert call(*options, RANK="1", WORLD_SIZE="2", SLURM_STEP_NUM_TASKS="2") == (0, None, "")
-    assert started == [(8, 2, 1, "tcp://host:29500")] and common.LAUNCHER not in os.environ
+    assert started == [(8, 2, 1, "tcp://host:29500")] and LAUNCHER not in os.environ
 
 
 # --- the end of the launcher ------------------------------------------------------------------------------------------
@@ -102,8 +100,8 @@ def say(what):  # in one piece, as the processes share a pipe
     os.write(1, f"{what}\\n".encode())
 say(os.getpid())
 sys.path.insert(0, os.getcwd())
-sys.path.append("tools")
-from common import argument_parser, launch
+from loco_det.cli.common.arguments import argument_parser
+from loco_det.cli.common.launch import launch
 import torch
 from pretrain.processes.lifetime import start_worker
 from pretrain.processes.sigterm import start_worker
@@ -134,7 +132,7 @@ if __name__ == "__main__":
 )
 def test_processes_end_with_their_launcher(tmp_path, number, until):
     (tmp_path / "script.py").write_text(SCRIPT)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    env = child_environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
     launcher = subprocess.Popen([sys.executable, tmp_path / "script.py", "--num-gpus", "2"], cwd=ROOT, env=env,
                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
     lines, pids = [], set()

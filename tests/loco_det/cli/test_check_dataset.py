@@ -1,8 +1,6 @@
 """tools/check_dataset.py as a user runs it: exit codes, all findings at once, the report, the page of samples."""
 
-import importlib.util
 import json
-import sys
 
 import pytest
 from PIL import Image
@@ -23,24 +21,9 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture
-def run(call_tool, monkeypatch, capsys):
+def run(call_tool, capsys):
     """Run the tool in this process; (exit code, output, errors)."""
-    from common import one_line_errors  # call_tool has put tools/ on the path
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["check_dataset.py", *map(str, arguments)])
-        path = next(f"{p}/check_dataset.py" for p in sys.path if p.endswith("/tools"))
-        spec = importlib.util.spec_from_file_location("tools_check_dataset", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        try:
-            with one_line_errors():
-                code = module.main(module.parse())
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
-
-    return run
+    return lambda *arguments: (call_tool("check_dataset", *arguments), *capsys.readouterr())
 
 
 def own(demo):

@@ -1,22 +1,22 @@
 """tools/linear_probe.py as a user runs it: files, interruptions, several processes, bad input."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import ROOT
+from child_processes import SIGNALLED, TORCHRUN, child_environment
 from PIL import Image
+from run_files import results
 
 from pretrain.encoders import build_encoder
 from pretrain.engine import precision
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = {"config.yaml", "command.txt", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint", "results.json",
          "probe.png", "features.pth"}  # fmt: skip
 SMALL = ("INPUT.CROP_SIZE", 32, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4,
@@ -43,14 +43,6 @@ def data(tmp_path_factory):
 def arguments(data, out, *more):
     pairs = ("MODEL.WEIGHTS", data / "resnet18.pth", "DATASETS.TRAIN", data / "train", "DATASETS.TEST", data / "val")
     return [*pairs, "OUTPUT_DIR", out, *SMALL, *more]
-
-
-def results(out):
-    return json.loads((out / "results.json").read_text())
-
-
-def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -142,30 +134,12 @@ def test_a_config_is_whole_or_as_it_was(call_tool, cached_run, data, tmp_path, c
     assert (out / "config.yaml").read_text() == before and not list(out.glob("*.tmp*"))
 
 
-# tools/linear_probe.py; but at the beginning of iteration AT, process WHO sends itself a signal.
-SIGNALLED = """
-import os, runpy, subprocess, sys
-sys.path.insert(0, os.getcwd())
-sys.path.append("tools")
-from pretrain.readout.probe import LinearProbe
-name, at, who = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-sys.argv[1:4] = []
-run_step = LinearProbe.run_step
-def step(self):
-    if self.iter == at and os.environ.get("RANK", "0") == who:
-        pids = [os.getpid(), *(w.pid for w in getattr(self.batches, "_workers", []))]
-        subprocess.run(["kill", f"-{name}", *map(str, pids)])
-    run_step(self)
-LinearProbe.run_step = step
-runpy.run_path("tools/linear_probe.py", run_name="__main__")
-"""
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-
-
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_interrupted_online_runs_end_with_the_same_bits(run_tool, data, tmp_path, processes):
     signalled = tmp_path / "signalled.py"
-    signalled.write_text(SIGNALLED)
+    signalled.write_text(
+        SIGNALLED.format(module="pretrain.readout.probe", trainer="LinearProbe", tool="linear_probe.py")
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def run(out, *command, workers=0, forked=True):
@@ -178,7 +152,7 @@ def test_interrupted_online_runs_end_with_the_same_bits(run_tool, data, tmp_path
         if processes == 1 and forked:
             return run_tool(*command, OMP_NUM_THREADS="1")
         command = [sys.executable, *(TORCHRUN if processes == 2 else ()), *command]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        env = child_environment(OMP_NUM_THREADS="1")
         return subprocess.run([*map(str, command)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
     tool = ROOT / "tools/linear_probe.py"

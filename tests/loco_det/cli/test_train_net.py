@@ -15,6 +15,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from run_files import results
 
 from loco_det.convert import convert
 from loco_det.demo_scenes.writing import make_demo_data
@@ -58,10 +59,6 @@ def trained(run_tool, data, tmp_path_factory):
     done = run_tool("train_net.py", *arguments(data, out))
     assert done.returncode == 0, done.stderr
     return out
-
-
-def results(out):
-    return json.loads((out / "results.json").read_text())
 
 
 def test_files_of_a_run(trained):
@@ -216,7 +213,6 @@ def run_step(self):
         os.wait()
     step(self)
 Trainer.run_step, sys.argv = run_step, sys.argv[2:]
-sys.path.insert(0, "tools")
 runpy.run_path("tools/train_net.py", run_name="__main__")
 """
 

@@ -1,35 +1,33 @@
 """tools/pretrain.py as a user runs it: files, interruptions of every kind, several processes, bad input."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import ROOT
+from child_processes import SIGNALLED, TORCHRUN, child_environment
+from noise import write_noise_images
 from PIL import Image
+from run_files import metrics
 
+from loco_det.cli.common.arguments import argument_parser
+from loco_det.cli.common.errors import one_line_errors
+from loco_det.cli.common.launch import launch
 from pretrain.engine.precision import bfloat16_support
 
 SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
          "SOLVER.IMS_PER_BATCH", 8, "SOLVER.EPOCHS", 3.0, "SOLVER.WARMUP_EPOCHS", 1.0, "SOLVER.LOG_PERIOD", 1,
          "SOLVER.CHECKPOINT_PERIOD", 2, "DATALOADER.NUM_WORKERS", 0)  # fmt: skip
-ROOT = Path(__file__).resolve().parents[2]
 FILES = {"config.yaml", "command.txt", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint", "views.png"}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for i in range(16):  # six iterations in three epochs
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
-    return folder
+    return write_noise_images(tmp_path_factory.mktemp("images"), 16)  # six iterations in three epochs
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +38,6 @@ def whole_run(run_tool, images, tmp_path_factory):
     done = run_tool("pretrain.py", *config, "DATASETS.TRAIN", images, "OUTPUT_DIR", out, *SMALL)
     assert done.returncode == 0, done.stderr
     return out, done
-
-
-def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
 
 
 def test_files_and_figures_of_a_run(whole_run):
@@ -93,27 +87,8 @@ def test_a_finished_run_is_not_overwritten(call_tool, whole_run, images, capsys)
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
 
 
-# tools/pretrain.py; but at the beginning of iteration AT, process WHO has a signal sent to itself, with its loader's
-# workers, so that what comes before is the same every time.
-SIGNALLED = """
-import os, runpy, subprocess, sys
-sys.path.insert(0, os.getcwd())
-sys.path.append("tools")
-from pretrain.engine.trainer import Trainer
-name, at, who = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-sys.argv[1:4] = []
-run_step = Trainer.run_step
-def step(self):
-    if self.iter == at and os.environ.get("RANK", "0") == who:
-        pids = [os.getpid(), *(w.pid for w in getattr(self.batches, "_workers", []))]
-        subprocess.run(["kill", f"-{name}", *map(str, pids)])
-    run_step(self)
-Trainer.run_step = step
-runpy.run_path("tools/pretrain.py", run_name="__main__")
-"""
 # 20 iterations
 LONG = (*SMALL, *"SOLVER.EPOCHS 10.0 SOLVER.CHECKPOINT_PERIOD 8 SOLVER.CHECKPOINTS_KEPT 2 MODEL.NOISE 0.1".split())
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 
 
 class Chain:
@@ -123,7 +98,7 @@ class Chain:
         self.run_tool, self.images, self.processes = run_tool, images, processes
         self.whole, self.broken = folder / "whole", folder / "broken"
         tool, signalled, last = ROOT / "tools/pretrain.py", folder / "signalled.py", processes - 1
-        signalled.write_text(SIGNALLED)
+        signalled.write_text(SIGNALLED.format(module="pretrain.engine.trainer", trainer="Trainer", tool="pretrain.py"))
         self.in_one_go = self.run(self.whole, tool)
         self.killed = self.run(self.broken, signalled, "KILL", 11, last)
         if processes == 1:  # for two, tests/pretrain/processes/test_distributed.py
@@ -136,7 +111,7 @@ class Chain:
             return self.run_tool(*command, OMP_NUM_THREADS="1")
         launcher = TORCHRUN if self.processes == 2 else ()
         command = [sys.executable, *map(str, (*launcher, *command))]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        env = child_environment(OMP_NUM_THREADS="1")
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
@@ -280,13 +255,10 @@ CHILD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": 
     ],
 )
 def test_launches_that_cannot_be(monkeypatch, capsys, arguments, environment, message):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import common
-
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(SystemExit) as exit, common.one_line_errors():
-        common.launch(print, common.argument_parser("").parse_args(arguments))
+    with pytest.raises(SystemExit) as exit, one_line_errors():
+        launch(print, argument_parser("").parse_args(arguments))
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.startswith(message) and error.count("\n") == 1
 

@@ -1,6 +1,5 @@
 """tools/convert_to_d2.py as a user runs it: what it prints, its exit codes, and what it leaves behind."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -17,25 +16,25 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from checkout import ROOT
+from child_processes import child_environment
 from detectron2.config import get_cfg
+from pickles import Calls
 
+from loco_det.cli import convert_to_d2
 from loco_det.config import add_loco_config
 from loco_det.convert import LAYOUTS, writing
 from pretrain.encoders import build_encoder
 from pretrain.files import atomic as files
 
-ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "convert_to_d2.py"
 THIN = "resnet50x0.125"  # of 1.5 MB
 STAGES = ["res2", "res3", "res4", "res5"]
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("convert_to_d2", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def call(*arguments):
+    """The exit code of a command line, in this process."""
+    return convert_to_d2.run(convert_to_d2.parse([str(a) for a in arguments]))
 
 
 def weights(arch=THIN, seed=0):
@@ -68,10 +67,10 @@ def run(*args, **kwargs):
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, **kwargs)
 
 
-def refused(tool, capsys, checkpoint, out, code, *options):
+def refused(capsys, checkpoint, out, code, *options):
     """Run in this process; returns the one line on stderr."""
     before = listing(out.parent) if out.parent.is_dir() else None
-    assert tool.main([str(checkpoint), str(out), *map(str, options)]) == code
+    assert call(checkpoint, out, *options) == code
     stdout, stderr = capsys.readouterr()
     assert stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", stderr), stderr
@@ -83,10 +82,10 @@ def listing(folder):
     return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
 
 
-def usage(tool, capsys, *args):
+def usage(capsys, *args):
     """argparse's refusal: the usage, then one line."""
     with pytest.raises(SystemExit) as caught:
-        tool.main([str(argument) for argument in args])
+        call(*args)
     stderr = capsys.readouterr().err
     assert caught.value.code == 2 and stderr.startswith("usage:")
     return stderr.splitlines()[-1]
@@ -128,16 +127,16 @@ def test_a_user_converts_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("arch", [THIN, "presnet50"])
-def test_the_config_builds_upon_another_and_can_be_built_upon(tool, tmp_path, arch):
+def test_the_config_builds_upon_another_and_can_be_built_upon(tmp_path, arch):
     torch.save(weights(arch), tmp_path / "in.pth")
     base, out = ROOT / "configs" / "demo_coco_loco_frozen.yaml", tmp_path / "out.pkl"
-    assert tool.main([str(tmp_path / "in.pth"), str(out), "--base", str(base)]) == 0
+    assert call(tmp_path / "in.pth", out, "--base", base) == 0
     with_base, alone = config_of(tmp_path / "out.yaml"), config_of(base)
     assert with_base.MODEL.WEIGHTS == str(out)
     assert with_base.SOLVER == alone.SOLVER and with_base.DATASETS == alone.DATASETS
     assert with_base.MODEL.ROI_HEADS == alone.MODEL.ROI_HEADS
     # The user's own config, with ours as the last of several
-    assert tool.main([str(tmp_path / "in.pth"), str(out)]) == 0
+    assert call(tmp_path / "in.pth", out) == 0
     (tmp_path / "mine.yaml").write_text(f"_BASE_: [{base}, out.yaml]\nSOLVER: {{MAX_ITER: 7}}\n")
     mine = config_of(tmp_path / "mine.yaml")
     assert mine.MODEL == with_base.MODEL and mine.SOLVER.MAX_ITER == 7
@@ -147,47 +146,47 @@ def test_the_config_builds_upon_another_and_can_be_built_upon(tool, tmp_path, ar
         assert mine.MODEL.ENCODER == arch and mine.MODEL.BACKBONE.NAME == "build_encoder_fpn_backbone"
 
 
-def test_a_configs_own_path_is_relative_to_it(tool, checkpoint, tmp_path, monkeypatch):
+def test_a_configs_own_path_is_relative_to_it(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base: a b.yaml").write_text("SOLVER: {MAX_ITER: 7}\n")
     (tmp_path / "out").mkdir()
-    assert tool.main([str(checkpoint), "out/o.pkl", "--base", "base: a b.yaml"]) == 0
+    assert call(checkpoint, "out/o.pkl", "--base", "base: a b.yaml") == 0
     (tmp_path / "out").rename(tmp_path / "moved")
     assert config_of(tmp_path / "moved" / "o.yaml").SOLVER.MAX_ITER == 7
 
 
-def test_configs_of_others_are_not_replaced_and_our_own_are(tool, capsys, checkpoint, tmp_path):
+def test_configs_of_others_are_not_replaced_and_our_own_are(capsys, checkpoint, tmp_path):
     out = tmp_path / "out" / "o.pkl"
     out.parent.mkdir()
     out.with_suffix(".yaml").write_text("MODEL: {WEIGHTS: mine}\n")
-    assert "o.yaml: would be replaced" in refused(tool, capsys, checkpoint, out, 2)
+    assert "o.yaml: would be replaced" in refused(capsys, checkpoint, out, 2)
     out.with_suffix(".yaml").unlink()
-    assert tool.main([str(checkpoint), str(out)]) == 0
+    assert call(checkpoint, out) == 0
     first = listing(out.parent)
     torch.save(weights(seed=1), checkpoint)
-    assert tool.main([str(checkpoint), str(out)]) == 0
+    assert call(checkpoint, out) == 0
     second = listing(out.parent)
     assert first.keys() == second.keys() and all(first[name] != second[name] for name in first)
 
 
-def test_check_only_leaves_nothing(tool, capsys, checkpoint, tmp_path, monkeypatch):
+def test_check_only_leaves_nothing(capsys, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
     touched = checkpoint.parent.stat().st_mtime_ns
-    assert tool.main([str(checkpoint), "--check-only"]) == 0
+    assert call(checkpoint, "--check-only") == 0
     printed = capsys.readouterr().out
     assert f"checked, nothing written: {THIN}, 318 arrays" in printed
     assert yaml.safe_load(printed.split("config that these weights need:\n")[1])["MODEL"]["WEIGHTS"] == ""
     monkeypatch.setattr(writing.os, "fsync", lambda _: 1 / 0)  # whatever goes wrong
     with pytest.raises(ZeroDivisionError):
-        tool.main([str(checkpoint), "--check-only"])
+        call(checkpoint, "--check-only")
     assert os.listdir(tmp_path / "temp") == []
     assert checkpoint.parent.stat().st_mtime_ns == touched  # nothing was made there: it might be read-only
 
 
-def test_json(tool, capsys, checkpoint, tmp_path):
+def test_json(capsys, checkpoint, tmp_path):
     out = tmp_path / "o.pkl"
-    assert tool.main([str(checkpoint), str(out), "--json"]) == 0
+    assert call(checkpoint, out, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["output"], found["config_file"]) == (str(out), str(tmp_path / "o.yaml"))
     assert found["size"] == out.stat().st_size and found["entries"] == 318
@@ -200,24 +199,24 @@ def test_json(tool, capsys, checkpoint, tmp_path):
         assert all(stage["relative"] <= 1e-5 for stage in found["differences"][mode].values())
     with open(out, "rb") as file:
         assert pickle.load(file)["sha256"] == found["sha256"]
-    assert tool.main([str(checkpoint), "--check-only", "--json"]) == 0
+    assert call(checkpoint, "--check-only", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["output"] is None and found["config_file"] is None and found["differences"]["train"]["res5"]
 
 
-def test_list_sources(tool, capsys):
-    assert tool.main(["--list-sources"]) == 0
+def test_list_sources(capsys):
+    assert call("--list-sources") == 0
     text = capsys.readouterr().out
-    assert tool.main(["--list-sources", "--json"]) == 0
+    assert call("--list-sources", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(text.splitlines()) == len(rows) == len(LAYOUTS)
     for line, row in zip(text.splitlines(), rows, strict=True):
         assert set(row) == {"source", "project", "rule"} and all(part in line for part in row.values())
 
 
-def test_which_of_two_networks(tool, capsys, moco, tmp_path):
+def test_which_of_two_networks(capsys, moco, tmp_path):
     def stem(*options):
-        assert tool.main([str(moco), str(tmp_path / "o.pkl"), *options]) == 0
+        assert call(moco, tmp_path / "o.pkl", *options) == 0
         with open(tmp_path / "o.pkl", "rb") as file:
             return torch.from_numpy(pickle.load(file)["model"]["stem.conv1.weight"])
 
@@ -228,21 +227,21 @@ def test_which_of_two_networks(tool, capsys, moco, tmp_path):
     assert torch.equal(stem("--prefix", "encoder_k."), average)
     out = tmp_path / "o.pkl"
     capsys.readouterr()
-    assert "not laid out as simsiam" in refused(tool, capsys, moco, out, 1, "--source", "simsiam")
-    assert f"this is a {THIN}, not the resnet50" in refused(tool, capsys, moco, out, 1, "--arch", "resnet50")
-    assert "0 encoders with the prefix 'net.'" in refused(tool, capsys, moco, out, 1, "--prefix", "net.")
+    assert "not laid out as simsiam" in refused(capsys, moco, out, 1, "--source", "simsiam")
+    assert f"this is a {THIN}, not the resnet50" in refused(capsys, moco, out, 1, "--arch", "resnet50")
+    assert "0 encoders with the prefix 'net.'" in refused(capsys, moco, out, 1, "--prefix", "net.")
 
 
-def test_a_moving_average_that_is_not_there(tool, capsys, checkpoint, tmp_path):
-    assert "no moving average" in refused(tool, capsys, checkpoint, tmp_path / "o.pkl", 1, "--ema")
+def test_a_moving_average_that_is_not_there(capsys, checkpoint, tmp_path):
+    assert "no moving average" in refused(capsys, checkpoint, tmp_path / "o.pkl", 1, "--ema")
 
 
-def test_a_config_file_is_for_detectron2s_own(tool, capsys, checkpoint, tmp_path):
+def test_a_config_file_is_for_detectron2s_own(capsys, checkpoint, tmp_path):
     out = tmp_path / "o.pkl"
     (tmp_path / "run.yaml").write_text("MODEL: {RESNETS: {STRIDE_IN_1X1: false}}\n")
-    line = refused(tool, capsys, checkpoint, out, 1, "--config-file", tmp_path / "run.yaml")
+    line = refused(capsys, checkpoint, out, 1, "--config-file", tmp_path / "run.yaml")
     assert "--config-file is for checkpoints of Detectron2 only" in line
-    assert tool.main([str(checkpoint), str(out)]) == 0
+    assert call(checkpoint, out) == 0
     capsys.readouterr()
     for text, code, message in (
         (None, 2, "no such"),
@@ -253,13 +252,13 @@ def test_a_config_file_is_for_detectron2s_own(tool, capsys, checkpoint, tmp_path
         (tmp_path / "run.yaml").unlink(missing_ok=True)
         if text:
             (tmp_path / "run.yaml").write_text(text)
-        line = refused(tool, capsys, out, tmp_path / "again.pkl", code, "--config-file", tmp_path / "run.yaml")
+        line = refused(capsys, out, tmp_path / "again.pkl", code, "--config-file", tmp_path / "run.yaml")
         assert message in line
 
 
-def test_help_has_examples_and_the_exit_codes(tool, capsys):
+def test_help_has_examples_and_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as caught:
-        tool.main(["--help"])
+        call("--help")
     text = capsys.readouterr().out
     assert caught.value.code == 0 and "python tools/convert_to_d2.py" in text and "exit code" in text
 
@@ -276,11 +275,11 @@ def test_help_has_examples_and_the_exit_codes(tool, capsys):
         (["a.pth", "b.pkl", "c.pkl"], "unrecognized arguments: c.pkl"),
     ],
 )
-def test_bad_usage_is_2(tool, capsys, args, message):
-    assert message in usage(tool, capsys, *args)
+def test_bad_usage_is_2(capsys, args, message):
+    assert message in usage(capsys, *args)
 
 
-def test_output_names_that_cannot_be(tool, capsys, checkpoint, tmp_path):
+def test_output_names_that_cannot_be(capsys, checkpoint, tmp_path):
     (tmp_path / "in.pkl").write_bytes(checkpoint.read_bytes())
     (tmp_path / "folder.pkl").mkdir()
     (tmp_path / "taken.yaml").mkdir()
@@ -294,44 +293,34 @@ def test_output_names_that_cannot_be(tool, capsys, checkpoint, tmp_path):
         ("what?.pkl", "as a URL"),
         ("taken.pkl", "taken.yaml: would be replaced"),
     ):
-        assert message in refused(tool, capsys, tmp_path / "in.pkl", tmp_path / name, 2)
-    line = refused(tool, capsys, checkpoint, tmp_path / "o.pkl", 2, "--base", tmp_path / "nowhere.yaml")
+        assert message in refused(capsys, tmp_path / "in.pkl", tmp_path / name, 2)
+    line = refused(capsys, checkpoint, tmp_path / "o.pkl", 2, "--base", tmp_path / "nowhere.yaml")
     assert "nowhere.yaml: no such config file" in line
-    assert "no such file" in refused(tool, capsys, tmp_path / "nowhere.pth", tmp_path / "o.pkl", 2)
+    assert "no such file" in refused(capsys, tmp_path / "nowhere.pth", tmp_path / "o.pkl", 2)
 
 
-class Hostile:
-    """Makes a folder when a careless program unpickles it."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_file_that_brings_code(tool, capsys, tmp_path):
+def test_a_file_that_brings_code(capsys, tmp_path):
     path, trap = tmp_path / "in.pth", tmp_path / "trap"
-    torch.save({"state_dict": weights(), "extra": Hostile(trap)}, path)
-    line = refused(tool, capsys, path, tmp_path / "o.pkl", 1)
+    torch.save({"state_dict": weights(), "extra": Calls(os.mkdir, str(trap))}, path)
+    line = refused(capsys, path, tmp_path / "o.pkl", 1)
     assert line.startswith(f"error: {path}: holds more than tensors (posix.mkdir)") and not trap.exists()
-    assert tool.main([str(path), "--check-only", "--unsafe-load"]) == 0 and trap.exists()
+    assert call(path, "--check-only", "--unsafe-load") == 0 and trap.exists()
 
 
-def test_values_that_are_no_numbers(tool, capsys, tmp_path):
+def test_values_that_are_no_numbers(capsys, tmp_path):
     for value in (float("nan"), float("inf")):
         state_dict = weights()
         state_dict["layer2.0.conv1.weight"].view(-1)[5] = value
         torch.save(state_dict, tmp_path / "in.pth")
-        line = refused(tool, capsys, tmp_path / "in.pth", tmp_path / "o.pkl", 1)
+        line = refused(capsys, tmp_path / "in.pth", tmp_path / "o.pkl", 1)
         assert "NaN or infinite values in 1 tensors (layer2.0.conv1.weight)" in line
 
 
-def test_more_values_by_the_shape_than_in_the_file(tool, capsys, tmp_path):
+def test_more_values_by_the_shape_than_in_the_file(capsys, tmp_path):
     state_dict = weights()
     state_dict["layer4.0.conv2.weight"] = torch.zeros(1).expand(state_dict["layer4.0.conv2.weight"].shape)
     torch.save(state_dict, tmp_path / "in.pth")
-    line = refused(tool, capsys, tmp_path / "in.pth", tmp_path / "o.pkl", 1)
+    line = refused(capsys, tmp_path / "in.pth", tmp_path / "o.pkl", 1)
     assert "layer4.0.conv2.weight has fewer values than its shape" in line
 
 
@@ -342,7 +331,7 @@ def older(folder):
     return folder / "o.pkl"
 
 
-def test_a_failed_verification_keeps_the_old_files(tool, capsys, checkpoint, tmp_path, monkeypatch):
+def test_a_failed_verification_keeps_the_old_files(capsys, checkpoint, tmp_path, monkeypatch):
     out, dump = older(tmp_path), pickle.dump
 
     def flipped(content, file):
@@ -350,12 +339,12 @@ def test_a_failed_verification_keeps_the_old_files(tool, capsys, checkpoint, tmp
         dump(content, file)
 
     monkeypatch.setattr(pickle, "dump", flipped)
-    line = refused(tool, capsys, checkpoint, out, 1)
+    line = refused(capsys, checkpoint, out, 1)
     assert re.search(r"in\.pth: res2 differs from the source network by 0\.\d+ relative .*; nothing was written", line)
 
 
 @pytest.mark.parametrize("name", ["o.pkl", "o.yaml"])
-def test_a_folder_without_permission(tool, capsys, checkpoint, tmp_path, monkeypatch, name):
+def test_a_folder_without_permission(capsys, checkpoint, tmp_path, monkeypatch, name):
     out = older(tmp_path)
 
     def denied(path, mode="r"):  # permissions do not stop root, so the test does
@@ -364,13 +353,13 @@ def test_a_folder_without_permission(tool, capsys, checkpoint, tmp_path, monkeyp
         return open(path, mode)
 
     monkeypatch.setattr(files, "open", denied, raising=False)
-    assert f"{name}: Permission denied" in refused(tool, capsys, checkpoint, out, 1)
+    assert f"{name}: Permission denied" in refused(capsys, checkpoint, out, 1)
 
 
 @pytest.mark.parametrize("first_time", [True, False])
 @pytest.mark.parametrize("name", ["o.pkl", "o.yaml"])
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
-def test_both_files_are_replaced_or_none(tool, capsys, checkpoint, tmp_path, monkeypatch, name, error, first_time):
+def test_both_files_are_replaced_or_none(capsys, checkpoint, tmp_path, monkeypatch, name, error, first_time):
     out, replace = tmp_path / "o.pkl" if first_time else older(tmp_path), os.replace
 
     def fails(source, path):
@@ -380,16 +369,16 @@ def test_both_files_are_replaced_or_none(tool, capsys, checkpoint, tmp_path, mon
 
     monkeypatch.setattr(writing.os, "replace", fails)
     code = 130 if isinstance(error, KeyboardInterrupt) else 1
-    line = refused(tool, capsys, checkpoint, out, code)
+    line = refused(capsys, checkpoint, out, code)
     assert "interrupted" in line if code == 130 else f"{name}: Input/output error" in line
 
 
-def test_a_full_disk(tool, capsys, checkpoint, tmp_path):
+def test_a_full_disk(capsys, checkpoint, tmp_path):
     out, before = older(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit, name in ((500_000, "o.pkl"), (10, "o.pkl")):
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # bytes a file may have
-            line = refused(tool, capsys, checkpoint, out, 1)
+            line = refused(capsys, checkpoint, out, 1)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert re.search(rf"{name}: File too large", line)
@@ -414,7 +403,7 @@ def test_ctrl_c(checkpoint, tmp_path):
     out = older(tmp_path)
     before = listing(tmp_path)
     command = [sys.executable, "-W", "ignore", "-c", _SLOW, str(TOOL), str(checkpoint), str(out)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = child_environment()
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         reached = Path(f"{checkpoint}.reached")
@@ -437,19 +426,19 @@ EVIL = "\x1b[31m\r\n\x07\u202e\u2028\x9b\udc80"
 SPELLED = r"\x1b[31m\r\n\x07\u202e\u2028\x9b\udc80"
 
 
-def test_names_beside_the_encoder_in_what_is_printed_and_written(tool, capsys, tmp_path):
+def test_names_beside_the_encoder_in_what_is_printed_and_written(capsys, tmp_path):
     path, out = (
         tmp_path / "a\x1b[31m\r\n\u202eb.pth",
         tmp_path / "o\x1b[31m\u202e\udc80.pkl",
     )  # a URL has no line breaks
     torch.save({EVIL: {**{f"encoder_q.{n}": t for n, t in weights().items()}, EVIL: torch.zeros(1)}}, path)
-    assert tool.main([str(path), str(out)]) == 0
+    assert call(path, out) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.isprintable() for line in lines) and f"1 of {SPELLED}" in lines[0]
     text = out.with_suffix(".yaml").read_text()
     assert all(c.isprintable() or c == "\n" for c in text)
     assert yaml.safe_load(text)["MODEL"]["WEIGHTS"] == str(out)  # and the rest is as it was
-    assert tool.main([str(path), "--check-only", "--json"]) == 0
+    assert call(path, "--check-only", "--json") == 0
     assert json.loads(capsys.readouterr().out)["source"]["location"] == f"{EVIL}/encoder_q."
 
 
@@ -469,27 +458,27 @@ def test_names_beside_the_encoder_in_what_is_printed_and_written(tool, capsys, t
         | {f"resnet.embedder.embedder.0.{EVIL}": torch.zeros(1)},
     ],
 )
-def test_names_in_errors(tool, capsys, tmp_path, content):
+def test_names_in_errors(capsys, tmp_path, content):
     path = tmp_path / "in\x1b[31m\n.pth"
     torch.save(content, path)
-    line = refused(tool, capsys, path, tmp_path / "o.pkl", 1)
+    line = refused(capsys, path, tmp_path / "o.pkl", 1)
     assert line.rstrip("\n").isprintable() and r"in\x1b[31m\n.pth: " in line and "damaged" not in line
 
 
-def test_names_in_errors_of_the_command_line(tool, capsys, tmp_path):
-    line = refused(tool, capsys, tmp_path / f"no{EVIL}.pth", tmp_path / "o.pkl", 2)
+def test_names_in_errors_of_the_command_line(capsys, tmp_path):
+    line = refused(capsys, tmp_path / f"no{EVIL}.pth", tmp_path / "o.pkl", 2)
     assert line.rstrip("\n").isprintable() and f"no{SPELLED}.pth: no such file" in line
 
 
-def test_a_path_that_is_not_utf_8(tool, capsys, checkpoint, tmp_path):
+def test_a_path_that_is_not_utf_8(capsys, checkpoint, tmp_path):
     checkpoint = checkpoint.rename(tmp_path / "Z\udcfcrich.pth")  # Latin-1
-    assert "whose path is not UTF-8" in refused(tool, capsys, checkpoint, tmp_path / "o.pkl", 1)
+    assert "whose path is not UTF-8" in refused(capsys, checkpoint, tmp_path / "o.pkl", 1)
 
 
-def test_names_in_an_archive(tool, capsys, tmp_path):
+def test_names_in_an_archive(capsys, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x\x1b[31m\n\u202e.pth", b"")
-    line = refused(tool, capsys, tmp_path / "a.zip", tmp_path / "o.pkl", 1)
+    line = refused(capsys, tmp_path / "a.zip", tmp_path / "o.pkl", 1)
     assert line.rstrip("\n").isprintable() and r"'x\x1b[31m\n\u202e.pth'" in line
 
 

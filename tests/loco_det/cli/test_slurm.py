@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from checkout import ROOT
+from child_processes import child_environment, children
+from noise import write_noise_images
 
-ROOT = Path(__file__).resolve().parents[2]
 # 20 iterations
 SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
          "SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 20.0, "SOLVER.LOG_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 500,
@@ -22,17 +21,13 @@ SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDD
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return folder
+    return write_noise_images(tmp_path_factory.mktemp("images"), 4)
 
 
-def start(*arguments, **environment):
+def start(*arguments, **more):
     pytest.importorskip("submitit")
     command = [sys.executable, "tools/slurm.py", *map(str, arguments)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    env = child_environment(OMP_NUM_THREADS="1", **more)
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -40,11 +35,6 @@ def start(*arguments, **environment):
 
 def log(out, task=0, kind="out"):
     return "".join(p.read_text() for p in out.glob(f"slurm/*/*_{task}_log.{kind}"))
-
-
-def children(pid):
-    """Process ids of the children."""
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_preempted_job_is_requeued_and_goes_on(images, tmp_path):
@@ -106,15 +96,10 @@ def test_what_is_sent_to_slurm(tmp_path):
         (["--nodes", "2", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "there is no sbatch here"),
     ],
 )
-def test_bad_input_gets_one_line(monkeypatch, capsys, tmp_path, arguments, message):
+def test_bad_input_gets_one_line(call_tool, monkeypatch, capsys, tmp_path, arguments, message):
     pytest.importorskip("submitit")
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tools").symlink_to(ROOT / "tools")
-    import slurm
-    from common import one_line_errors
-
-    with pytest.raises(SystemExit) as exit, one_line_errors():
-        slurm.main(slurm.parse(arguments))
+    code = call_tool("slurm", *arguments)
     error = capsys.readouterr().err
-    assert exit.value.code in (1, 2) and message in error and error.count("\n") == 1
+    assert code in (1, 2) and message in error and error.count("\n") == 1

@@ -1,7 +1,7 @@
 """tools/low_shot.py on a train2017 of twenty generated pictures: two splits, their mean, resuming and bad input."""
 
 import contextlib
-import importlib.util
+import functools
 import json
 import os
 import signal
@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import ROOT
 from detectron2.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
+from loco_det.cli import low_shot
+from loco_det.cli.low_shot_summary import summarize, text
 from loco_det.config import add_loco_config
-from loco_det.data.low_shot import draw
+from loco_det.data.low_shot import SEEDS, draw
 
-ROOT = Path(__file__).resolve().parents[2]
 IDS = range(100, 140)
 CONFIG = "configs/detection/coco_1k_finetune/resnet50_random.yaml"
 TINY = ("MODEL.DEVICE", "cpu", "DATASETS.TRAIN", "('coco_2017_train_10pct_seed0',)", "INPUT.MIN_SIZE_TRAIN", "(64,)",
@@ -52,23 +54,9 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    spec = importlib.util.spec_from_file_location("tools_low_shot", ROOT / "tools" / "low_shot.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*arguments):
-        """The exit code of a command line, in this process."""
-        try:
-            with module.one_line_errors():
-                module.main(module.parser().parse_args([str(a) for a in arguments]))
-        except SystemExit as exit:
-            return exit.code
-        return 0
-
-    module.call = call
-    return module
+def call(call_tool):
+    """``call(*arguments)``: the exit code of a command line, in this process."""
+    return functools.partial(call_tool, "low_shot")
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +99,14 @@ def test_summary(trained):
     assert [text.partition(" ")[0] for text in summary["differences"]] == ["data", "schedule", "settings", "splits"]
 
 
-def test_finished_splits_are_kept_and_others_go_on(tool, trained, data, monkeypatch, capfd):
+def test_finished_splits_are_kept_and_others_go_on(call, trained, data, monkeypatch, capfd):
     out, _ = trained
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     times = {path: path.stat().st_mtime_ns for path in out.glob("seed0/*")}
     unfinished = json.loads((out / "seed1" / "results.json").read_text()) | {"problems": ["analysis: it failed"]}
     (out / "seed1" / "results.json").write_text(json.dumps(unfinished))
     (out / "seed1" / "last_checkpoint").write_text("model_0000000.pth")  # as if it had been interrupted there
-    assert tool.call(*arguments(out)) == 0
+    assert call(*arguments(out)) == 0
     printed = capfd.readouterr().out
     assert "seed0: already done" in printed and "seed1: resuming on coco_2017_train_10pct_seed1" in printed
     assert "Starting training from iteration 1" in printed
@@ -127,26 +115,26 @@ def test_finished_splits_are_kept_and_others_go_on(tool, trained, data, monkeypa
     assert (again["iteration"], again["problems"]) == (2, [])
 
 
-def test_splits_of_another_config_are_not_mixed_in(tool, trained, capsys):
+def test_splits_of_another_config_are_not_mixed_in(call, trained, capsys):
     out, _ = trained
-    assert tool.call(*arguments(out, "SOLVER.BASE_LR", 0.01)) == 2
+    assert call(*arguments(out, "SOLVER.BASE_LR", 0.01)) == 2
     error = capsys.readouterr().err
     assert "holds splits of another config, which differs in SOLVER: choose another OUTPUT_DIR" in error
     before = (out / "low_shot.yaml").read_text()
-    assert tool.call(*arguments(out, "DATALOADER.NUM_WORKERS", 3)) == 0  # all of them are done
+    assert call(*arguments(out, "DATALOADER.NUM_WORKERS", 3)) == 0  # all of them are done
     assert (out / "low_shot.yaml").read_text() == before
     config = yaml.safe_load(before)
     config["PUBLISHED"]["WEIGHTS"] = "pretrain/resnet50_loco.yaml"  # as an earlier version named its recipe
     (out / "low_shot.yaml").write_text(yaml.safe_dump(config))
-    assert tool.call(*arguments(out)) == 0
+    assert call(*arguments(out)) == 0
     assert (out / "low_shot.yaml").read_text() == before
 
 
-def test_settings_that_nothing_was_trained_with_do_not_count(tool, tmp_path, monkeypatch):
+def test_settings_that_nothing_was_trained_with_do_not_count(call, tmp_path, monkeypatch):
     tried = []
-    monkeypatch.setattr(tool, "run", lambda command: tried.append(command[-5:]) or (2, []))
-    assert tool.call(*arguments(tmp_path, "MODEL.WEIGHTS", "/nowhere.pkl")) == 2
-    assert tool.call(*arguments(tmp_path)) == 2
+    monkeypatch.setattr(low_shot, "run_child", lambda command: tried.append(command[-5:]) or (2, []))
+    assert call(*arguments(tmp_path, "MODEL.WEIGHTS", "/nowhere.pkl")) == 2
+    assert call(*arguments(tmp_path)) == 2
     name, folder = "('coco_2017_train_10pct_seed0',)", str(tmp_path / "seed0")
     assert [c[1:] for c in tried] == [["DATASETS.TRAIN", name, "OUTPUT_DIR", folder]] * 2
 
@@ -193,8 +181,8 @@ def test_signals_reach_the_training_and_are_waited_for(data, tmp_path, signum, c
         (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LRR"),
     ],
 )
-def test_bad_input_gets_one_line(tool, tmp_path, capsys, change, message):
-    assert tool.call(*arguments(tmp_path / "out", *change)) == 2
+def test_bad_input_gets_one_line(call, tmp_path, capsys, change, message):
+    assert call(*arguments(tmp_path / "out", *change)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -207,27 +195,28 @@ def test_bad_input_gets_one_line(tool, tmp_path, capsys, change, message):
         ("coco_2017_train_1k_seed0", "data set coco_2017_train_1k_seed0: 1000 of 40 images cannot be drawn"),
     ],
 )
-def test_what_the_training_refuses_gets_one_line_too(tool, data, tmp_path, monkeypatch, capfd, name, message):
+def test_what_the_training_refuses_gets_one_line_too(call, data, tmp_path, monkeypatch, capfd, name, message):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
-    assert tool.call(*arguments(tmp_path, "DATASETS.TRAIN", f"('{name}',)")) == 2
+    assert call(*arguments(tmp_path, "DATASETS.TRAIN", f"('{name}',)")) == 2
     error = capfd.readouterr().err
     assert message in error and error.count("\n") == 1, error
 
 
-def test_a_training_that_ends_without_a_result_ends_all(tool, tmp_path, monkeypatch, capsys):
+def test_a_training_that_ends_without_a_result_ends_all(call, tmp_path, monkeypatch, capsys):
     for code in (0, -9):
-        monkeypatch.setattr(tool, "run", lambda _, code=code: (code, []))
-        assert tool.call(*arguments(tmp_path)) == 1
+        monkeypatch.setattr(low_shot, "run_child", lambda _, code=code: (code, []))
+        assert call(*arguments(tmp_path)) == 1
         assert "seed0 is not finished: the same command goes on from here\n" in capsys.readouterr().err
 
 
-def test_usage(tool, capsys):
-    assert tool.call("--config-file", CONFIG, "--num-splits", 6) == 2 and "--num-splits" in capsys.readouterr().err
-    assert tool.call("--help") == 0
+def test_usage(call, capsys):
+    assert low_shot.SPLITS == len(SEEDS)
+    assert call("--config-file", CONFIG, "--num-splits", 6) == 2 and "--num-splits" in capsys.readouterr().err
+    assert call("--help") == 0
     assert "configs/detection/coco_1k_finetune/resnet50_loco_800ep.yaml" in capsys.readouterr().out
 
 
-def test_mean_and_deviation(tool, tmp_path):
+def test_mean_and_deviation(tmp_path):
     cfg = get_cfg()
     add_loco_config(cfg)
     cfg.merge_from_file(str(ROOT / "configs/detection/coco_10k_finetune/resnet50_loco_800ep.yaml"))
@@ -237,14 +226,14 @@ def test_mean_and_deviation(tool, tmp_path):
         folders[f"seed{k}"].mkdir()
         results = {"results": {"bbox": {"AP": box}, "segm": {"AP": mask}}, "published": {"row": "x", "differences": []}}
         (tmp_path / str(k) / "results.json").write_text(json.dumps(results))
-    summary = tool.summarize(cfg, folders)
+    summary = summarize(cfg, folders)
     box = {"values": [26, 27, 28, 29, 30], "mean": 28, "std": pytest.approx(2.5**0.5), "published": 27.8}
     assert summary["box_ap"] == box
     assert summary["mask_ap"] == {"values": [25, 24, None, 26, 27], "mean": None, "std": None, "published": 25.6}
-    box, mask = tool.text(summary).splitlines()[1:]
+    box, mask = text(summary).splitlines()[1:]
     assert box.split()[:5] == ["box", "AP", "28.0", "±", "1.6"] and "published: 27.8 (LoCo 800 epochs, R50" in box
     assert mask.split()[:5] == ["mask", "AP", "-", "±", "-"]
-    one = tool.summarize(cfg, {"seed0": folders["seed0"]})
+    one = summarize(cfg, {"seed0": folders["seed0"]})
     assert one["box_ap"]["mean"] == 26 and one["box_ap"]["std"] is None
     assert one["box_ap"]["published"] is None and one["differences"] == ["splits (1, the row has 5)"]
-    assert tool.text(one).splitlines()[-1].startswith("  differs from the published row (LoCo 800 epochs, R50")
+    assert text(one).splitlines()[-1].startswith("  differs from the published row (LoCo 800 epochs, R50")

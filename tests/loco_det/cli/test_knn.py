@@ -7,12 +7,12 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import ROOT
 from PIL import Image
 
 import pretrain.readout.features
@@ -21,7 +21,6 @@ from pretrain.files.images import read_image
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.labelled import central_crop, list_labelled
 
-ROOT = Path(__file__).resolve().parents[2]
 BLOCKWISE = [["res2"], ["res3"], ["res4"], ["res5"]]
 K, TEMPERATURE = 3, 0.2
 PRETRAIN = ("MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DEVICE", "cpu", "MODEL.UNITS", BLOCKWISE,
