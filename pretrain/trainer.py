@@ -25,7 +25,7 @@ from .engine.precision import with_precision
 from .engine.signals import Terminated
 from .engine.sigterm import StopOnSigterm
 from .engine.writers import MetricsWriter, TensorboardWriter
-from .learner import build_learner
+from .learning.build import build_learner
 from .optim import build_optimizer, build_scheduler
 from .readout.evaluation import Evaluation
 from .readout.knn import knn_accuracies

@@ -12,13 +12,13 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-import pretrain.learner as learner_module
+import pretrain.learning.build as learner_module
 from pretrain.config import check, value_of
 from pretrain.config import get_cfg as pretrain_cfg
 from pretrain.encoders import StageEncoder, build_encoder
 from pretrain.engine.checkpoint import items_of
 from pretrain.engine.estimate import warning_of_size
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.optim import build_optimizer
 from pretrain.trainer import STEP_SECONDS
 

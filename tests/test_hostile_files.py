@@ -22,7 +22,7 @@ from loco_det.trainer import Trainer
 from pretrain.checkpoint import FORMAT, AtomicCheckpointer
 from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("pickle", "yaml", "encoder", "unsafe", "paths", "markup")  # unsafe: a config that switches protection off

@@ -22,7 +22,7 @@ from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
 from pretrain.engine.checkpoint import newest_readable
 from pretrain.engine.safe_load import plain, read, read_own
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.model_card.run import PretrainingRun
 
 EXPECTED = (ValueError, OSError)

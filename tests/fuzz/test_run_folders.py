@@ -20,7 +20,7 @@ from loco_det.runs import find_runs, pretraining_text, seeds_text, table_text
 from pretrain.checkpoint import AtomicCheckpointer
 from pretrain.config import get_cfg
 from pretrain.curves import draw_losses
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.model_card.readouts import read_readout
 from pretrain.model_card.run import PretrainingRun
 from pretrain.readout.curves import draw_probe

@@ -11,7 +11,7 @@ from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import items_of
 from pretrain.engine.files import remove_leftovers
 from pretrain.engine.images import names_digest
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pretrain.engine import precision
 from pretrain.engine.checkpoint import items_of, write_config
 from pretrain.engine.estimate import TimeEstimate
 from pretrain.engine.metrics import read_metrics
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.trainer import KNN_IMAGE, Trainer
 
 

@@ -7,8 +7,8 @@ from detectron2.utils import comm
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from ..encoders import build_encoder
 from .decoders import Decoder
-from .encoders import build_encoder
 from .local import LocalLearner
 from .losses import barlow_twins, info_nce
 from .small_maps import use_small_map_convs

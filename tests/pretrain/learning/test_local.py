@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.backends.debugging import aot_eager
 
-from pretrain.decoders import Decoder
 from pretrain.encoders import STAGE_NAMES, build_encoder
-from pretrain.local import LocalLearner
-from pretrain.losses import barlow_twins, info_nce
+from pretrain.learning.decoders import Decoder
+from pretrain.learning.local import LocalLearner
+from pretrain.learning.losses import barlow_twins, info_nce
 
 LOSSES = {
     "info_nce": functools.partial(info_nce, temperature=0.2),

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pretrain import small_maps
 from pretrain.config import get_cfg
-from pretrain.learner import build_learner
-from pretrain.small_maps import SmallMapConv2d, use_small_map_convs
+from pretrain.learning import small_maps
+from pretrain.learning.build import build_learner
+from pretrain.learning.small_maps import SmallMapConv2d, use_small_map_convs
 
 
 def gradients(conv, x):

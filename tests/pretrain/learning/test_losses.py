@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.losses import barlow_twins, info_nce
+from pretrain.learning.losses import barlow_twins, info_nce
 
 
 def by_hand(z1, z2, temperature):
@@ -104,7 +104,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_have_the_losses_and_gradients_of_the_whole_batch(tmp_path, request):
     """All rules, both losses, whole and in chunks; BN in evaluation mode, because gloo cannot synchronise it."""
     root = request.config.rootpath
-    file = root / "tests" / "pretrain" / "test_local.py"
+    file = root / "tests" / "pretrain" / "learning" / "test_local.py"
     commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(tmp_path), str(file)] for rank in (0, 1)]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
