@@ -9,7 +9,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..encoders import build_encoder
 from .decoders import Decoder
-from .local import LocalLearner
+from .learner import LocalLearner
 from .losses import barlow_twins, info_nce
 from .small_maps import use_small_map_convs
 from .units import blocks_of

@@ -13,7 +13,7 @@ from torch._dynamo.backends.debugging import aot_eager
 
 from pretrain.encoders import STAGE_NAMES, build_encoder
 from pretrain.learning.decoders import Decoder
-from pretrain.learning.local import LocalLearner
+from pretrain.learning.learner import LocalLearner
 from pretrain.learning.losses import barlow_twins, info_nce
 
 LOSSES = {
