@@ -15,13 +15,17 @@ class StagedEncoder(Protocol):
     Attributes:
         stage_names: from the image upwards.
         stages: the blocks of each stage.
+        channels: of the output of each stage.
     """
 
     @property
     def stage_names(self) -> Sequence[str]: ...
 
     @property
-    def stages(self) -> Iterable[nn.Sequential]: ...
+    def stages(self) -> Sequence[nn.Sequential]: ...
+
+    @property
+    def channels(self) -> Sequence[int]: ...
 
 
 class Unit(NamedTuple):

@@ -17,7 +17,7 @@ from pretrain.checkpoint import AtomicCheckpointer
 from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
 from pretrain.learning.build import build_learner
-from pretrain.learning.decoders import GlobalAvgPool
+from pretrain.learning.pooling import GlobalAvgPool
 
 IMAGES = torch.randn(2, 3, 75, 58, generator=torch.Generator().manual_seed(3))
 LIKE_PRETRAINING = IMAGES.to(memory_format=torch.channels_last)  # the other format rounds otherwise

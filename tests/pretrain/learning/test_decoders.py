@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pretrain.learning.decoders import GlobalAvgPool
+from pretrain.learning.pooling import GlobalAvgPool
 
 
 def test_global_average_pooling_is_torchs():

@@ -38,7 +38,7 @@ def test_output_and_gradients_are_torchs(kernel, stride, padding, channels, side
     x = torch.randn(batch, channels[0], *sides, dtype=torch.double)
     x = x.to(memory_format=torch.channels_last) if last else x
     ours = copy.deepcopy(conv)
-    use_small_map_convs(ours)
+    ours = use_small_map_convs(ours)
     assert type(ours) is SmallMapConv2d
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small_maps, "PIXELS", 100)
@@ -50,7 +50,7 @@ def test_output_and_gradients_are_torchs(kernel, stride, padding, channels, side
 def test_in_bfloat16_under_autocast():
     conv = nn.Conv2d(64, 64, 3, padding=1, bias=False)
     ours, x = copy.deepcopy(conv), torch.randn(16, 64, 2, 2)
-    use_small_map_convs(ours)
+    ours = use_small_map_convs(ours)
     exact = gradients(conv, x)
     with torch.autocast("cpu", torch.bfloat16):
         low, found = gradients(conv, x), gradients(ours, x)
@@ -69,7 +69,7 @@ def counted(monkeypatch):
 
 def test_only_where_it_is_faster_and_asked_for(counted):
     conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
-    use_small_map_convs(conv)
+    conv = use_small_map_convs(conv)
     for side, expected in ((2, 1), (3, 1), (4, 1)):
         conv(torch.randn(2, 3, side, side)).sum().backward()
         assert len(counted) == expected and conv.weight.grad is not None
@@ -90,7 +90,7 @@ def test_only_where_it_is_faster_and_asked_for(counted):
 
 def test_at_the_edges_it_is_torchs():
     conv = nn.Conv2d(2, 2, 3, padding=1, bias=False)
-    use_small_map_convs(conv)
+    conv = use_small_map_convs(conv)
     assert conv(torch.randn(2, 2, 2)).shape == (2, 2, 2)  # an image alone
     with pytest.raises(RuntimeError, match="same type|expected scalar type|Input type"):
         conv(torch.randn(1, 2, 2, 2).double())
