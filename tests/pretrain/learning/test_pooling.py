@@ -1,4 +1,4 @@
-"""Parts of the decoders; whole ones are in test_encoders.py and test_local.py."""
+"""Global average pooling against torch's."""
 
 import torch
 from torch import nn
