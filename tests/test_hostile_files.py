@@ -23,7 +23,7 @@ from loco_det.engine.trainer import Trainer
 from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
 from pretrain.engine.checkpoint import FORMAT, AtomicCheckpointer
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 
 KINDS = ("pickle", "yaml", "encoder", "unsafe", "paths", "markup")  # unsafe: a config that switches protection off
 ESCAPE = "\x1b]0;owned\x07"  # sets the title of a terminal

@@ -133,10 +133,8 @@ def resnet(shape: ResNetShape) -> dict[str, nn.Module]:
         children[f"layer{k + 1}"] = nn.Sequential(*blocks)
         below = out
     if shape.same:
+        children["conv1"] = SameConv2d.like(children["conv1"])
         children["maxpool"] = SameMaxPool2d(3, stride=2)
-        for module in nn.ModuleDict(children).modules():
-            if isinstance(module, nn.Conv2d) and module.stride == (2, 2) and module.kernel_size != (1, 1):
-                module.__class__ = SameConv2d  # an nn.Conv2d but for its forward
     return children
 
 
@@ -146,15 +144,28 @@ def _block(shape, in_channels, out_channels, stride=1):
     if stride != 1 or in_channels != out_channels:
         conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
         shortcut = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
-    if not shape.bottleneck:
-        return BasicBlock(in_channels, out_channels, stride, shortcut)
-    # torchvision's words for the width of the 3x3 conv: groups * int(planes * base_width / 64), so nothing below it
-    planes, base_width = out_channels // 4, 256 * shape.width / shape.out * (1 + 1e-9)
-    return Bottleneck(in_channels, planes, stride, shortcut, groups=shape.groups, base_width=base_width)
+    if shape.bottleneck:
+        # torchvision's words for the width of the 3x3 conv: groups * int(planes * base_width / 64), so nothing below it
+        planes, base_width = out_channels // 4, 256 * shape.width / shape.out * (1 + 1e-9)
+        block = Bottleneck(in_channels, planes, stride, shortcut, groups=shape.groups, base_width=base_width)
+    else:
+        block = BasicBlock(in_channels, out_channels, stride, shortcut)
+    if shape.same and stride != 1:
+        strided = "conv2" if shape.bottleneck else "conv1"
+        setattr(block, strided, SameConv2d.like(getattr(block, strided)))
+    return block
 
 
 class SameConv2d(nn.Conv2d):
     """A conv padded as in TensorFlow's SAME; its own ``padding`` is not used."""
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d) -> "SameConv2d":
+        """A conv of the same sizes, without bias, that takes over the weight of ``conv``."""
+        sizes = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+        same = cls(*sizes, groups=conv.groups, bias=False, device="meta")  # draws no random numbers
+        same.weight = conv.weight
+        return same
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""

@@ -20,7 +20,7 @@ from ..data.augment import DeviceAugment, SimCLRView, save_views
 from ..data.loader import build_loader
 from ..files.image_folders import list_images, names_digest
 from ..files.images import UNREADABLE, read_image
-from ..learner import build_learner
+from ..learning.build import build_learner
 from ..processes.distributed import GradientReducer, broadcast_state
 from ..processes.signals import Terminated
 from ..processes.sigterm_hook import StopOnSigterm

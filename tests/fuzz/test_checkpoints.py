@@ -23,7 +23,7 @@ from pretrain.encoders import build_encoder
 from pretrain.engine.checkpoint import AtomicCheckpointer
 from pretrain.files.checkpoints import newest_readable
 from pretrain.files.safe_load import plain, read, read_own
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.model_card.run import PretrainingRun
 
 EXPECTED = (ValueError, OSError)

@@ -22,7 +22,7 @@ from loco_det.runs.find import find_runs
 from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import AtomicCheckpointer
 from pretrain.engine.curves import draw_losses
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.model_card.readouts import read_readout
 from pretrain.model_card.run import PretrainingRun
 from pretrain.readout.curves import draw_probe

@@ -11,7 +11,7 @@ from pretrain.engine.checkpoint import FREE, AtomicCheckpointer
 from pretrain.files.atomic import remove_leftovers
 from pretrain.files.checkpoints import items_of
 from pretrain.files.image_folders import names_digest
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pretrain.engine.estimate import TimeEstimate
 from pretrain.engine.trainer import FEATURES_OF_IMAGE, Trainer
 from pretrain.files.checkpoints import items_of, write_config
 from pretrain.files.metrics import read_metrics
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.readout.knn import knn_evaluator
 
 

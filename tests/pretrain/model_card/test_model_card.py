@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import AtomicCheckpointer
 from pretrain.files.atomic import sha256_of
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.model_card import write_model_card
 from pretrain.model_card.method import decoder_of, loss_of, method_of, reach_of, schedule_of
 from pretrain.model_card.run import PretrainingRun, dataset_of, portable

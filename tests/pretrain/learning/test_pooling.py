@@ -1,9 +1,9 @@
-"""Parts of the decoders; whole ones are in test_encoders.py and test_local.py."""
+"""Global average pooling against torch's."""
 
 import torch
 from torch import nn
 
-from pretrain.decoders import GlobalAvgPool
+from pretrain.learning.pooling import GlobalAvgPool
 
 
 def test_global_average_pooling_is_torchs():

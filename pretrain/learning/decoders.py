@@ -1,12 +1,14 @@
-"""What a local loss looks through: conv blocks, global average pooling and an MLP. Thrown away after pretraining."""
+"""The decoders between a unit's top and its loss: conv blocks, pooling and an MLP. Thrown away after pretraining."""
 
-import torch
-import torch.nn.functional as F
+from collections.abc import Iterable
+
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from .pooling import GlobalAvgPool
 
-def _conv_block(channels, stride, bottleneck, groups):
+
+def _conv_block(channels: int, stride: int, bottleneck: bool, groups: int) -> nn.Module:
     """One residual block that keeps the channel count (the paper states no width) and divides H, W by ``stride``."""
     shortcut = None
     if stride != 1:
@@ -22,28 +24,6 @@ def _conv_block(channels, stride, bottleneck, groups):
     return block
 
 
-class GlobalAvgPool(nn.Module):
-    """(B, C, H, W) -> (B, C, 1, 1).
-
-    nn.AdaptiveAvgPool2d(1) hands down one pixel's gradient as if it were a map's: that slows the ReLU below on the CPU.
-    """
-
-    def forward(self, x):
-        return _Mean.apply(x)
-
-
-class _Mean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.shape = x.shape
-        return F.avg_pool2d(x, x.shape[2:])
-
-    @staticmethod
-    def backward(ctx, gradient):
-        *_, height, width = ctx.shape
-        return (gradient / (height * width)).expand(ctx.shape).contiguous(memory_format=torch.channels_last)
-
-
 class Decoder(nn.Sequential):
     """Features of a unit's top to embeddings: (B, C, H, W) -> (B, out_dim).
 
@@ -56,23 +36,23 @@ class Decoder(nn.Sequential):
 
     def __init__(
         self,
-        channels,
+        channels: int,
         *,
-        stages=(),
-        conv_blocks=1,
-        downsample=True,
-        bottleneck=True,
-        groups=1,
-        expansion=0,
-        mlp_layers=2,
-        hidden_dim=2048,
-        out_dim=128,
-        out_bn=True,
-    ):
+        stages: Iterable[nn.Module] = (),
+        conv_blocks: int = 1,
+        downsample: bool = True,
+        bottleneck: bool = True,
+        groups: int = 1,
+        expansion: int = 0,
+        mlp_layers: int = 2,
+        hidden_dim: int = 2048,
+        out_dim: int = 128,
+        out_bn: bool = True,
+    ) -> None:
         """
         Args:
-            channels: C, channels of the features; with ``stages``, of the last one's output.
-            stages: modules to begin with.
+            channels: C of the features; with ``stages``, C of the output of the last of them.
+            stages: copies of the encoder's next stages.
             conv_blocks: number of residual conv blocks before the pooling.
             downsample: whether the first conv block has stride 2.
             bottleneck: bottleneck blocks (1x1, 3x3, 1x1) as in ResNet-50, or basic ones (3x3, 3x3) as in ResNet-18.

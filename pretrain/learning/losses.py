@@ -5,9 +5,10 @@ import torch.distributed.nn as dist_nn
 import torch.nn.functional as F
 from detectron2.utils import comm
 from fvcore.nn.distributed import differentiable_all_gather
+from torch import Tensor
 
 
-def info_nce(z1, z2, temperature):
+def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """InfoNCE of SimCLR (NT-Xent, arXiv 2002.05709, Eq. 1), averaged over the 2B anchors of this process.
 
     Across processes the anchors are local and the candidates come from everybody. The gather's backward sums the
@@ -19,7 +20,7 @@ def info_nce(z1, z2, temperature):
         temperature: divides the cosine similarities.
 
     Returns:
-        Tensor: scalar.
+        The loss, a scalar.
     """
     with torch.autocast(z1.device.type, enabled=False):
         z = torch.cat([z1, z2])
@@ -33,7 +34,7 @@ def info_nce(z1, z2, temperature):
     return F.cross_entropy(logits, first + (row + n // 2) % n)
 
 
-def barlow_twins(z1, z2, lambd):
+def barlow_twins(z1: Tensor, z2: Tensor, lambd: float) -> Tensor:
     """The loss of Barlow Twins (arXiv 2103.03230, Eq. 1 and 2): the cross-correlation of two views should be one.
 
     Every dimension of each view is standardised over the batch, as BN without affine parameters does in the reference
@@ -45,7 +46,7 @@ def barlow_twins(z1, z2, lambd):
         lambd: weight of the off-diagonal terms.
 
     Returns:
-        Tensor: scalar.
+        The loss, a scalar.
     """
     with torch.autocast(z1.device.type, enabled=False):
         z = torch.stack([z1, z2])
@@ -59,6 +60,6 @@ def barlow_twins(z1, z2, lambd):
         return (diagonal - 1).square().sum() + lambd * off_diagonal
 
 
-def _sum_over_processes(x):
+def _sum_over_processes(x: Tensor) -> Tensor:
     """Sum over processes, whose backward sums the gradients of all of them; fvcore's would gather all ``x`` first."""
     return dist_nn.all_reduce(x) if comm.get_world_size() > 1 else x
