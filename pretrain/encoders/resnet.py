@@ -1,5 +1,6 @@
 """ResNets (He et al. 2016) of any depth and width, from a name: torchvision's, and their wide and thin variants."""
 
+import functools
 import math
 import re
 from typing import NamedTuple
@@ -57,17 +58,22 @@ class ResNetShape(NamedTuple):
     @property
     def name(self) -> str:
         """The shortest name from which :func:`resnet_shape` makes it."""
-        depth, stem, groups, width, out, same = self
-        suffix = "_same" if same else ""
-        candidates = [f"resnet{depth}", f"resnet{depth}x{stem / 64:g}", f"wide_resnet{depth}_2"]
-        candidates += [f"resnext{depth}_{groups}x{width}d"]
-        for name in candidates:
-            if resnet_shape(name + suffix) == self:
-                return name + suffix
-        return f"resnet{depth}_stem{stem}_{groups}x{width}d_out{out}{suffix}"
+        return _shortest_name(self)
 
     def __str__(self) -> str:
         return self.name
+
+
+@functools.lru_cache  # also one text object for one shape, which a pickle with the name in two places holds once
+def _shortest_name(shape):
+    depth, stem, groups, width, out, same = shape
+    suffix = "_same" if same else ""
+    candidates = [f"resnet{depth}", f"resnet{depth}x{stem / 64:g}", f"wide_resnet{depth}_2"]
+    candidates += [f"resnext{depth}_{groups}x{width}d"]
+    for name in candidates:
+        if resnet_shape(name + suffix) == shape:
+            return name + suffix
+    return f"resnet{depth}_stem{stem}_{groups}x{width}d_out{out}{suffix}"
 
 
 def resnet_shape(name: str) -> ResNetShape | None:
