@@ -115,8 +115,8 @@ def evaluate(cfg: CfgNode, readable: Readable, train: Labelled, test: Labelled |
     for k, temperature in itertools.product(voting(cfg, images), cfg.KNN.TEMPERATURE):
         options = images["classes"], k, temperature, cfg.MODEL.DEVICE
         for name, tops in knn_of_features(bank, labels[0], queries, labels[-1], *options).items():
-            tops = {which: value if math.isfinite(value) else None for which, value in tops.items()}
-            knn[name][setting_name(k, temperature)] = tops
+            finite = {which: value if math.isfinite(value) else None for which, value in tops.items()}
+            knn[name][setting_name(k, temperature)] = finite
     return {"weights": weights, "images": images, "knn": knn}
 
 

@@ -5,9 +5,8 @@ import re
 from collections.abc import Collection, Mapping
 
 import torch
-from torch import nn
 
-from pretrain.encoders import BUILDERS, EncoderSpec, NamedEncoder, ResNetShape, build_encoder
+from pretrain.encoders import BUILDERS, Encoder, EncoderSpec, NamedEncoder, ResNetShape, build_encoder
 from pretrain.encoders.resnet import BLOCKS
 
 from .messages import first_few
@@ -36,7 +35,7 @@ def reference(encoder: EncoderSpec) -> dict[str, torch.Tensor]:
     return skeleton(encoder).state_dict()
 
 
-def skeleton(encoder: EncoderSpec) -> nn.Module:
+def skeleton(encoder: EncoderSpec) -> Encoder:
     """An encoder on the meta device: without memory or random numbers, to be given its weights."""
     with torch.device("meta"):
         return build_encoder(encoder)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pretrain.files.safe_load import read
 from pretrain.files.text import for_terminal
@@ -30,12 +31,12 @@ class CheckpointFile:
     """
 
     path: Path
-    content: object
+    content: Any
     notes: list[str] = field(default_factory=list)
     config_file: str | os.PathLike | None = None
     _json: dict = field(default_factory=dict, init=False, repr=False)
 
-    def get(self, key: str) -> object:
+    def get(self, key: str) -> Any:
         """The content's value of a key; None if it is no dictionary, or has no such key."""
         return dict.get(self.content, key) if isinstance(self.content, dict) else None
 
@@ -45,7 +46,7 @@ class CheckpointFile:
         return self.get("format") == FORMAT
 
     @cached_property
-    def pretraining_config(self) -> object:
+    def pretraining_config(self) -> Any:
         """The config, a text, in one of our pretraining checkpoints, parsed; raises an error if it has none."""
         return parse_yaml(self.content["config"], "its config")
 
@@ -60,7 +61,7 @@ class CheckpointFile:
         return self._json[name]
 
     @cached_property
-    def run_config(self) -> object:
+    def run_config(self) -> Any:
         """The config of a Detectron2 run: ``config_file``, or the ``config.yaml`` beside the checkpoint, or None.
 
         Raises:

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pretrain.files.stand_ins import Inert
 
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    content: object,
+    content: Any,
     source: str = "auto",
     ema: bool = False,
     prefix: str | None = None,
@@ -53,7 +53,8 @@ def choose(
     """
     found = find_encoders(content)
     if prefix is not None:
-        return Choice(*_at(found, prefix), False)
+        layout, encoder = _at(found, prefix)
+        return Choice(layout, encoder, False)
     names = [name_of(key) for key in content] if isinstance(content, dict) else []
     names += [str(content[key]) for key in ("format",) if key in names]
     rows = [row for row in LAYOUTS if row.name == source or (source == "auto" and row.automatic)]

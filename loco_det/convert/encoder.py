@@ -9,7 +9,7 @@ import torch
 from fvcore.common.config import CfgNode as CN
 from torch import nn
 
-from pretrain.encoders import build_encoder, is_own_code, parse_encoder
+from pretrain.encoders import Encoder, build_encoder, is_own_code, parse_encoder
 
 from .checkpoint_file import errors_naming, read_checkpoint
 from .choose import choose
@@ -29,7 +29,7 @@ class Readable(NamedTuple):
         source: what the checkpoint was found to be.
     """
 
-    encoder: nn.Module
+    encoder: "ReadableEncoder"
     conventions: Conventions
     source: Source
 
@@ -52,7 +52,7 @@ class ReadableEncoder(nn.Module):
         feature_names: what :meth:`forward` returns, in this order: "res2" and so on, then "res2+expansion" and so on.
     """
 
-    def __init__(self, encoder: nn.Module, expansions: Mapping[str, nn.Module], bgr: bool = False) -> None:
+    def __init__(self, encoder: Encoder, expansions: Mapping[str, nn.Module], bgr: bool = False) -> None:
         """
         Args:
             encoder: with ``stages`` and ``stage_names`` (:class:`pretrain.encoders.Encoder`).

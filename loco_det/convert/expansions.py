@@ -6,12 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from pretrain.encoders import Encoder
+
 from .checkpoint_file import CheckpointFile
 from .choose import Choice
 from .search import state_dicts
 
 
-def expansions_of_ours(file: CheckpointFile, encoder: nn.Module) -> dict[str, nn.Module]:
+def expansions_of_ours(file: CheckpointFile, encoder: Encoder) -> dict[str, nn.Module]:
     """Those at the beginning of the decoders in one of our pretraining checkpoints (MODEL.DECODER.EXPANSION).
 
     Args:
@@ -28,7 +30,7 @@ def expansions_of_ours(file: CheckpointFile, encoder: nn.Module) -> dict[str, nn
     return _expansions(weights_of_ours(file), places, encoder)
 
 
-def expansions_of_blockwise(choice: Choice, encoder: nn.Module) -> dict[str, nn.Module]:
+def expansions_of_blockwise(choice: Choice, encoder: Encoder) -> dict[str, nn.Module]:
     """``pool_conv_block_1`` to ``_4`` of blockwise Barlow Twins; args and returns as :func:`expansions_of_ours`.
 
     (model.py of github.com/shoaibahmed/blockwise_ssl)

@@ -109,12 +109,14 @@ def _model_card(file: CheckpointFile) -> dict:
 
 def _pixels_from_0_to_1(config: object) -> Pixels | None:
     """(mean, std), times 255, of a dictionary that has them for pixels from 0 to 1; None of others."""
-    pixels = [config.get(key) for key in ("mean", "std")] if isinstance(config, dict) else [None]
-    if not all(isinstance(v, (list, tuple)) and len(v) == 3 for v in pixels):
+    if not isinstance(config, dict):
         return None
-    if not all(isinstance(number, (int, float)) for values in pixels for number in values):
+    pixels = [config.get(key) for key in ("mean", "std")]
+    triples = [v for v in pixels if isinstance(v, (list, tuple)) and len(v) == 3]
+    if len(triples) < 2 or not all(isinstance(number, (int, float)) for values in triples for number in values):
         return None
-    return tuple(tuple(round(255 * value, 3) for value in values) for values in pixels)
+    mean, std = (tuple(round(255 * value, 3) for value in values) for values in triples)
+    return mean, std
 
 
 def _pixels_of_pretraining(file: CheckpointFile) -> Pixels:

@@ -1,5 +1,7 @@
 """The two networks that a conversion has to make equal, and the config that says which Detectron2 is to build."""
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
@@ -7,14 +9,14 @@ from detectron2.modeling import build_backbone
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from pretrain.encoders import EncoderSpec, NamedEncoder, ResNetShape, parse_encoder
+from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, ResNetShape, parse_encoder
 
 from ..config import add_loco_config
 from ..modeling import backbones  # noqa: F401, registers its backbones
 from .architecture import skeleton
 from .conventions import Conventions
 
-STAGES_OF_FPN = {NamedEncoder("presnet50"): ["res2", "res4", "res5", "res7"]}  # of stride 4, 8, 16 and 32, about
+STAGES_OF_FPN = {"presnet50": ["res2", "res4", "res5", "res7"]}  # of stride 4, 8, 16 and 32, about
 
 
 def in_detectron2(encoder: EncoderSpec) -> bool:
@@ -38,8 +40,9 @@ def detectron2_config(encoder: EncoderSpec, conventions: Conventions, weights: s
     Returns:
         dict: nested, as in a YAML file.
     """
-    model = {"WEIGHTS": weights, "PIXEL_MEAN": list(conventions.mean), "PIXEL_STD": list(conventions.std)}
-    if in_detectron2(encoder):
+    mean, std = list(conventions.mean), list(conventions.std)
+    model: dict[str, Any] = {"WEIGHTS": weights, "PIXEL_MEAN": mean, "PIXEL_STD": std}
+    if isinstance(encoder, ResNetShape) and in_detectron2(encoder):
         model["RESNETS"] = {
             "DEPTH": encoder.depth,
             "STEM_OUT_CHANNELS": encoder.stem,
@@ -50,7 +53,7 @@ def detectron2_config(encoder: EncoderSpec, conventions: Conventions, weights: s
             "RES5_DILATION": 1,
         }
     else:
-        stages = STAGES_OF_FPN.get(encoder, ["res2", "res3", "res4", "res5"])
+        stages = STAGES_OF_FPN.get(encoder.name, ["res2", "res3", "res4", "res5"])
         model["BACKBONE"] = {"NAME": "build_encoder_fpn_backbone"}
         model["ENCODER"] = encoder.name
         model["RESNETS"] = {"OUT_FEATURES": stages}
@@ -58,7 +61,7 @@ def detectron2_config(encoder: EncoderSpec, conventions: Conventions, weights: s
     return {"MODEL": model, "INPUT": {"FORMAT": conventions.format}}
 
 
-def source_network(encoder: EncoderSpec, state_dict: dict[str, torch.Tensor], conventions: Conventions) -> nn.Module:
+def source_network(encoder: EncoderSpec, state_dict: dict[str, torch.Tensor], conventions: Conventions) -> Encoder:
     """The encoder with these weights, sharing their memory.
 
     Args:
@@ -89,7 +92,7 @@ def detectron2_network(config: dict) -> nn.Module:
     cfg.MODEL.RESNETS.NORM = "BN"
     with torch.device("meta"):  # no memory twice, no time and no random numbers for weights that are replaced
         encoder = skeleton(parse_encoder(cfg.MODEL.ENCODER)) if cfg.MODEL.ENCODER else None
-        cfg.MODEL.RESNETS.OUT_FEATURES = list(encoder.stage_names if encoder else ("res2", "res3", "res4", "res5"))
+        cfg.MODEL.RESNETS.OUT_FEATURES = list(encoder.stage_names if encoder else STAGE_NAMES)
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
     backbone.to_empty(device="cpu")
     with torch.no_grad():

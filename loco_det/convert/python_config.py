@@ -4,6 +4,7 @@ import ast
 import operator
 import re
 from collections.abc import Iterator
+from typing import Any
 
 LONGEST = 2 * 2**20  # characters of a config; the longest of MMPretrain's have 30 thousand
 
@@ -37,7 +38,8 @@ def assignments(text: str) -> list[tuple[str, object]]:
         raise ValueError("too long")
     text = re.sub(r"^[^=()\[\]{}#'\",]*\.(py|json|ya?ml)[ \t]*$", "", text, flags=re.MULTILINE)
     try:
-        pairs, names = [], {}
+        pairs: list[tuple[str, Any]] = []
+        names: dict[str, Any] = {}
         for statement in ast.parse(text).body:
             for name, value in _assigned(statement, names):
                 names[name] = value

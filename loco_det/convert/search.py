@@ -146,7 +146,7 @@ def find_encoders(content: object) -> list[Found]:
 
 
 def state_dicts(
-    content: object, path: tuple[str, ...] = (), seen: set | tuple = ()
+    content: object, path: tuple[str, ...] = (), seen: set[int] | None = None
 ) -> Iterator[tuple[tuple[str, ...], dict, dict]]:
     """Yield the dictionaries in a checkpoint that hold tensors or arrays, each once.
 
@@ -156,8 +156,9 @@ def state_dicts(
     """
     if isinstance(content, torch.nn.Module):
         content = content.state_dict()
-    if not isinstance(content, dict) or len(path) > DEEPEST or id(content) in (seen := seen or set()):
+    if not isinstance(content, dict) or len(path) > DEEPEST or id(content) in (seen or ()):
         return
+    seen = seen or set()
     seen.add(id(content))
     weights, written = {}, {}
     for name, value in dict.items(content):  # a pickle can give an OrderedDict an attribute of that name

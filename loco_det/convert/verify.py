@@ -120,7 +120,7 @@ def test_images(conventions: Conventions) -> torch.Tensor:
     return (images - mean) / std
 
 
-test_images.__test__ = False  # not a test, whatever pytest makes of the name
+test_images.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test by its name
 
 
 class _Checkpointer(DetectionCheckpointer):

@@ -41,7 +41,9 @@ def complete(parts: dict[str, torch.Tensor], encoder: EncoderSpec) -> tuple[dict
     Raises:
         ValueError: if a tensor has fewer values than its shape says, or values that are not finite.
     """
-    state_dict, broken, types = {}, [], Counter()
+    state_dict: dict[str, torch.Tensor] = {}
+    broken: list[str] = []
+    types: Counter[str] = Counter()
     for name, meta in reference(encoder).items():
         tensor = parts.get(name)
         if tensor is None:

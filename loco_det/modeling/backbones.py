@@ -12,7 +12,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pretrain.encoders import build_encoder
+from pretrain.encoders import Encoder, build_encoder
 
 
 class EncoderBackbone(Backbone):
@@ -32,7 +32,7 @@ class EncoderBackbone(Backbone):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         out_features: Iterable[str],
         norm: str = "BN",
         freeze_at: int = 0,
@@ -105,7 +105,8 @@ class EncoderBackbone(Backbone):
                     size = [math.ceil(side / self._resized[name]) for side in sides]
                     features[name] = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             if name == self._out_features[-1]:
-                return features
+                break  # nothing above is needed
+        return features
 
 
 def nearest_power(stride: float) -> int:

@@ -88,5 +88,5 @@ def fold(module: nn.Module) -> None:
                     setattr(parent, name, None if conv is parent else nn.Identity())
                 conv = None
             else:
-                conv = child[0] if isinstance(child, nn.Sequential) and len(child) else child
-                conv = conv if isinstance(conv, nn.Conv2d) else None
+                below = child[0] if isinstance(child, nn.Sequential) and len(child) else child
+                conv = below if isinstance(below, nn.Conv2d) else None

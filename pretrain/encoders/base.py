@@ -1,7 +1,8 @@
 """Encoders as ordered lists of stages: the unit of locality in LoCo, Greedy InfoMax and their relatives."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from .shufflenet import shufflenetv2_50
 from .spec import EncoderSpec, parse_encoder
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")  # Detectron2's names; "res2" includes the stem, as in the LoCo paper
-BUILDERS = {"presnet50": presnet50, "shufflenetv2_50": shufflenetv2_50}
+BUILDERS: dict[str, Callable[[], tuple[Any, ...]]] = {"presnet50": presnet50, "shufflenetv2_50": shufflenetv2_50}
 ENCODERS = (*RESNETS, *BUILDERS)
 
 
@@ -29,6 +30,14 @@ class Encoder(nn.Module):
             SyncBatchNorm: a property that reads the children is.
         groups: of the convs in each stage's bottleneck blocks, which decoders follow; optional, all 1.
     """
+
+    stage_names: tuple[str, ...]
+    channels: tuple[int, ...]
+    strides: tuple[float, ...]
+
+    @property
+    def stages(self) -> Sequence[nn.Sequential]:
+        raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
@@ -105,8 +114,10 @@ class ResNetEncoder(Encoder):
     @property
     def stages(self) -> list[nn.Sequential]:
         """Views of the children, made anew: they are right also after a child was replaced (SyncBatchNorm)."""
-        stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
-        return [nn.Sequential(stem, *self.layer1), self.layer2, self.layer3, self.layer4]
+        children = dict(self.named_children())
+        stem = nn.Sequential(*(children[name] for name in ("conv1", "bn1", "relu", "maxpool")))
+        layers = [cast(nn.Sequential, children[f"layer{k}"]) for k in (1, 2, 3, 4)]
+        return [nn.Sequential(stem, *layers[0]), *layers[1:]]
 
 
 def _initialise(encoder):
@@ -116,7 +127,7 @@ def _initialise(encoder):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def build_encoder(name: str | EncoderSpec) -> nn.Module:
+def build_encoder(name: str | EncoderSpec) -> Encoder:
     """Build a randomly initialised encoder: as torchvision's ResNets, ``kaiming_normal_(mode="fan_out")``.
 
     Args:
@@ -125,7 +136,7 @@ def build_encoder(name: str | EncoderSpec) -> nn.Module:
             parsed (:func:`parse_encoder`).
 
     Returns:
-        The encoder; your own need not be an :class:`Encoder`.
+        The encoder. Your own need not derive from :class:`Encoder`, but has its attributes.
 
     Raises:
         ValueError: if the name is not known, or what it names cannot be imported, fails, or returns no encoder.
@@ -145,7 +156,7 @@ def build_encoder(name: str | EncoderSpec) -> nn.Module:
     )
 
 
-def _build_own(name: str) -> nn.Module:
+def _build_own(name: str) -> Encoder:
     """Call a user's ``package.module.function``; raises ValueError as :func:`build_encoder`."""
     module, _, function = name.rpartition(".")
     try:
@@ -163,7 +174,7 @@ def _build_own(name: str) -> nn.Module:
     return encoder
 
 
-def check_encoder(encoder: object) -> None:
+def check_encoder(encoder: Any) -> None:
     """Refuse what has not the attributes of :class:`Encoder`; ``strides`` may be missing, pretraining needs none.
 
     Args:
@@ -176,6 +187,7 @@ def check_encoder(encoder: object) -> None:
     if lacking or not isinstance(encoder, nn.Module):
         what = f"without {', '.join(lacking)}" if lacking else "that is no nn.Module"
         raise ValueError(f"expected an encoder, got a {type(encoder).__name__} {what}")
+    encoder = cast(Encoder, encoder)
     counts = [len(encoder.stages), len(encoder.stage_names), len(encoder.channels)]
     if len(set(counts)) != 1 or not counts[0]:
         raise ValueError("{} stages, {} stage_names and {} channels: expected as many of each".format(*counts))

@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ def resnet_shape(name: str) -> ResNetShape | None:
     if numbers["depth"] not in BLOCKS:
         return None
     basic = numbers["depth"] < 50
-    shape = ResNetShape(**{"stem": 64, "groups": 1, "width": 64, "out": 64 if basic else 256, **numbers})
+    shape = ResNetShape(**{"stem": 64, "groups": 1, "width": 64, "out": 64 if basic else 256, **numbers})  # type: ignore[arg-type]
     if pattern is _WIDE:
         shape = shape._replace(width=128)
     if times != 1:
@@ -125,7 +125,7 @@ def resnet(shape: ResNetShape) -> dict[str, nn.Module]:
     Returns:
         dict: the children in order: conv1, bn1, relu, maxpool, layer1 to layer4.
     """
-    children = {
+    children: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(3, shape.stem, 7, stride=2, padding=3, bias=False),
         "bn1": nn.BatchNorm2d(shape.stem),
         "relu": nn.ReLU(inplace=True),
@@ -139,7 +139,7 @@ def resnet(shape: ResNetShape) -> dict[str, nn.Module]:
         children[f"layer{k + 1}"] = nn.Sequential(*blocks)
         below = out
     if shape.same:
-        children["conv1"] = SameConv2d.like(children["conv1"])
+        children["conv1"] = SameConv2d.like(cast(nn.Conv2d, children["conv1"]))
         children["maxpool"] = SameMaxPool2d(3, stride=2)
     return children
 
@@ -168,8 +168,9 @@ class SameConv2d(nn.Conv2d):
     @classmethod
     def like(cls, conv: nn.Conv2d) -> "SameConv2d":
         """A conv of the same sizes, without bias, that takes over the weight of ``conv``."""
-        sizes = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
-        same = cls(*sizes, groups=conv.groups, bias=False, device="meta")  # draws no random numbers
+        sizes: dict[str, Any] = {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": conv.padding}
+        options: dict[str, Any] = {"groups": conv.groups, "bias": False, "device": "meta"}  # draws no random numbers
+        same = cls(conv.in_channels, conv.out_channels, **sizes, **options)
         same.weight = conv.weight
         return same
 

@@ -11,12 +11,12 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from ..encoders import build_encoder
+from ..encoders import Encoder, build_encoder
 from .decoders import Decoder
 from .learner import LocalLearner
 from .losses import barlow_twins, info_nce
 from .small_maps import use_small_map_convs
-from .units import StagedEncoder, blocks_of
+from .units import blocks_of
 
 Ties = list[tuple[nn.Parameter, nn.Parameter]]  # pairs of parameters, a decoder's and the encoder's
 Module = TypeVar("Module", bound=nn.Module)
@@ -72,7 +72,7 @@ def _for_device(module: Any, cfg: CfgNode) -> Any:
     return nn.SyncBatchNorm.convert_sync_batchnorm(module) if comm.get_world_size() > 1 else module
 
 
-def _build_decoder(cfg: CfgNode, encoder: StagedEncoder, stage: int, top: str) -> tuple[Decoder, Ties]:
+def _build_decoder(cfg: CfgNode, encoder: Encoder, stage: int, top: str) -> tuple[Decoder, Ties]:
     """The decoder of one unit.
 
     Args:
@@ -118,7 +118,7 @@ def _tie(copies: Sequence[nn.Sequential], originals: Sequence[nn.Sequential]) ->
 
 
 @torch.no_grad()
-def _width(encoder: StagedEncoder, top: str) -> int:
+def _width(encoder: Encoder, top: str) -> int:
     """Channels of the last block of a slice of a stage such as "res3[:1]", which need not be those of the stage."""
     h = torch.zeros(1, 3, 64, 64)
     blocks = [block for stage in encoder.stages for block in stage]

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..encoders import Encoder
 from . import local
 from .gradcache import embed, in_chunks
 from .plan import make_plan
 from .replay import uncached_autocast
 from .segments import Segment
 from .ties import tie_backward
-from .units import StagedEncoder
 
 
 class LocalLearner(nn.Module):
@@ -43,7 +43,7 @@ class LocalLearner(nn.Module):
 
     def __init__(
         self,
-        encoder: StagedEncoder,
+        encoder: Encoder,
         units: Iterable[Sequence[str]],
         decoders: Mapping[str, nn.Module],
         loss: Callable[[Tensor, Tensor], Tensor],

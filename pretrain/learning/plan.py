@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..encoders import Encoder
 from .segments import Segment, cut
-from .units import StagedEncoder, read_units
+from .units import read_units
 
 
 @dataclass(eq=False)
@@ -40,7 +41,7 @@ class Plan:
 
 
 def make_plan(
-    encoder: StagedEncoder, units: Iterable[Sequence[str]], recompute: Iterable[str] = (), shared_gradient: str = "all"
+    encoder: Encoder, units: Iterable[Sequence[str]], recompute: Iterable[str] = (), shared_gradient: str = "all"
 ) -> Plan:
     """Plan which losses reach and train which segments.
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..encoders import Encoder
 from .noise import add_noise
-from .units import StagedEncoder, Unit, blocks_of
+from .units import Unit, blocks_of
 
 
 @dataclass(eq=False)
@@ -48,7 +49,7 @@ class Segment:
         return add_noise(h, noise) if noise and self.ends_stage else h
 
 
-def cut(encoder: StagedEncoder, units: list[Unit], recompute: Iterable[str] = ()) -> list[Segment]:
+def cut(encoder: Encoder, units: list[Unit], recompute: Iterable[str] = ()) -> list[Segment]:
     """Cut an encoder where a unit begins or ends, at the ends of stages, and around each block that is recomputed.
 
     Args:

@@ -2,30 +2,11 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from torch import nn
+from ..encoders import Encoder
 
 PART = re.compile(r"(?P<stage>\w+)(?:\[(?P<start>-?\d*):(?P<stop>-?\d*)\])?")  # "res3" or "res3[:1]"
-
-
-class StagedEncoder(Protocol):
-    """An encoder as an ordered list of stages.
-
-    Attributes:
-        stage_names: from the image upwards.
-        stages: the blocks of each stage.
-        channels: of the output of each stage.
-    """
-
-    @property
-    def stage_names(self) -> Sequence[str]: ...
-
-    @property
-    def stages(self) -> Sequence[nn.Sequential]: ...
-
-    @property
-    def channels(self) -> Sequence[int]: ...
 
 
 class Unit(NamedTuple):
@@ -40,7 +21,7 @@ class Unit(NamedTuple):
     blocks: range
 
 
-def read_units(units: Iterable[Sequence[str]], encoder: StagedEncoder) -> list[Unit]:
+def read_units(units: Iterable[Sequence[str]], encoder: Encoder) -> list[Unit]:
     """Read all units of an encoder.
 
     Args:
@@ -62,7 +43,7 @@ def read_units(units: Iterable[Sequence[str]], encoder: StagedEncoder) -> list[U
     return [found[top] for top in sorted(found)]
 
 
-def read_unit(parts: Sequence[str], encoder: StagedEncoder) -> Unit:
+def read_unit(parts: Sequence[str], encoder: Encoder) -> Unit:
     """Read one unit, such as ["res2", "res3[:1]"].
 
     Raises:
@@ -74,7 +55,7 @@ def read_unit(parts: Sequence[str], encoder: StagedEncoder) -> Unit:
     return Unit(parts[-1], range(blocks[0], blocks[-1] + 1))
 
 
-def blocks_of(part: str, encoder: StagedEncoder) -> range:
+def blocks_of(part: str, encoder: Encoder) -> range:
     """Indices of the blocks of a stage or a slice of a stage, counted from the image through all stages.
 
     Args:
