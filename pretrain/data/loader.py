@@ -106,7 +106,7 @@ def build_loader(cfg: CN, images: Sequence[str], start: int, rank: int = 0, worl
     Returns:
         Yields (views (2B, 3, S, S) uint8 RGB in channels_last, list of unreadable files). B is SOLVER.IMS_PER_BATCH /
         ``world_size``; the first views of all images come first. With INPUT.ON_DEVICE the views are only cropped and
-        flipped, and :class:`.augment.DeviceAugment` does the rest.
+        flipped, and :class:`.device_augment.DeviceAugment` does the rest.
 
     Raises:
         ValueError: if there are fewer images than in a batch (an image would be its own negative), or the batch cannot

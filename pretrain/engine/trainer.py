@@ -16,7 +16,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, get_event_storage
 from fvcore.common.config import CfgNode
 
-from ..data.augment import DeviceAugment, SimCLRView, save_views
+from ..data.augment import SimCLRView, save_views
+from ..data.device_augment import DeviceAugment
 from ..data.loader import build_loader
 from ..files.image_folders import list_images, names_digest
 from ..files.images import UNREADABLE, read_image
