@@ -30,6 +30,15 @@ res5                                                 full backward, freed  forwa
 
 A shared stage costs one forward, one input-gradient and one full backward pass. In the usual code it has two forward
 and two full backward passes. The gradients are the same (tests/pretrain/learning/test_local.py).
+
+The options of the learner change this as follows:
+
+- Recomputed blocks keep their input but no graph. They run forward again when a gradient is due at their output, and
+  give the same output as before (replay.py).
+- With the upper gradient only, the last loss is the only one that trains a shared stage (plan.py).
+- Noise is added to the output of each stage (noise.py).
+- Parallel processes average the gradients of a unit as soon as they are final, by ``ready``.
+- GradCache calls this schedule for a few images at a time (gradcache.py). Ties add their gradient before (ties.py).
 """
 
 from collections.abc import Callable
@@ -109,20 +118,20 @@ def _walk_down(unit: str, sections: list[Section], tape: Tape) -> list[nn.Parame
     """
     final: list[nn.Parameter] = []
     for section in sections:
-        top = tape[section.segments[0].index]
+        top = section.segments[0].index
         goes_down = section is not sections[-1]
         is_last_loss = section.losses[-1] == unit
         is_only_loss = section.trained_by == (unit,)
         if unit in section.trained_by:
-            top.accumulate_gradient()
-        if goes_down and not is_only_loss:
+            tape[top].accumulate_gradient()
+        if goes_down and not is_only_loss:  # the sections below need the gradient of this loss alone, not the sum
             _input_gradient(section, tape, is_last_loss)
         if is_last_loss:
-            top.gradient, top.accumulated = top.accumulated, None
+            tape[top].gradient, tape[top].accumulated = tape[top].accumulated, None
             _full_backward(section, tape, to_input=goes_down and is_only_loss)
             final += [p for segment in section.segments for p in segment.module.parameters()]
         else:
-            top.gradient = None
+            tape[top].gradient = None
     return final
 
 
@@ -135,8 +144,8 @@ def _input_gradient(section: Section, tape: Tape, is_last_loss: bool) -> None:
 
 def _full_backward(section: Section, tape: Tape, to_input: bool) -> None:
     """Train a section from the gradient at its output; compute the gradient at its input too if ``to_input``."""
-    for segment in section.segments:
-        goes_down = to_input or segment is not section.segments[-1]
-        gradient = tape.pop(segment.index).full_backward(goes_down)
-        if goes_down:
-            tape[segment.index - 1].gradient = gradient
+    *upper, bottom = (segment.index for segment in section.segments)
+    for index in [*upper, bottom] if to_input else upper:
+        tape[index - 1].gradient = tape.pop(index).full_backward(to_input=True)
+    if not to_input:
+        tape.pop(bottom).full_backward(to_input=False)

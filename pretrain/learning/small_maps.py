@@ -17,7 +17,10 @@ BFLOAT16_PIXELS, PIXELS = 9, 4  # of the output: up to here the product is faste
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """An nn.Conv2d, with a faster weight gradient where its output has few pixels."""
+    """An nn.Conv2d, with a faster weight gradient where its output has few pixels.
+
+    It runs under torch.func.grad, but not under torch.func.vmap or in forward mode.
+    """
 
     @classmethod
     def like(cls, conv: nn.Conv2d) -> "SmallMapConv2d":

@@ -91,7 +91,7 @@ def forward(segment: Segment, h: Tensor, noise: float) -> tuple[Tensor, TapeEntr
         noise: see :func:`add_noise`.
 
     Returns:
-        The output (B, C', H', W'), and the entry for the backward passes.
+        The output (B, C', H', W') without its graph, and the entry for the backward passes.
     """
     x = h.detach().requires_grad_(segment.needs_input_gradient)
     entry = TapeEntry(segment, noise, x, replay=Replay.now(x.device) if segment.recompute else None)
@@ -99,7 +99,7 @@ def forward(segment: Segment, h: Tensor, noise: float) -> tuple[Tensor, TapeEntr
         output = segment.forward(x, noise)
     if segment.keeps_graph:
         entry.output = output
-    return output, entry
+    return output.detach(), entry
 
 
 class _UseUp(torch.autograd.Function):

@@ -8,6 +8,8 @@ import torch
 from tiny_learner import LOCO, OPTIONS, RULES, make
 from torch import nn
 
+from pretrain.learning.tape import TapeEntry
+
 
 def test_one_forward_of_each_stage_and_one_more_of_what_is_recomputed():
     learner = make(LOCO, recompute=["res2"])
@@ -44,6 +46,34 @@ def test_graphs_are_freed_before_the_next_stage_runs(recompute, first):
     learner.encoder.stages[2][0].register_forward_pre_hook(lambda *_: alive.update(res4=len(saved)))
     learner.forward_backward(torch.randn(8, 3, 32, 32, dtype=torch.float64))
     assert (alive["res3"] > 0) == first and alive["res4"] == 0
+
+
+@pytest.mark.parametrize("recompute", [(), ["res2", "res4"]])
+@pytest.mark.parametrize("rule", ["loco", "end to end", "three stages deep"])
+def test_a_gradient_at_an_output_is_freed_during_the_pass_that_uses_it(rule, recompute, monkeypatch):
+    """When the pass reaches the segment's lowest parameter or input, unless it is kept for the full backward pass."""
+    alive = []
+
+    def watch(method, lowest_of):
+        real = getattr(TapeEntry, method)
+
+        def watched(entry, *args, **kwargs):
+            gradient, is_kept = weakref.ref(entry.gradient), entry.gradient is entry.accumulated
+            handle = lowest_of(entry)(lambda _: alive.append((method, gradient() is not None and not is_kept)))
+            try:
+                return real(entry, *args, **kwargs)
+            finally:
+                handle.remove()
+
+        monkeypatch.setattr(TapeEntry, method, watched)
+
+    watch("input_gradient", lambda entry: entry.input.register_hook)
+    watch("full_backward", lambda entry: next(entry.segment.module.parameters()).register_post_accumulate_grad_hook)
+    learner = make(RULES[rule], recompute=recompute)
+    learner.forward_backward(torch.randn(8, 3, 32, 32, dtype=torch.float64))
+    expected = {"full_backward"} if rule == "end to end" else {"full_backward", "input_gradient"}
+    assert {method for method, _ in alive} == expected
+    assert not any(still for _, still in alive), alive
 
 
 @pytest.mark.parametrize("rule", ["loco", "gim", "end to end"])
