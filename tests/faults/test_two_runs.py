@@ -10,7 +10,7 @@ from jobs import JOBS, begin, contents
 
 HOLD = """
 import sys, time
-from pretrain.engine.lock import lock_folder
+from pretrain.files.lock import lock_folder
 lock_folder(sys.argv[1])
 print()
 time.sleep(600)
