@@ -242,9 +242,9 @@ def test_what_the_reader_ignores_is_not_run_by_detectron2(tmp_path, thin):
     content = {"model": content, "__author__": "loco-det", "matching_heuristics": True, "config": thin[1]}
     trap, data = tmp_path / "trap", pickle.dumps(content, protocol=4)
     # A name below a package of which the reader makes nothing, and which is in truth a function of another
-    call = text("x") + text("pathlib") + text("os.mkdir") + b"\x93" + text(str(trap)) + b"\x85Rs."
-    (tmp_path / "hostile.pkl").write_bytes(data[:-1] + call)
-    pickle.loads(data[:-1] + call)
+    trapped = text("x") + text("pathlib") + text("os.mkdir") + b"\x93" + text(str(trap)) + b"\x85Rs."
+    (tmp_path / "hostile.pkl").write_bytes(data[:-1] + trapped)
+    pickle.loads(data[:-1] + trapped)
     trap.rmdir()  # the trap works
     assert call(tmp_path / "hostile.pkl", tmp_path / "back.pth") == 0
     assert not trap.exists()
