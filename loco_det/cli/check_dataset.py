@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError: if there is no such data set.
         OSError: if a file cannot be read or written.
     """
-    from loco_det.report.inspection import check_all, draw_page, write_report
+    from ..report.inspection import check_all, draw_page, write_report
 
     options = {"decode": args.decode, "masks": not args.boxes_only, "allow_outside": args.allow_outside}
     checked = check_all(args.names, args.json, args.images, args.cityscapes, **options)

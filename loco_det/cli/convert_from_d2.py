@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and print what was done, or one line; returns the exit code."""
-    from loco_det.convert import check_folder, convert_back
+    from ..convert import check_folder, convert_back
 
     try:
         check_folder(args.checkpoint, args.output)

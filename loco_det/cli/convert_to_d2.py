@@ -70,7 +70,7 @@ def source_name(text: str) -> str:
     """A layout's name; as argparse's choices, but the layouts are imported only if one is named."""
     if text == "auto":
         return text
-    from loco_det.convert import LAYOUTS
+    from ..convert import LAYOUTS
 
     names = ["auto", *dict.fromkeys(row.name for row in LAYOUTS)]
     if text not in names:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list_sources:
         list_sources(args.json)
         return 0
-    from loco_det.convert import check, check_output, convert
+    from ..convert import check, check_output, convert
 
     options = {key: getattr(args, key) for key in ("arch", "source", "ema", "prefix", "config_file")}
     options["unsafe"] = args.unsafe_load
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 def list_sources(as_json: bool) -> None:
     """Print every layout: its name, whose it is, and by what it is recognised."""
-    from loco_det.convert import LAYOUTS
+    from ..convert import LAYOUTS
 
     rows = [{"source": row.name, "project": row.project, "rule": row.rule} for row in LAYOUTS]
     if as_json:

@@ -100,7 +100,7 @@ def is_done(path: Path) -> bool:
     """Whether a step's last file is there; results of a detector may be there with problems."""
     if path.name != "results.json":
         return path.exists()
-    from loco_det.runs.folder import is_finished
+    from ..runs.folder import is_finished
 
     return is_finished(path.parent)
 
@@ -121,9 +121,9 @@ def show_progress(lines: Iterable[str]) -> list[str]:
 
 def report(out: Path) -> None:
     """Write the page about all runs beneath a folder, and print its tables."""
-    from loco_det.report.page import write_report
-    from loco_det.report.runs import seeds_text, table_text
-    from loco_det.runs.find import find_runs
+    from ..report.page import write_report
+    from ..report.runs import seeds_text, table_text
+    from ..runs.find import find_runs
 
     runs = find_runs(out)
     page = write_report(runs, out / "report.html")

@@ -17,8 +17,9 @@ from .common.errors import one_line_errors, stopped_by_sigterm
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-    from loco_det.convert import Readable
     from pretrain.readout.labelled import Labelled
+
+    from ..convert import Readable
 
 EXAMPLE = """examples:
   python tools/knn.py --config-file configs/readout/knn.yaml MODEL.WEIGHTS output/loco/model_final.pth \\
@@ -55,12 +56,12 @@ def run(args: argparse.Namespace) -> None:
     """
     from detectron2.utils import comm
 
-    from loco_det.convert import load_encoder_of
     from pretrain.files.atomic import write_json
     from pretrain.files.checkpoints import write_config
     from pretrain.readout.knn import warn_of_k
     from pretrain.readout.labelled import labelled_splits, warn_of_images
 
+    from ..convert import load_encoder_of
     from .common.readout import begin_readout, readout_config
     from .common.run_folder import run_folder
 

@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> None:
     """
     from detectron2.utils import comm
 
-    from loco_det.convert import load_encoder_of
     from pretrain.files.checkpoints import write_config
     from pretrain.readout.probe import LinearProbe
 
+    from ..convert import load_encoder_of
     from .common.readout import begin_readout, pooled_encoder, readout_config
     from .common.run_folder import run_folder
 

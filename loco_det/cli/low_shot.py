@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from detectron2.config import get_cfg
 
-    from loco_det.config import add_loco_config
-
+    from ..config import add_loco_config
     from .common.config import merge_config
     from .low_shot_summary import summarize, text
 
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
 
 def splits_of(cfg: CfgNode, count: int) -> dict[str, str]:
     """Folder of each split -> name of its data set; ValueError if the config's is none of several."""
-    from loco_det.data.low_shot import SEEDS
+    from ..data.low_shot import SEEDS
 
     names, tests = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     base, found, seed = (names[0] if len(names) == 1 else "").rpartition("_seed")
@@ -120,7 +119,7 @@ def same_as_before(cfg: CfgNode, out: Path) -> None:
 
 def train(args: argparse.Namespace, folder: Path, name: str) -> None:
     """Train one split to its end; exits as train_net does if it fails or is stopped."""
-    from loco_det.runs.folder import is_finished
+    from ..runs.folder import is_finished
 
     if is_finished(folder):
         print(f"{folder}: already done", flush=True)

@@ -6,10 +6,11 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from loco_det.data.low_shot import SEEDS
-from loco_det.report.runs import published_sentence
-from loco_det.runs.folder import Run, read_run
 from pretrain.files.text import for_terminal
+
+from ..data.low_shot import SEEDS
+from ..report.runs import published_sentence
+from ..runs.folder import Run, read_run
 
 TASKS = {"box_ap": "bbox", "mask_ap": "segm"}  # in our files, in Detectron2's results
 

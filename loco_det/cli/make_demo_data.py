@@ -6,11 +6,11 @@ Example:
 
 import sys
 
-from loco_det.demo_scenes.writing import LAYOUTS, make_demo_data
 from pretrain.files.atomic import FULL
 from pretrain.files.text import for_terminal
 from pretrain.processes.signals import Terminated
 
+from ..demo_scenes.writing import LAYOUTS, make_demo_data
 from .common.arguments import described_parser
 
 

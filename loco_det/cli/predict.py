@@ -51,9 +51,8 @@ def run(args: argparse.Namespace) -> None:
     """
     from detectron2.config import get_cfg
 
-    from loco_det.config import add_loco_config
-    from loco_det.engine.predict import predict_images
-
+    from ..config import add_loco_config
+    from ..engine.predict import predict_images
     from .common.config import merge_config
 
     if not Path(args.config_file).is_file():

@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> None:
         ValueError: if there is no run that could be read.
         OSError: if the page cannot be written.
     """
-    from loco_det.report.page import write_report
-    from loco_det.report.readouts import readouts_text
-    from loco_det.report.runs import pretraining_text, seeds_text, table_text
-    from loco_det.runs.find import find_runs
+    from ..report.page import write_report
+    from ..report.readouts import readouts_text
+    from ..report.runs import pretraining_text, seeds_text, table_text
+    from ..runs.find import find_runs
 
     runs = find_runs(args.runs)
     page = Path(args.output or Path(next(run for run in args.runs if Path(run).is_dir()), "report.html"))

@@ -41,12 +41,11 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.config import get_cfg
     from detectron2.utils import comm
 
-    from loco_det.config import add_loco_config
-    from loco_det.data.datasets import prepare_datasets
-    from loco_det.engine.eval_only import evaluate
-    from loco_det.engine.trainer import Trainer
-
+    from ..config import add_loco_config
+    from ..data.datasets import prepare_datasets
     from ..engine.checks import check_run, size_warning
+    from ..engine.eval_only import evaluate
+    from ..engine.trainer import Trainer
     from .common.config import merge_config
     from .common.run_folder import refuse_finished, run_folder
 
@@ -84,9 +83,8 @@ def config_to_run(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     """
     from detectron2.utils import comm
 
-    from loco_det.engine.trainer import Trainer
-
     from ..engine.resume import check_evaluated, check_resumed
+    from ..engine.trainer import Trainer
 
     if args.eval_only:
         cfg = check_evaluated(cfg, args.resume)

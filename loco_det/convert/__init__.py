@@ -14,15 +14,15 @@ The flow of ``conversion.convert``, a module for each step:
 ``encoder``, with ``expansions``, stops after the third step: an encoder to be read out, without Detectron2.
 """
 
-from .architecture import infer_arch, infer_encoder
-from .checkpoint_file import CheckpointFile, read_checkpoint
 from .config_text import yaml_lines
-from .conventions import Conventions
 from .conversion import Conversion, check, check_output, convert, convert_back
 from .detectron2_names import to_detectron2
 from .encoder import Readable, add_encoder_config, load_encoder, load_encoder_of
-from .layouts import LAYOUTS
-from .source import Source, load_source
+from .sources.architecture import infer_arch, infer_encoder
+from .sources.checkpoint_file import CheckpointFile, read_checkpoint
+from .sources.conventions import Conventions
+from .sources.layouts import LAYOUTS
+from .sources.source import Source, load_source
 from .verify import Difference, VerificationError
 from .writing import check_folder
 

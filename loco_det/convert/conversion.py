@@ -17,10 +17,10 @@ from pretrain.files.config_names import name_of_today
 from pretrain.files.safe_load import checksum
 
 from .config_text import HEADER, config_text
-from .conventions import Conventions
 from .detectron2_names import to_detectron2
 from .networks import detectron2_config, in_detectron2
-from .source import Source, load_source
+from .sources.conventions import Conventions
+from .sources.source import Source, load_source
 from .verify import Difference, source_features, verify
 from .writing import check_folder, staged
 

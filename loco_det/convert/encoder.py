@@ -11,13 +11,13 @@ from torch import nn
 
 from pretrain.encoders import Encoder, build_encoder, is_own_code, parse_encoder
 
-from .checkpoint_file import errors_naming, read_checkpoint
-from .choose import choose
-from .conventions import Conventions
 from .expansions import expansions_of_blockwise, expansions_of_ours, filled, weights_of_ours
-from .metadata import metadata_of
 from .networks import source_network
-from .source import Source, extract, parse_expected
+from .sources.checkpoint_file import errors_naming, read_checkpoint
+from .sources.choose import choose
+from .sources.conventions import Conventions
+from .sources.metadata import metadata_of
+from .sources.source import Source, extract, parse_expected
 
 
 class Readable(NamedTuple):

@@ -8,9 +8,9 @@ from torch import nn
 
 from pretrain.encoders import Encoder
 
-from .checkpoint_file import CheckpointFile
-from .choose import Choice
-from .search import state_dicts
+from .sources.checkpoint_file import CheckpointFile
+from .sources.choose import Choice
+from .sources.search import state_dicts
 
 
 def expansions_of_ours(file: CheckpointFile, encoder: Encoder) -> dict[str, nn.Module]:

@@ -13,8 +13,8 @@ from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, ResNetShape, pa
 
 from ..config import add_loco_config
 from ..modeling import backbones  # noqa: F401, registers its backbones
-from .architecture import skeleton
-from .conventions import Conventions
+from .sources.architecture import skeleton
+from .sources.conventions import Conventions
 
 STAGES_OF_FPN = {"presnet50": ["res2", "res4", "res5", "res7"]}  # of stride 4, 8, 16 and 32, about
 

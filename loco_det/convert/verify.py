@@ -16,10 +16,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from pretrain.encoders import EncoderSpec
 
-from .architecture import COUNTER
-from .conventions import Conventions
-from .messages import first_few
 from .networks import detectron2_network, source_network
+from .sources.architecture import COUNTER
+from .sources.conventions import Conventions
+from .sources.messages import first_few
 
 Features = dict[str, dict[str, torch.Tensor]]  # mode -> stage name -> (B, C, H, W)
 TOLERANCE = 1e-5  # relative; float32 rounding of the same sums in another order. The wrong stride gives 0.1.

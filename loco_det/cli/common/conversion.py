@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pretrain.files.text import for_terminal
 
 if TYPE_CHECKING:
-    from loco_det.convert import Conversion
+    from ...convert import Conversion
 
 
 def as_process() -> None:
@@ -34,7 +34,7 @@ def print_conversion(conversion: Callable[[], Conversion], args: argparse.Namesp
         conversion: function of no arguments.
         args: options of the command line: "checkpoint" for messages, "json" for one JSON object instead of text.
     """
-    from loco_det.convert import VerificationError
+    from ...convert import VerificationError
 
     try:
         result = conversion()
@@ -61,7 +61,7 @@ def report(result: Conversion, as_json: bool = False) -> None:
 
 def _lines(result: Conversion) -> Iterator[str]:
     """What a conversion did, in lines of text."""
-    from loco_det.convert import yaml_lines
+    from ...convert import yaml_lines
 
     source = result.source
     dropped = ", ".join(f"{count} of {name}" for name, count in source.dropped.items()) or "none"

@@ -6,13 +6,13 @@ import logging
 import torch
 from fvcore.common.config import CfgNode
 
-from loco_det.convert import Readable, add_encoder_config
 from pretrain.engine.logs import start_logs
 from pretrain.engine.precision import with_precision
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder
 from pretrain.readout.results import refuse_others
 
+from ...convert import Readable, add_encoder_config
 from .config import merge_config
 
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from loco_det.convert import architecture, infer_arch, infer_encoder
-from loco_det.convert.architecture import relative
-from loco_det.convert.messages import first_few
+from loco_det.convert import infer_arch, infer_encoder
+from loco_det.convert.sources import architecture
+from loco_det.convert.sources.architecture import relative
+from loco_det.convert.sources.messages import first_few
 from pretrain.encoders import ENCODERS, parse_encoder
 
 VARIANTS = ["resnet50x2", "resnet18x0.5", "wide_resnet50_2", "resnext50_32x4d", "resnext101_64x4d", "resnet34x2"]

@@ -18,7 +18,7 @@ from weights import SMALL, random_weights, same, save
 import loco_det.convert as package
 from loco_det.config import add_loco_config
 from loco_det.convert import convert, convert_back
-from loco_det.convert.conventions import SWAV
+from loco_det.convert.sources.conventions import SWAV
 from loco_det.engine.checkpoint import GuardedCheckpointer
 from pretrain.encoders import STAGE_NAMES, build_encoder, parse_encoder
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loco_det.convert import Conventions, to_detectron2
-from loco_det.convert.architecture import reference
 from loco_det.convert.detectron2_names import to_detectron2_name, to_torchvision_name
 from loco_det.convert.networks import detectron2_config, detectron2_network
+from loco_det.convert.sources.architecture import reference
 from pretrain.encoders import RESNETS, parse_encoder
 
 NAMES = {arch: list(reference(parse_encoder(arch))) for arch in RESNETS}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from weights import SMALL, random_weights, same, save
 
 from loco_det.convert import Conventions, convert, convert_back, to_detectron2
-from loco_det.convert.conventions import ZERO_TO_ONE
 from loco_det.convert.networks import in_detectron2
+from loco_det.convert.sources.conventions import ZERO_TO_ONE
 from pretrain.encoders import ResNetShape, parse_encoder
 
 

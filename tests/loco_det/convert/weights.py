@@ -2,7 +2,7 @@
 
 import torch
 
-from loco_det.convert.architecture import reference
+from loco_det.convert.sources.architecture import reference
 from pretrain.encoders import parse_encoder
 
 SMALL = "resnet18x0.25"  # converts in no time

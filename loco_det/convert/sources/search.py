@@ -9,7 +9,7 @@ import torch
 
 from pretrain.files.stand_ins import PickledArray
 
-from .detectron2_names import to_torchvision_name
+from ..detectron2_names import to_torchvision_name
 
 # What wrappers put into names: DataParallel and DDP, torch.compile, FSDP, activation checkpointing, Lightning Fabric.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
