@@ -6,7 +6,6 @@ interrupted goes on from its last checkpoint.
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -15,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pretrain.files.text import for_terminal
-from pretrain.processes.lifetime import tied_to_this_process
 
 from .common.arguments import described_parser
+from .common.invocation import by_name, child_command
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "example:\n  python tools/demo.py --seeds 0 1 2"
@@ -32,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--long", action="store_true", help="pretrain ten times as long")
     args = parser.parse_args(argv)
     out = args.output.resolve()
-    os.chdir(ROOT)  # the commands run in the checkout, and are printed for it
+    if not by_name():
+        os.chdir(ROOT)  # tools/*.py are there
     out = Path(os.path.relpath(out))
     todo = {step[1]: step for seed in args.seeds for step in steps(out, seed, args.long)}
     try:
@@ -82,9 +82,10 @@ def run_step(number: int, count: int, title: str, done: Path, checkpoints: Path 
     command = [str(part) for part in command]
     if checkpoints and (checkpoints / "last_checkpoint").exists():
         command.insert(1, "--resume")
-    print(f"{head}\n    python {shlex.join([f'tools/{command[0]}', *command[1:]])}", flush=True)
-    start, tool = time.time(), tied_to_this_process(f"tools/{command[0]}", *command[1:])
-    process = subprocess.Popen(tool, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    child, line = child_command(command[0], *command[1:])
+    print(f"{head}\n    {line}", flush=True)
+    start = time.time()
+    process = subprocess.Popen(child, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         last = show_progress(process.stdout or ())
     except KeyboardInterrupt:  # Ctrl-C reaches the tool too: let it put its files in order

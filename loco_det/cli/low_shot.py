@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 from pretrain.files.atomic import write_json, write_whole
 from pretrain.files.lock import lock_folder
-from pretrain.processes.lifetime import tied_to_this_process
 
 from .common.arguments import described_parser
 from .common.child import run_child
 from .common.errors import one_line_errors
+from .common.invocation import child_command
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-ROOT = Path(__file__).resolve().parents[2]
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 EXAMPLE = """example:
   python tools/low_shot.py --config-file configs/detection/coco_1k_finetune/resnet50_loco_800ep.yaml --num-gpus 8
 DATASETS.TRAIN names the splits by one of them, such as coco_2017_train_1k_seed0. KEY VALUE pairs are for all splits."""
@@ -128,7 +128,8 @@ def train(args: argparse.Namespace, folder: Path, name: str) -> None:
     options = ["--config-file", args.config_file, "--num-gpus", str(args.num_gpus), "--dist-url", "auto", *resume]
     pairs = [*args.opts, "DATASETS.TRAIN", f"('{name}',)", "OUTPUT_DIR", str(folder)]
     print(f"{folder}: {'resuming' if resume else 'training'} on {name}", flush=True)
-    code, signals = run_child(tied_to_this_process(ROOT / "tools" / "train_net.py", *options, *pairs))
+    child, _ = child_command("train_net.py", *options, *pairs, folder=TOOLS)
+    code, signals = run_child(child)
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
     if code > 0:  # it has said why

@@ -8,6 +8,7 @@ from pretrain.files.atomic import FULL
 from pretrain.files.text import for_terminal
 
 from .common.arguments import described_parser
+from .common.invocation import as_called
 
 EXAMPLE = """examples:
   python tools/report.py output/demo
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except (OSError, ValueError) as error:
-        print(f"error: {for_terminal(error)}", file=sys.stderr)
+        print(f"error: {for_terminal(as_called(str(error)))}", file=sys.stderr)
         return 1 if getattr(error, "errno", None) in FULL else 2
     return 0
 

@@ -11,10 +11,11 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
-from pretrain.processes.lifetime import tied_to_this_process
+from pretrain.processes.lifetime import module_tied_to_this_process, tied_to_this_process
 
 from .common.arguments import described_parser
 from .common.errors import one_line_errors
+from .main import COMMANDS
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -46,7 +47,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--partition")
     parser.add_argument("--sbatch", nargs="*", default=[], metavar="KEY=VALUE", help="more options, as account=NAME")
     parser.add_argument("--name", default="loco-det", help="of the job")
-    parser.add_argument("command", nargs="+", help="after --: the tool and its arguments")
+    parser.add_argument(
+        "command", nargs="+", help="after --: tools/NAME.py, or a command of loco-det, and its arguments"
+    )
     return parser.parse_args(argv)
 
 
@@ -59,7 +62,7 @@ def check(args: argparse.Namespace) -> None:
     """
     if "OUTPUT_DIR" not in args.command[1:-1]:
         raise ValueError("the tool needs OUTPUT_DIR FOLDER, by which a requeued job finds its checkpoint")
-    if not os.path.isfile(args.command[0]):
+    if not os.path.isfile(args.command[0]) and args.command[0] not in COMMANDS:
         raise FileNotFoundError(f"{args.command[0]}: no such tool")
     if not all("=" in option for option in args.sbatch):
         raise ValueError(f"--sbatch takes KEY=VALUE, not {' '.join(args.sbatch)}")
@@ -128,9 +131,10 @@ class Task:
             arguments.insert(0, "--resume")
         environment = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         # Slurm sends its signals to all processes of a job; this one is for submitit, and would end the child
-        self.child = subprocess.Popen(
-            tied_to_this_process(tool, *arguments), preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        )
+        tied = tied_to_this_process(tool, *arguments)
+        if tool in COMMANDS:
+            tied = module_tied_to_this_process("loco_det", tool, *arguments)
+        self.child = subprocess.Popen(tied, preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN))
         code = self.child.wait()
         if code:
             raise RuntimeError(f"{tool} ended with exit code {code}")

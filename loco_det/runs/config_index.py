@@ -9,9 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrain.files.shipped_configs import CONFIGS
 from pretrain.files.yaml_files import read_yaml
-
-from .published import CONFIGS
 
 README = CONFIGS / "README.md"
 HEAD = """# Configs

@@ -13,11 +13,11 @@ from pathlib import Path
 from detectron2.config import get_cfg
 
 from pretrain.config import get_cfg as get_pretraining_cfg
+from pretrain.files.shipped_configs import CONFIGS
 from pretrain.files.yaml_files import merge_config_file, read_yaml
 
 from ..config import add_loco_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 IMAGENET = "datasets/imagenet/train", 1_281_167  # as pretraining configs call it, and its number of images
 # Nothing that is learned or measured depends on these
 FREE = re.compile(

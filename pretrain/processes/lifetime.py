@@ -113,8 +113,18 @@ def tied_to_this_process(script: str | os.PathLike[str], *arguments: str) -> lis
     return [sys.executable, os.path.abspath(__file__), str(os.getpid()), str(script), *arguments]
 
 
+def module_tied_to_this_process(module: str, *arguments: str) -> list[str]:
+    """The same of ``python -m MODULE ARGUMENTS``, for a module of this checkout or installation."""
+    return tied_to_this_process("-m", module, *arguments)
+
+
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
+    if sys.argv[0] == "-m":
+        sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # beside pretrain/
+        del sys.argv[0]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        sys.exit()
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # as python does for a script
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,6 +1,9 @@
 """The options of everything that trains: Detectron2's, written down here because importing it takes seconds."""
 
 import argparse
+from typing import NoReturn
+
+from .invocation import as_called
 
 RESUME = (
     "Whether to attempt to resume from the checkpoint directory. "
@@ -15,14 +18,28 @@ space-separated "PATH.KEY VALUE" pairs.
 For python-based LazyConfig, use "path.key=value"."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose texts name the project's commands as the user has called this one."""
+
+    def format_help(self) -> str:
+        """The text of ``--help``."""
+        return as_called(super().format_help())
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and the usage; the message in a line."""
+        super().error(as_called(message))
+
+
 def argument_parser(epilog: str) -> argparse.ArgumentParser:
-    """Detectron2's ``default_argument_parser``, word for word, but that one machine's processes meet at a free port.
+    """Detectron2's ``default_argument_parser``, with shipped configs, overlays, and a free port on one machine.
 
     Args:
         epilog: what ``--help`` ends with.
     """
-    parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
+    parser = Parser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="", metavar="FILE", help="path or shipped name of a config")
+    overlay = "config merged over --config-file, a path or a shipped name such as cpu; may be repeated"
+    parser.add_argument("--overlay", action="append", default=[], metavar="FILE", help=overlay)
     parser.add_argument("--resume", action="store_true", help=RESUME)
     parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
     parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
@@ -47,4 +64,4 @@ def described_parser(
         usage: in place of argparse's own.
     """
     formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(usage=usage, description=description, epilog=epilog, formatter_class=formatter)
+    return Parser(usage=usage, description=description, epilog=epilog, formatter_class=formatter)

@@ -5,11 +5,14 @@ import ast
 import contextlib
 import functools
 import logging
+import os
 import re
 
 from fvcore.common.config import CfgNode
 
 from pretrain.encoders import is_own_code
+from pretrain.files.config_names import moved_to, name_of_today
+from pretrain.files.shipped_configs import find_config, nearest_name
 from pretrain.files.yaml_files import merge_config_file, parse_yaml
 
 RUN_AS_CODE = ("MODEL.ENCODER", "MODEL.SOURCE.ENCODER")  # keys whose value may name a function that is called
@@ -30,15 +33,24 @@ def merge_config(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logging.getLogger("fvcore.common.config").setLevel(logging.CRITICAL)  # yacs logs what it raises
     logging.getLogger("yacs.config").setLevel(logging.CRITICAL)
     logging.getLogger("detectron2.config.compat").setLevel(logging.ERROR)  # of each file without a VERSION
-    if args.config_file:
-        with _explained(cfg, args.config_file):
-            merge_config_file(cfg, args.config_file)
-        _refuse_code_in_file(cfg, args)
-        _refuse_nothing(cfg, before, args.config_file)
+    files = [args.config_file, *getattr(args, "overlay", ())]
+    for name in filter(None, files):
+        _merge_file(cfg, name, before, args)
     with _explained(cfg, "the KEY VALUE pairs"):
         cfg.merge_from_list(_as_defaults(cfg, _pairs(args.opts)))
     _refuse_nothing(cfg, before, "the KEY VALUE pairs")
     return cfg
+
+
+def _merge_file(cfg, name, before, args):
+    """Merge one config file, a path or a shipped name."""
+    path = find_config(name)
+    if not os.path.exists(path) and not moved_to(path) and not name_of_today(path) and (near := nearest_name(name)):
+        raise FileNotFoundError(f"{name}: no such file, and no shipped config: did you mean {near}?")
+    with _explained(cfg, path):
+        merge_config_file(cfg, path)
+    _refuse_code_in_file(cfg, args, path)
+    _refuse_nothing(cfg, before, path)
 
 
 def _refuse_nothing(cfg, default, where, above=""):
@@ -50,7 +62,7 @@ def _refuse_nothing(cfg, default, where, above=""):
             _refuse_nothing(cfg[key], value, where, f"{above}{key}.")
 
 
-def _refuse_code_in_file(cfg, args):
+def _refuse_code_in_file(cfg, args, path):
     """ValueError if the config file, and not the command line, names code that would be run, or lets it be run."""
     for key in (*RUN_AS_CODE, LETS_CODE_RUN):
         value = functools.reduce(lambda node, part: node.get(part, {}) if node else {}, key.split("."), cfg)
@@ -58,12 +70,12 @@ def _refuse_code_in_file(cfg, args):
             continue
         if key == LETS_CODE_RUN and value:
             raise ValueError(
-                f"{args.config_file}: {key} is {value}, which lets a checkpoint run code, and no file decides that: if "
+                f"{path}: {key} is {value}, which lets a checkpoint run code, and no file decides that: if "
                 f"you trust the checkpoint, write {key} True on the command line"
             )
         if is_own_code(value):
             raise ValueError(
-                f"{args.config_file}: {key} is {value}, code of your own, and no file decides what code runs: if you "
+                f"{path}: {key} is {value}, code of your own, and no file decides what code runs: if you "
                 f"want it to be run, write {key} {value} on the command line, too"
             )
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from pretrain.files.text import for_terminal
 
+from .invocation import as_called
+
 if TYPE_CHECKING:
     from ...convert import Conversion
 
@@ -91,5 +93,5 @@ def fail(error: BaseException, code: int) -> int:
     text = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
-    print("error:", for_terminal(text), file=sys.stderr)
+    print("error:", for_terminal(as_called(text)), file=sys.stderr)
     return code

@@ -14,6 +14,8 @@ from typing import NoReturn
 from pretrain.files.atomic import FULL
 from pretrain.files.text import for_terminal
 
+from .invocation import as_called
+
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
 DEAD_WORKER = "most often the memory is full: lower DATALOADER.NUM_WORKERS; what was written until then is kept"
@@ -52,9 +54,16 @@ def one_line_errors() -> Iterator[None]:
                 sys.exit(TERMINATED)
             _exit(str(error), FAILED, error)
         if isinstance(error, ModuleNotFoundError):
-            _exit(f"{error}: not all is installed that this needs, see Installation in README.md", FAILED, error)
+            _exit(missing_module(error), FAILED, error)
         where = "set LOCO_DET_TRACEBACK=1 to see where, and please report it"  # nobody has foreseen it
         _exit(f"unexpected {type(error).__name__}: {error}; {where}", FAILED, error)
+
+
+def missing_module(error: ModuleNotFoundError) -> str:
+    """What to do about a package that is not installed."""
+    if (error.name or "").split(".")[0] == "detectron2":
+        return "Detectron2 is not installed: run `loco-det install-detectron2`, or python tools/install_detectron2.py"
+    return f"{error}: not all is installed that this needs, see Install in README.md"
 
 
 def message_of(error: Exception) -> str:
@@ -87,7 +96,7 @@ def _exit(message, code, error) -> NoReturn:
     if message.startswith("DataLoader worker (pid"):
         message = f"{message.rstrip('. ')}: {DEAD_WORKER}"
     rank = os.environ.get("RANK", "0")  # torchrun's children share a terminal
-    line = for_terminal(" ".join(message.split()))
+    line = for_terminal(as_called(" ".join(message.split())))
     print(f"{'' if rank == '0' else f'process {rank}: '}error: {line}", file=sys.stderr)
     sys.exit(code)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 
@@ -11,6 +10,8 @@ from detectron2.utils import comm
 from pretrain.files.atomic import named_errors
 from pretrain.files.lock import lock_folder, unlock_folder
 
+from .invocation import command_line
+
 
 def log_command(output_dir: str | os.PathLike) -> None:
     """Add this command line to ``command.txt`` in the run's folder, for the report."""
@@ -18,7 +19,7 @@ def log_command(output_dir: str | os.PathLike) -> None:
         os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, "command.txt")
         with named_errors(path), open(path, "a", errors="surrogateescape") as f:
-            f.write(shlex.join(["python", *sys.argv]) + "\n")
+            f.write(command_line(sys.argv) + "\n")
 
 
 def refuse_finished(output_dir: str | os.PathLike) -> None:
