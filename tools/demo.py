@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from loco_det.report.page import write_report
-from loco_det.report.runs import seeds_text, table_text
+from loco_det.report.runs import table_text
+from loco_det.report.seeds import seeds_text
 from loco_det.runs.find import find_runs
 from loco_det.runs.folder import is_finished
 from pretrain.files.text import for_terminal

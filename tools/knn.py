@@ -19,8 +19,9 @@ from detectron2.utils import comm
 from loco_det.convert import add_encoder_config, load_encoder_of
 from pretrain.engine.logs import start_logs
 from pretrain.engine.precision import with_precision
-from pretrain.files.atomic import write_json
 from pretrain.files.checkpoints import write_config
+from pretrain.files.results import Accuracies, KnnKey, KnnResults
+from pretrain.files.tables import GENERAL, PLAIN, Column, Table, decimals
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder, cached_features
 from pretrain.readout.knn import knn_of_features, warn_of_k
@@ -68,13 +69,13 @@ def main(args):
         results = evaluate(cfg, readable, train, test)
     if comm.is_main_process():
         logger.info(table(results, cfg))
-        protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
-        results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
-        write_json(path, results)
+        results.protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
+        results.seconds = round(time.perf_counter() - start, 1)
+        results.write(path)
 
 
 def evaluate(cfg, readable, train, test):
-    """The parts of results.json: "weights", "images" and "knn"; nothing in other processes than the first.
+    """The results with "weights", "images" and "knn"; None in other processes than the first.
 
     Args:
         cfg: the readout's config.
@@ -88,7 +89,7 @@ def evaluate(cfg, readable, train, test):
     splits = [split for split in (train, test) if split]
     features = cached_features(encoder, [split.paths for split in splits], cfg, weights)
     if not comm.is_main_process():
-        return {}
+        return None
     labels = [torch.tensor(split.labels)[known] for split, (_, known) in zip(splits, features, strict=True)]
     bank, queries = features[0][0], features[1][0] if test else None
     images = {"train": len(labels[0]), "test": len(labels[-1]), "classes": len(train.class_names)}
@@ -97,8 +98,8 @@ def evaluate(cfg, readable, train, test):
         options = images["classes"], k, temperature, cfg.MODEL.DEVICE
         for name, tops in knn_of_features(bank, labels[0], queries, labels[-1], *options).items():
             tops = {which: value if math.isfinite(value) else None for which, value in tops.items()}
-            knn[name][setting_name(k, temperature)] = tops
-    return {"weights": weights, "images": images, "knn": knn}
+            knn[name][KnnKey(k, temperature)] = Accuracies(**tops)
+    return KnnResults(weights=weights, images=images, knn=knn)
 
 
 def voting(cfg, images):
@@ -107,23 +108,16 @@ def voting(cfg, images):
     return list(dict.fromkeys(min(k, neighbours) for k in cfg.KNN.K))
 
 
-def setting_name(k, temperature):
-    """Neighbours and temperature as in results.json: k200_t0.07."""
-    return f"k{k}_t{temperature:g}"
-
-
 def table(results, cfg):
     """Lines of text: the accuracies of each stage with every K and TEMPERATURE."""
-    images, stages = results["images"], results["knn"]
+    images, columns = results.images, [Column("stage"), Column("k", PLAIN), Column("temperature", GENERAL)]
     by = f"{images['train']} training images" if cfg.DATASETS.TEST else "the others"
-    lines = [f"kNN accuracy (%) of {images['test']} images of {images['classes']} classes by {by}:"]
-    width = max(map(len, ["stage", *stages]))
-    lines += [f"{'stage':{width}}  {'K':>5}  {'T':>6}   top-1   top-5"]
-    for name, k, temperature in itertools.product(stages, voting(cfg, images), cfg.KNN.TEMPERATURE):
-        tops = stages[name][setting_name(k, temperature)]
-        figures = ["     -" if tops.get(which) is None else f"{tops[which]:6.2f}" for which in ("top1", "top5")]
-        lines.append(f"{name:{width}}  {k:5}  {temperature:6g}  {'  '.join(figures)}")
-    return "\n".join(lines)
+    shown = Table([*columns, Column("top-1", decimals(2)), Column("top-5", decimals(2))])
+    for stage, settings in results.knn.items():
+        for key, tops in settings.items():
+            shown.rows.append({"stage": stage, **key._asdict(), "top-1": tops.top1, "top-5": tops.top5})
+    title = f"kNN accuracy (%) of {images['test']} images of {images['classes']} classes by {by}:"
+    return f"{title}\n{shown.terminal()}"
 
 
 if __name__ == "__main__":

@@ -145,9 +145,9 @@ def summarize(cfg, folders):
         only without differences.
     """
     runs = [read_run(folder) for folder in folders.values()]
-    if other := [run.folder for run in runs if run.results.get("results") is None]:
+    if other := [run.folder for run in runs if run.detection.results is None]:
         raise ValueError(f"{other[0]} has no results of a detector: evaluate that split again")
-    results = [run.results["results"] for run in runs]
+    results = [run.detection.results for run in runs]
     row = cfg.PUBLISHED.ROW or None
     different = differences(row, runs) if row else []
     summary = {
@@ -171,8 +171,8 @@ def summarize(cfg, folders):
 
 def differences(row, runs):
     """In what the splits differ from a published row, which is a mean over all of them."""
-    unknown = {"differences": ["row (its results.json names none)"]}
-    found = [text for run in runs for text in (run.published or unknown)["differences"]]
+    unknown = ["row (its results.json names none)"]
+    found = [text for run in runs for text in (run.published.differences if run.published else unknown)]
     if len(runs) != len(SEEDS):
         found.append(f"splits ({len(runs)}, the row has {len(SEEDS)})")
     return list(dict.fromkeys(found))
@@ -186,7 +186,7 @@ def text(summary):
         source = "" if published == "-" else f"   published: {published} ({summary['row']})"
         lines.append(f"  {name.replace('_ap', ' AP'):8}{mean:>5} ± {std}{source}")
     if summary["differences"]:
-        lines.append(f"  {published_sentence(summary)}")
+        lines.append(f"  {published_sentence(summary['row'], summary['differences'])}")
     return "\n".join(map(for_terminal, lines))
 
 

@@ -11,7 +11,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from loco_det.report.page import write_report
 from loco_det.report.readouts import readouts_text
-from loco_det.report.runs import pretraining_text, seeds_text, table_text
+from loco_det.report.runs import pretraining_text, table_text
+from loco_det.report.seeds import seeds_text
 from loco_det.runs.find import find_runs
 from pretrain.files.atomic import FULL
 from pretrain.files.text import for_terminal

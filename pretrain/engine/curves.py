@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ..files.atomic import write_whole
 from ..files.figures import quiet_fonts
-from ..files.metrics import read_metrics, series
+from ..files.metrics import Metrics
 from ..files.text import for_figure
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ def draw_losses(metrics_path, out_path, chance=None):
     Raises:
         OSError: if the picture cannot be written.
     """
-    metrics = read_metrics(metrics_path)
-    losses, accuracies = series(metrics, r"loss_(.+)"), series(metrics, r"knn/(.+)-top1")
+    metrics = Metrics.read(metrics_path)
+    losses, accuracies = metrics.matching(r"loss_(.+)"), metrics.matching(r"knn/(.+)-top1")
     if not losses and not accuracies:
         return False
     stages = sorted({**losses, **accuracies}, key=_upwards)
@@ -71,7 +71,7 @@ def draw_losses(metrics_path, out_path, chance=None):
     panels = [  # curves, label of the y axis, height, form of the last value
         (losses, "loss of each unit" + (" (nats)" if chance else ""), 3, "{} {:#.3g}"),
         (accuracies, "kNN top-1 (%)", 2, "{} {:.1f}"),
-        (series(metrics, r"(lr)"), "learning rate", 1, ""),
+        (metrics.matching(r"(lr)"), "learning rate", 1, ""),
     ]
     panels = [panel for panel in panels if panel[0]]
     heights = [height for _, _, height, _ in panels]

@@ -52,29 +52,6 @@ def reach_of(cfg, stages):
     return reach
 
 
-def decoder_of(cfg):
-    """The decoder under each loss, part by part, in the order of :class:`Decoder`."""
-    keys, parts = cfg.MODEL.DECODER, []
-    if keys.STAGES:
-        which = "the next stage" if keys.STAGES == 1 else f"the next {keys.STAGES} stages"
-        parts.append(f"copy of {which if keys.STAGES > 0 else 'all stages above'}")
-        if keys.TIE:
-            parts[-1] += f", tied to the original by L2 x {keys.TIE:g}"
-    if keys.CONV_BLOCKS:
-        stride = ", the first with stride 2" if keys.CONV_BLOCKS > 1 else " with stride 2 (downsampling)"
-        plural = "s" * (keys.CONV_BLOCKS > 1)
-        parts.append(f"{keys.CONV_BLOCKS} residual conv block{plural}{stride if keys.DOWNSAMPLE else ' of stride 1'}")
-    else:
-        parts.append("no conv block")
-    if keys.EXPANSION:
-        parts.append(f"1x1 conv to {keys.EXPANSION} channels, BN, ReLU")
-    widths = [keys.HIDDEN_DIM] * (keys.MLP_LAYERS - 1) + [keys.OUT_DIM]
-    layers = f"{keys.MLP_LAYERS} layer{'s' * (keys.MLP_LAYERS > 1)}"
-    last = ", BN at its end" if keys.OUT_BN else ", no BN at its end"
-    parts += ["global average pooling", f"MLP {'-'.join(map(str, widths))} ({layers}{last})"]
-    return " → ".join(parts)
-
-
 def loss_of(cfg):
     """The loss and its numbers."""
     loss, plural = cfg.LOSS, len(cfg.MODEL.UNITS) > 1

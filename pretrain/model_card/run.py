@@ -11,7 +11,7 @@ from ..config import get_cfg
 from ..encoders import build_encoder, is_own_code
 from ..engine.checkpoint import FORMAT
 from ..files.atomic import sha256_of, text_of
-from ..files.metrics import read_metrics, training_seconds
+from ..files.metrics import Metrics
 from ..files.safe_load import read_own
 from ..files.text import for_terminal
 from ..files.yaml_files import parse_yaml
@@ -32,7 +32,7 @@ class PretrainingRun:
         images, processes, iterations: number of each.
         encoder: an encoder of the same architecture.
         parameters, decoder_parameters: what is learned in the encoder, and in all decoders together.
-        metrics: of :func:`read_metrics`.
+        metrics: :class:`Metrics`.
         seconds: of training, by the logged (median) time of an iteration; None if not known.
         command: the command line that began the run, without the machine's paths; None if not known.
         begun: date (UTC) of its beginning, which TensorBoard's file name tells; None if not known.
@@ -60,8 +60,8 @@ class PretrainingRun:
             raise FileNotFoundError(f"{folder} is no finished run of tools/pretrain.py: {why}; finish it with --resume")
         self._read_checkpoint(encoder)
         self.sha256, self.size = sha256_of(self.path), self.path.stat().st_size
-        self.metrics = read_metrics(self.folder / "metrics.json")
-        self.seconds = training_seconds(self.metrics)
+        self.metrics = Metrics.read(self.folder / "metrics.json")
+        self.seconds = self.metrics.seconds
         commands = [words for line in text_of(self.folder / "command.txt").splitlines() if (words := _words(line))]
         fresh = [command for command in commands if "--resume" not in command]
         self.command = shlex.join(map(portable, (fresh or commands)[-1])) if commands else None

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ..engine.curves import COLORS, GREY, STYLE, _label_ends, _plot, _save, _upwards
-from ..files.metrics import read_metrics, series
+from ..files.metrics import Metrics
 from ..files.text import for_figure
 from .results import choose, rate_name
 
@@ -47,8 +47,8 @@ def draw_probe(metrics_path, out_path, rates):
     Raises:
         OSError: if the picture cannot be written.
     """
-    metrics = read_metrics(metrics_path)
-    tested = [entry for entry in metrics if any(key.startswith("test/") for key in entry)]
+    metrics = Metrics.read(metrics_path)
+    tested = [entry for entry in metrics.lines if any(key.startswith("test/") for key in entry)]
     if not tested:
         return False
     suffix = f"-lr{rate_name(rates[0])}-top1"
@@ -72,7 +72,7 @@ def draw_probe(metrics_path, out_path, rates):
             (loss, r"train/(.+)", "{} {:#.3g}", "training loss (nats)"),
             (accuracy, r"test/(.+)-top1", "{} {:.1f}", "test top-1 (%)"),
         ):
-            curves = series(metrics, pattern)
+            curves = metrics.matching(pattern)
             drawn = {s: curves[ends[s]] for s in ends if ends[s] in curves}
             texts = [(_plot(axes, *drawn[s], colors[s], _dashes(s)), s, colors[s]) for s in drawn]
             if texts:

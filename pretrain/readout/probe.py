@@ -15,7 +15,7 @@ from ..engine.estimate import TimeEstimate, times_due, warning_of_size
 from ..engine.evaluation import Evaluation
 from ..engine.trainer import TerminalWriter, WeightsLRScheduler
 from ..engine.writers import MetricsWriter, TensorboardWriter
-from ..files.atomic import write_json
+from ..files.results import LinearResults
 from ..processes.distributed import GradientReducer, worst_of_processes
 from ..processes.signals import Terminated
 from ..processes.sigterm import StopOnSigterm, stop_at_once
@@ -23,7 +23,7 @@ from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
 from .features import digest_of
 from .linear import LinearClassifiers, build_optimizer, build_scheduler
-from .results import at_the_edge, linear_results, protocol, rate_name, table
+from .results import at_the_edge, linear_stages, protocol, rate_name, table
 from .streams import AugmentedStream, CachedStream
 
 logger = logging.getLogger(__name__)
@@ -118,12 +118,12 @@ class LinearProbe(TrainerBase):
         images = self.stream.counts["test"] + self.stream.counts["held_out"]
         return times_due(self.start_iter, self.max_iter, eval_period) * images / self.cfg.SOLVER.IMS_PER_BATCH
 
-    def train(self):
+    def train(self) -> LinearResults | None:
         """Run to the end, and write results.json; or, on SIGTERM, to the end of the iteration, which gets a checkpoint.
         Tests are left at once; --resume goes on behind them, and does the last ones.
 
         Returns:
-            dict: the results, in process 0 and if the run has come to its end; else None.
+            LinearResults: in process 0 and if the run has come to its end; else None.
 
         Raises:
             FloatingPointError: when all classifiers have diverged.
@@ -216,16 +216,16 @@ class LinearProbe(TrainerBase):
             }
         return results
 
-    def _write_results(self):
+    def _write_results(self) -> LinearResults:
         held_out = self.tops.get("held_out")
-        results = {
-            "protocol": protocol(self.cfg, held_out),
-            "weights": self.weights,
-            "images": self.stream.counts,
-            "linear": linear_results(self.cfg, self.tops["test"], held_out),
-            "seconds": round(self.stopwatch.state_dict()["seconds"], 1),
-        }
-        write_json(self.results_path, results)
+        results = LinearResults(
+            protocol=protocol(self.cfg, held_out),
+            weights=self.weights,
+            images=self.stream.counts,
+            seconds=round(self.stopwatch.state_dict()["seconds"], 1),
+            linear=linear_stages(self.cfg, self.tops["test"], held_out),
+        )
+        results.write(self.results_path)
         logger.info(f"accuracy (%) of linear classifiers on {self.stream.counts['test']} images:\n{table(results)}")
         for name in at_the_edge(results):
             logger.warning(f"{name}: the best learning rate is at the edge of the grid: a better one may lie beyond it")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pretrain.files.checkpoints import items_of
-from pretrain.files.metrics import read_metrics, series
+from pretrain.files.metrics import Metrics
 from pretrain.readout import checkpoint, probe, results
 from pretrain.readout.config import get_cfg
 from pretrain.readout.curves import draw_probe
@@ -281,7 +281,7 @@ def test_metrics_and_picture(folders, pooled, probe_config, tmp_path):
 def test_every_evaluation_is_kept_the_last_one_at_the_last_step(folders, pooled, probe_config, tmp_path, cached):
     keys = {"FEATURES.CACHED": cached, "SOLVER.EVAL_PERIOD": 1.5, "SOLVER.LOG_PERIOD": 100, "SOLVER.BASE_LR": [1.0]}
     found = run(probe_config(folders, tmp_path, **keys), pooled)[1]
-    curve = series(read_metrics(tmp_path / "metrics.json"), r"test/(res3-lr1-top1)")["res3-lr1-top1"]
+    curve = Metrics.read(tmp_path / "metrics.json").matching(r"test/(res3-lr1-top1)")["res3-lr1-top1"]
     assert curve[0].tolist() == [4, 8, 12]  # of 12 iterations
     assert curve[1][-1] == pytest.approx(found["linear"]["res3"]["top1"])
 
