@@ -21,7 +21,8 @@ from loco_det.demo_scenes.writing import make_demo_data
 from loco_det.engine.trainer import Trainer
 from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
-from pretrain.engine.checkpoint import FORMAT, AtomicCheckpointer
+from pretrain.engine.checkpoint import AtomicCheckpointer
+from pretrain.files.checkpoints import FORMAT
 from pretrain.learner import build_learner
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,11 +8,10 @@ from pathlib import Path
 from detectron2.config import get_cfg
 
 from pretrain.encoders import resnet_shape
+from pretrain.files.checkpoints import FORMAT
 from pretrain.files.yaml_files import parse_yaml, read_config
 
 from .layouts import Conventions
-
-FORMAT = "loco-det pretraining"  # what our pretraining checkpoints say they are
 
 
 def stated_by(content, path, timm=False):

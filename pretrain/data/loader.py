@@ -1,6 +1,7 @@
 """A folder of images as an endless, seeded, resumable stream of two-view batches."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,6 +10,31 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..files.images import UNREADABLE, read_image
 from ..processes.sigterm import start_worker
 from .augment import SimCLRView
+
+
+def first_readable(paths: Sequence[str], index: int) -> tuple[np.ndarray, int, list[str]]:
+    """An image; in place of one that cannot be read, the next one that can.
+
+    Args:
+        paths: of images.
+        index: which one.
+
+    Returns:
+        tuple: (H, W, 3) uint8 RGB, its own index, and the files before it that could not be read.
+
+    Raises:
+        OSError: if a hundred in a row, or all, cannot be read.
+    """
+    unreadable = []
+    while True:
+        path = paths[index]
+        try:
+            return read_image(path), index, unreadable
+        except UNREADABLE as error:
+            unreadable.append(path)
+            if len(unreadable) >= min(100, len(paths)):
+                raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
+            index = (index + 1) % len(paths)
 
 
 class TwoViews(Dataset):
@@ -31,17 +57,7 @@ class TwoViews(Dataset):
             replaced by the next one that can be read; if a hundred in a row cannot, OSError is raised.
         """
         position, index = key
-        unreadable = []
-        while True:
-            path = self.images[index]
-            try:
-                image = read_image(path)
-                break
-            except UNREADABLE as error:
-                unreadable.append(path)
-                if len(unreadable) >= min(100, len(self.images)):
-                    raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
-                index = (index + 1) % len(self.images)
+        image, _, unreadable = first_readable(self.images, index)
         rng = np.random.default_rng([self.seed, position])
         return np.stack([self.view(image, rng, which) for which in range(2)]), unreadable
 

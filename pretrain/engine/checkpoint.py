@@ -8,9 +8,15 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 
 from ..files.atomic import write_whole
-from ..files.checkpoints import checkpoint_names, differing_keys, newest_of_all, refuse_other_config, saved_config
+from ..files.checkpoints import (
+    FORMAT,
+    checkpoint_names,
+    differing_keys,
+    newest_of_all,
+    refuse_other_config,
+    saved_config,
+)
 
-FORMAT = "loco-det pretraining"  # by which the converter knows our files
 # What may change when a run is resumed, because nothing that is learned depends on it
 FREE = {
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.RECOMPUTE", "DATALOADER.NUM_WORKERS", "DATASETS.TRAIN",

@@ -1,11 +1,32 @@
 """Parameter groups, optimiser and schedule of the SimCLR family."""
 
+from typing import Any
+
 import torch
+from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler, LinearParamScheduler
+from torch import nn
+from torch.optim import Optimizer
 
 
-def build_optimizer(cfg, model):
+def lars(weights: list[dict], rest: list[dict], **options: Any) -> Optimizer:
+    """LARS of the SimCLR family: trust coefficient 0.001, neither weight decay nor adaptation of BN and biases.
+
+    Its momentum leaves the learning rate outside the buffer, as torch's SGD; SimCLR's code has it inside.
+
+    Args:
+        weights: groups of parameters whose learning rate is adapted, even where their decay is 0.
+        rest: groups of BN's parameters and of biases.
+        options: of all groups that do not have their own: "lr", "momentum", "nesterov".
+    """
+    from timm.optim import Lars  # here, because importing timm takes seconds
+
+    adapted = [{**group, "always_adapt": True} for group in weights]  # timm's would skip those without decay
+    return Lars([*adapted, *({**group, "weight_decay": 0.0} for group in rest)], trust_coeff=0.001, **options)
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """The optimiser, with neither weight decay nor LARS adaptation on BN and biases (SimCLR, Sec. 2.2 and code).
 
     Args:
@@ -24,12 +45,7 @@ def build_optimizer(cfg, model):
     lr = cfg.BASE_LR * cfg.IMS_PER_BATCH / 256
     groups[1]["lr"] = lr * cfg.BIAS_LR_FACTOR
     if cfg.OPTIMIZER == "LARS":
-        from timm.optim import Lars  # here, because importing timm takes seconds
-
-        # Adaptation of the weights even where their decay is 0, which timm's would skip, and none of the rest. Its
-        # momentum leaves the learning rate outside the buffer, as torch's; SimCLR's code has it inside.
-        groups[0]["always_adapt"] = True
-        return Lars(groups, lr=lr, momentum=cfg.MOMENTUM, trust_coeff=0.001)
+        return lars(groups[:1], groups[1:], lr=lr, momentum=cfg.MOMENTUM)
     if cfg.OPTIMIZER == "SGD":
         return torch.optim.SGD(groups, lr=lr, momentum=cfg.MOMENTUM)
     if cfg.OPTIMIZER == "AdamW":
@@ -37,7 +53,7 @@ def build_optimizer(cfg, model):
     raise ValueError(f"unknown SOLVER.OPTIMIZER {cfg.OPTIMIZER!r}: choose one of LARS, SGD, AdamW")
 
 
-def build_scheduler(cfg, optimizer, max_iter):
+def build_scheduler(cfg: CfgNode, optimizer: Optimizer, max_iter: int) -> LRMultiplier:
     """Linear warm-up from 0 over WARMUP_EPOCHS of EPOCHS, then a cosine to 0 without restarts.
 
     Args:

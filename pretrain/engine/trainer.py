@@ -1,6 +1,5 @@
 """The pretraining loop, on Detectron2's TrainerBase, hooks and EventStorage."""
 
-import functools
 import itertools
 import logging
 import math
@@ -12,7 +11,7 @@ import torch
 from detectron2.engine import TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
+from detectron2.utils.events import get_event_storage
 
 from ..data.augment import DeviceAugment, SimCLRView, save_views
 from ..data.loader import build_loader
@@ -25,9 +24,9 @@ from .checkpoint import AtomicCheckpointer
 from .curves import LossPlot
 from .estimate import TimeEstimate, times_due, warning_of_size
 from .evaluation import Evaluation
+from .loop import hooks_of_every_loop
 from .optim import build_optimizer, build_scheduler
 from .precision import with_precision
-from .writers import MetricsWriter, TensorboardWriter
 
 logger = logging.getLogger(__name__)
 # Measured with LoCo and a ResNet-50 at 224 pixels, in float32 (2 cores of an AMD EPYC)
@@ -109,17 +108,10 @@ class Trainer(TrainerBase):
         self.register_hooks(self._build_hooks())
 
     def _build_hooks(self):
-        solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
-        chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
-        writers, extras = [], []
-        if comm.is_main_process():
-            os.makedirs(out, exist_ok=True)
-            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
-            # Before any checkpoint: a run that goes on from it must not lack the line
-            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
-        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
-        if comm.is_main_process():
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+        solver, extras = self.cfg.SOLVER, []
+        chosen, writers = hooks_of_every_loop(
+            self.cfg, self.optimizer, self.scheduler, self.checkpointer, self.stop, self.max_iter
+        )
         if self.evaluator:
             period = max(1, round(self.evaluator.period * (len(self.images) // solver.IMS_PER_BATCH)))
             chosen.append(Evaluation(period, self._evaluate, writers, self.stop))
@@ -241,32 +233,3 @@ class Trainer(TrainerBase):
                     f"{len(self.unreadable)} of {len(self.images)} images are unreadable, more than "
                     f"DATASETS.MAX_UNREADABLE {self.cfg.DATASETS.MAX_UNREADABLE}; the last: {path}"
                 )
-
-
-class WeightsLRScheduler(hooks.LRScheduler):
-    """Logs the learning rate of the weights; Detectron2 would take the group of most tensors, BN and biases."""
-
-    def before_train(self):
-        super().before_train()
-        self._best_param_group_id = 0
-
-
-class TerminalWriter(EventWriter):
-    """One line: ETA, iteration, losses, learning rate, images a second."""
-
-    def __init__(self, max_iter):
-        self._eta = functools.partial(CommonMetricPrinter._get_eta, CommonMetricPrinter(max_iter))
-        self.max_iter, self.written = max_iter, None
-
-    def write(self):
-        storage = get_event_storage()
-        if storage.iter == self.written or storage.latest().get("lr", (0, -1))[1] != storage.iter:
-            return  # it is reported already, or the step came to nothing
-        self.written = storage.iter
-        smooth = {name: history.median(20) for name, history in storage.histories().items()}
-        losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)
-        logger.info(
-            f"eta: {self._eta(storage) or 'unknown'}  iter: {storage.iter + 1}/{self.max_iter}  {losses}  "
-            f"lr: {storage.history('lr').latest():.5g}  {smooth['images_per_second']:.1f} images/s  "
-            f"data_time: {smooth['data_time']:.3f}"
-        )

@@ -12,6 +12,7 @@ from .safe_load import read_own
 from .yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
+FORMAT = "loco-det pretraining"  # what checkpoints of tools/pretrain.py say they are, as "format"
 
 
 def checkpoint_names(folder):

@@ -9,8 +9,8 @@ from fvcore.common.config import CfgNode as CN
 
 from ..config import get_cfg
 from ..encoders import build_encoder, is_own_code
-from ..engine.checkpoint import FORMAT
 from ..files.atomic import sha256_of, text_of
+from ..files.checkpoints import FORMAT
 from ..files.metrics import Metrics
 from ..files.safe_load import read_own
 from ..files.text import for_terminal

@@ -13,8 +13,7 @@ from detectron2.utils.events import get_event_storage
 
 from ..engine.estimate import TimeEstimate, times_due, warning_of_size
 from ..engine.evaluation import Evaluation
-from ..engine.trainer import TerminalWriter, WeightsLRScheduler
-from ..engine.writers import MetricsWriter, TensorboardWriter
+from ..engine.loop import hooks_of_every_loop
 from ..files.results import LinearResults
 from ..processes.distributed import GradientReducer, worst_of_processes
 from ..processes.signals import Terminated
@@ -95,16 +94,10 @@ class LinearProbe(TrainerBase):
         self.register_hooks(self._build_hooks(max(1, round(solver.EVAL_PERIOD * epoch_iters))))
 
     def _build_hooks(self, eval_period):
-        solver, out, writers = self.cfg.SOLVER, self.cfg.OUTPUT_DIR, []
-        chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
-        if comm.is_main_process():
-            os.makedirs(out, exist_ok=True)
-            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
-            # Before any checkpoint: a run that goes on from it must not lack the line
-            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
-        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
-        if comm.is_main_process():
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+        solver = self.cfg.SOLVER
+        chosen, writers = hooks_of_every_loop(
+            self.cfg, self.optimizer, self.scheduler, self.checkpointer, self.stop, self.max_iter
+        )
         chosen.append(Evaluation(eval_period, self._test, writers, self.stop))
         chosen.append(TimeEstimate(self.cfg.MODEL.DEVICE, [("tests", self._iterations_of_tests(eval_period))]))
         if comm.is_main_process():

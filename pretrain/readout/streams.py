@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import get_cfg as pretraining_cfg
 from ..data.augment import SimCLRView
-from ..data.loader import StreamSampler
-from ..files.images import UNREADABLE, read_image
+from ..data.loader import StreamSampler, first_readable
 from ..processes.sigterm import start_worker
 from .features import cached_features, pooled_features
 from .labelled import hold_out, labelled_splits, subset, warn_of_images
@@ -178,18 +177,7 @@ class RandomCrops(Dataset):
             replaced by the next one that can be read; if a hundred in a row cannot, OSError is raised.
         """
         position, index = key
-        paths, unreadable = self.labelled.paths, []
-        while True:
-            try:
-                image = read_image(paths[index])
-                break
-            except UNREADABLE as error:
-                unreadable.append(paths[index])
-                if len(unreadable) >= min(100, len(paths)):
-                    raise OSError(
-                        f"{len(unreadable)} images in a row are unreadable, the last: {paths[index]}"
-                    ) from error
-                index = (index + 1) % len(paths)
+        image, index, unreadable = first_readable(self.labelled.paths, index)
         return (
             self.view(image, np.random.default_rng([self.seed, position]), 0),
             self.labelled.labels[index],
