@@ -19,7 +19,7 @@ from loco_det.report import pictures
 from loco_det.report.page import write_report
 from loco_det.report.runs import table_text
 from loco_det.runs.find import find_runs
-from loco_det.runs.folder import read_run
+from loco_det.runs.folder import is_finished, read_run
 
 
 class Page(HTMLParser):
@@ -193,6 +193,18 @@ def test_analyses_are_compared(tmp_path, detection):
     assert sum(alt.startswith("Analysis of") for alt in page.images()) == 1
 
 
+def test_a_run_of_a_later_version_is_shown_as_such(tmp_path, detection):
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "results.json").write_text(json.dumps({"kind": "detection", "version": 99, "results": 3}))
+    runs = find_runs([tmp_path / "later", detection[0]])
+    assert (
+        runs[0].state == "of a later version"
+        and "later: of a later version." in Page(write_report(runs, tmp_path / "report.html")).text
+    )
+    with pytest.raises(ValueError, match="version 99"):
+        is_finished(tmp_path / "later")  # or whoever asks would train it anew
+
+
 def test_numbers_sort_by_value(tmp_path, detection):
     page = Page(write_report(find_runs(detection), tmp_path / "report.html"))
     values = [attrs["data-value"] for tag, attrs in page.tags if tag == "td" and "data-value" in attrs]
@@ -253,6 +265,26 @@ def test_hostile_names_are_data_in_page_markdown_and_tables(tmp_path, training_l
     assert max(map(len, table_text(runs).splitlines())) < 600
     for text in (page.read_text(), markdown, table_text(runs)):
         assert not [c for c in text if unicodedata.category(c) in ("Cc", "Cf") and c != "\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a & <b> \"c\" 'd'", "a & <b> \"c\" 'd'"), ("&lt;&amp;", "&lt;&amp;"), ("x\ny\x1b\u202e", "x\\ny\\x1b\\u202e"),
+     ("\udcff", "\\udcff"), ("{{ title }}", "{{ title }}"), ("</title>", "</title>")],
+)  # fmt: skip
+def test_names_are_escaped_once(tmp_path, training_line, write_lines, text, shown):
+    """In the title, in tables, captions, attributes and sentences."""
+    write_lines(tmp_path / "metrics.json", [training_line(i) for i in (19, 39)])
+    run = read_run(tmp_path)
+    run.name, run.command, run.config_text = text, f"{text}\t2", f"1\n{text}"
+    run.kind, run.config = "detection", {"DATASETS": {"TEST": [text]}, "MODEL": {"WEIGHTS": text}}
+    (tmp_path / "page.html").write_text(report.render([run]), encoding="utf-8")
+    page = Page(tmp_path / "page.html")
+    assert f"Report: {shown}\n" in page.text and page.text.count(shown) >= 6
+    ends = "the total loss ends at 2 at iteration 40."
+    assert list(page.images()) == [f"Losses of {shown} by iteration; {ends}"]
+    kept = shown.replace("\\n", "\n")  # in the command and the config lines stay lines
+    assert f"{kept}\t2" in page.text and f"1\n{kept}" in page.text
 
 
 def test_a_run_with_problems_is_not_done(tmp_path, detection):
