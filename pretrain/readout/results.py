@@ -96,7 +96,7 @@ def table(results: LinearResults) -> str:
     ]  # fmt: skip
     shown = Table(columns)
     for name, stage in results.linear.items():
-        rate = "all have diverged" if stage.lr is None else stage.lr
+        rate = "all diverged" if stage.lr is None else stage.lr
         shown.rows.append({"stage": name, "top-1": stage.top1, "top-5": stage.top5, "learning rate": rate})
     lines = [shown.terminal()]
     if where:
