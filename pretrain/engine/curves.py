@@ -40,14 +40,14 @@ class LossPlot(EventWriter):
         if cfg.LOSS.NAME == "info_nce":
             self.chance = cfg.LOSS.SCALE * math.log(2 * cfg.SOLVER.IMS_PER_BATCH - 1)
 
-    def write(self):
+    def write(self) -> None:
         try:
             draw_losses(*(os.path.join(self.folder, name) for name in ("metrics.json", "losses.png")), self.chance)
         except OSError as error:  # no run is stopped for the sake of a picture
             logger.warning(f"losses.png is not drawn: {error}")
 
 
-def draw_losses(metrics_path, out_path, chance=None):
+def draw_losses(metrics_path: str | os.PathLike, out_path: str | os.PathLike, chance: float | None = None) -> bool:
     """Draw the curves of a run. The file is complete or as it was; without losses or accuracies there is none.
 
     Args:

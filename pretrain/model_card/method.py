@@ -1,5 +1,9 @@
 """What a pretraining config is, in the field's terms."""
 
+from collections.abc import Sequence
+
+from fvcore.common.config import CfgNode
+
 LOCO = "LoCo (Xiong, Ren, Urtasun 2020, arXiv 2008.01342)"
 GIM = "Greedy InfoMax as in the LoCo paper (GIM: arXiv 1905.11786; SimCLR's loss on every stage: arXiv 2008.01342)"
 SIMCLR = "SimCLR (arXiv 2002.05709), end to end"
@@ -8,7 +12,7 @@ BLOCKWISE = "blockwise Barlow Twins (Siddiqui, Krueger, LeCun, Deny 2023, arXiv 
 RANDOM = "random initialisation, the control: nothing but BN's running statistics follows the images"
 
 
-def method_of(cfg, stages):
+def method_of(cfg: CfgNode, stages: Sequence[str]) -> tuple[str, str]:
     """What the units and the loss make it.
 
     Args:
@@ -34,7 +38,7 @@ def method_of(cfg, stages):
     return "local learning", "local learning with units that have no name of their own"
 
 
-def reach_of(cfg, stages):
+def reach_of(cfg: CfgNode, stages: Sequence[str]) -> dict[str, str]:
     """Which losses reach each stage, in words.
 
     Returns:
@@ -52,7 +56,7 @@ def reach_of(cfg, stages):
     return reach
 
 
-def loss_of(cfg):
+def loss_of(cfg: CfgNode) -> str:
     """The loss and its numbers."""
     loss, plural = cfg.LOSS, len(cfg.MODEL.UNITS) > 1
     if loss.NAME == "info_nce":
@@ -63,7 +67,7 @@ def loss_of(cfg):
     return text + (", plain sum over the units" if plural else "")
 
 
-def schedule_of(cfg):
+def schedule_of(cfg: CfgNode) -> str:
     """Optimiser and learning rate."""
     s = cfg.SOLVER
     momentum = f", momentum {s.MOMENTUM:g}" if s.OPTIMIZER in ("LARS", "SGD") else ""
@@ -75,7 +79,7 @@ def schedule_of(cfg):
     )
 
 
-def augmentation_of(cfg):
+def augmentation_of(cfg: CfgNode) -> str:
     """The two views' augmentation."""
     i = cfg.INPUT
     text = (

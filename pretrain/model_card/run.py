@@ -39,7 +39,7 @@ class PretrainingRun:
         environment: name -> version, if the log has Detectron2's table of the environment; else empty.
     """
 
-    def __init__(self, folder, encoder=None):
+    def __init__(self, folder: str | Path, encoder: str | None = None):
         """
         Args:
             folder: the run folder.
@@ -117,18 +117,18 @@ def _words(line):
         return []
 
 
-def last_part(path):
+def last_part(path: str) -> str:
     """The last part of a path, which is what may be told of it."""
     return Path(path).name if path else ""
 
 
-def dataset_of(folder):
+def dataset_of(folder: str) -> str:
     """What may be told of a folder of images: its name, and the data set's where that is a split's."""
     *above, name = Path(folder).parts[-2:] if folder else ("",)
     return "/".join([*above, name]) if name in SPLITS and above not in ([], ["/"], [".."]) else name
 
 
-def portable(word):
+def portable(word: str) -> str:
     """A word of a command line as it may be published: without a machine's folders or address."""
     if re.match(r"\w+://", word):
         return f"{word.partition('://')[0]}://HOST:PORT"

@@ -1,6 +1,7 @@
 """The card's Markdown."""
 
 import json
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import yaml
@@ -13,7 +14,8 @@ from ..files.tables import COUNT, GENERAL, Column, Table, decimals
 from ..files.text import for_markdown, for_terminal, markdown_code
 from .markdown import code, count, pairs, percent
 from .method import augmentation_of, loss_of, method_of, reach_of, schedule_of
-from .readouts import TOOLS
+from .readouts import TOOLS, Readout
+from .run import PretrainingRun
 
 SEEN_BY_LOCO = 800 * 1_281_167  # images: 800 epochs of ImageNet (LoCo, Table 1)
 TITLES = {"linear": "Linear probe", "knn": "kNN", "detection": "Detection and segmentation: Mask R-CNN"}
@@ -35,7 +37,14 @@ mean, std = torch.tensor([{mean}, {std}])[..., None, None]
 features = encoder((images - mean) / std)  # a dict: {stages} -> (B, C, H', W')"""
 
 
-def card_text(run, readouts, name=None, licence=None, curves=None, inside=True):
+def card_text(
+    run: PretrainingRun,
+    readouts: Sequence[Readout],
+    name: str | None = None,
+    licence: str | None = None,
+    curves: str | None = None,
+    inside: bool = True,
+) -> str:
     """The whole card.
 
     Args:

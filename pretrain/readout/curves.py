@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Sequence
 
 from detectron2.utils.events import EventWriter
 from matplotlib import rc_context
@@ -26,14 +27,14 @@ class ProbePlot(EventWriter):
         """
         self.folder, self.rates = cfg.OUTPUT_DIR, list(cfg.SOLVER.BASE_LR)
 
-    def write(self):
+    def write(self) -> None:
         try:
             draw_probe(*(os.path.join(self.folder, name) for name in ("metrics.json", "probe.png")), self.rates)
         except OSError as error:  # no run is stopped for the sake of a picture
             logger.warning(f"probe.png is not drawn: {error}")
 
 
-def draw_probe(metrics_path, out_path, rates):
+def draw_probe(metrics_path: str | os.PathLike, out_path: str | os.PathLike, rates: Sequence[float]) -> bool:
     """Draw loss and accuracy of each stage at its best learning rate, and accuracy by stage and learning rate.
 
     Args:

@@ -6,10 +6,12 @@ Each is what it would be if trained alone: losses are summed, and no parameter b
 import numpy as np
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..engine.optim import lars
 
@@ -46,7 +48,7 @@ class LinearClassifiers(nn.Module):
                 self.norms[name] = nn.BatchNorm1d(width, affine=False, eps=1e-6)  # MAE's eps: pooled features are small
 
     @torch.no_grad()
-    def fix_statistics(self, features, rows):
+    def fix_statistics(self, features: dict[str, Tensor], rows: Tensor) -> None:
         """Standardise from now on by the statistics of some images.
 
         Args:
@@ -59,7 +61,7 @@ class LinearClassifiers(nn.Module):
             norm.running_var.copy_(variance)
         self.norms.eval()
 
-    def forward(self, features):
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """
         Args:
             features: stage name -> (B, C).
@@ -76,7 +78,7 @@ class LinearClassifiers(nn.Module):
             scores[name] = x.unflatten(1, (len(heads), -1))
         return scores
 
-    def losses(self, features, labels):
+    def losses(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy, in nats, of each classifier: stage name -> (R,). Arguments as :meth:`accuracies`."""
         losses = {}
         for name, scores in self(features).items():
@@ -86,7 +88,7 @@ class LinearClassifiers(nn.Module):
         return losses
 
     @torch.no_grad()
-    def accuracies(self, features, labels):
+    def accuracies(self, features: dict[str, Tensor], labels: Tensor) -> dict[str, dict[str, list[float]]]:
         """Top-1 and top-5 accuracy of each classifier.
 
         Args:
@@ -126,7 +128,7 @@ def _standardized(x, norm):
     return norm(torch.cat(parts)).chunk(len(parts))[comm.get_rank()]
 
 
-def build_optimizer(cfg, classifiers):
+def build_optimizer(cfg: CfgNode, classifiers: LinearClassifiers) -> Optimizer:
     """The optimiser, a group of parameters for each learning rate.
 
     Args:
@@ -149,7 +151,7 @@ def build_optimizer(cfg, classifiers):
     return torch.optim.SGD(weights + offsets, **options)
 
 
-def build_scheduler(cfg, optimizer, epoch_iters, max_iter):
+def build_scheduler(cfg: CfgNode, optimizer: Optimizer, epoch_iters: int, max_iter: int) -> LRMultiplier:
     """The learning rate of each iteration: x GAMMA at each of STEPS, or a cosine to 0.
 
     Args:
