@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]),
-    package_data={"loco_det": ["py.typed"], "pretrain": ["py.typed"]},
+    package_data={"loco_det": ["py.typed", "report/*.j2"], "pretrain": ["py.typed"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -28,6 +28,9 @@ setup(
         "pillow>=9.5",
         "pyyaml>=6",
         "matplotlib>=3.8",
+        "jinja2>=3.1,<4",  # the report's page
+        "markupsafe>=2.1",
+        "tabulate>=0.9,<1",  # tables as text
         "tqdm>=4.66",
         "timm>=1.0",  # its LARS optimiser
         "tensorboard>=2.15",

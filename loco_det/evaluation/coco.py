@@ -10,7 +10,8 @@ hotcoco's; where the two need not agree, pycocotools does the work, and the log 
 import logging
 import math
 import os
-from unittest import mock
+from collections.abc import Sequence
+from typing import Any
 
 import hotcoco
 import numpy as np
@@ -18,11 +19,14 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from pretrain.files.text import for_terminal
 
 from ..data.coco_files import KEYPOINTS, as_coco, evaluated, read_ground_truth
 from .analysis import no_detections
+from .replaced import replaced
 
 logger = logging.getLogger(__name__)
 _threads_of = None  # the process in which hotcoco has started its threads
@@ -130,15 +134,16 @@ class FastCOCOEvaluator(ReferenceCOCOEvaluator):
         if not fast:
             super()._eval_predictions(predictions, img_ids)
             return
-        # Without a task it converts the classes to the data set's ids, in place, and writes the file
-        with mock.patch.multiple(self, _tasks=iter(()), _use_fast_impl=True):
+        # With no task left, which an empty list would not say, Detectron2 converts the classes to the data set's ids,
+        # in place, and writes the file: it has no method for that alone
+        with replaced(self, _tasks=iter(()), _use_fast_impl=True):
             super()._eval_predictions(predictions)
         for task in tasks:
             found = evaluate(self._coco_api, detections, task, img_ids, self._max_dets_per_image)
             self._results[task] = self._derive_coco_results(found, task, self._metadata.get("thing_classes"))
 
 
-def unsupported(coco_gt, detections, tasks):
+def unsupported(coco_gt: COCO, detections: list[dict[str, Any]], tasks: Sequence[str]) -> str | None:
     """Why hotcoco 1.3 need not equal pycocotools on these data; None if it does.
 
     Args:
@@ -171,7 +176,13 @@ def _without_masks(dataset):
     return dataset | {"annotations": annotations}
 
 
-def evaluate(coco_gt, detections, task, img_ids=None, max_dets=(1, 10, 100)):
+def evaluate(
+    coco_gt: COCO,
+    detections: list[dict[str, Any]],
+    task: str,
+    img_ids: Sequence[int] | None = None,
+    max_dets: Sequence[int] = (1, 10, 100),
+) -> COCOeval:
     """COCO's figures of boxes or masks.
 
     Args:

@@ -1,6 +1,7 @@
 """Curves of runs by iteration, as PNG."""
 
 import math
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 from matplotlib import rc_context
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from pretrain.files.figures import png
 from pretrain.files.text import for_figure
 
+from ..runs.folder import Run
 from .tables import finite
 
 # Okabe and Ito, safe for the colour-blind
@@ -26,7 +28,7 @@ def _plot(axes, run, names, labels, title, ylabel, first_color=0):
     axes.set_ylabel(ylabel)
 
 
-def pretraining_curves(run):
+def pretraining_curves(run: Run) -> bytes:
     """PNG bytes: the loss of every unit, their sum (if there are several) and the learning rate, by iteration."""
     units = run.unit_losses
     panels = ["units", "total", "lr"] if len(units) > 1 else ["units", "lr"]
@@ -49,7 +51,7 @@ def pretraining_curves(run):
         return png(figure)
 
 
-def detection_curves(run):
+def detection_curves(run: Run) -> bytes:
     """PNG bytes: the losses and, if evaluated more than once, box and mask AP, by iteration."""
     losses = ["total_loss", *run.unit_losses]
     aps = [key for key in ("bbox/AP", "segm/AP") if len(run.series(key)[0]) > 1]
@@ -69,12 +71,12 @@ def detection_curves(run):
         return png(figure)
 
 
-def ap_curves(runs, dataset):
+def ap_curves(runs: Sequence[Run], dataset: str) -> bytes:
     """PNG bytes: box and mask AP of several detection runs on the same dataset, by iteration."""
     return _joint(runs, (("bbox/AP", "Box AP"), ("segm/AP", "Mask AP")), dataset, "AP (%)")
 
 
-def joint_curves(runs, dataset):
+def joint_curves(runs: Sequence[Run], dataset: str) -> bytes:
     """PNG bytes: total and mask loss of several detection runs on the same dataset, by iteration."""
     return _joint(runs, (("total_loss", "Total loss"), ("loss_mask", "Mask loss")), dataset, "loss")
 
@@ -89,7 +91,7 @@ def _joint(runs, panels, dataset, ylabel):
     return png(figure)
 
 
-def pr_curves(runs, dataset):
+def pr_curves(runs: Sequence[Run], dataset: str) -> bytes:
     """PNG bytes: precision by recall of several analysed runs on the same dataset, at IoU 0.5 and as the mean over IoU
     0.5 to 0.95 (its area is the AP); of masks where there are any.
     """

@@ -4,7 +4,7 @@ import pytest
 from weights import SMALL, random_weights
 
 from loco_det.convert import load_source
-from loco_det.convert.metadata import check_agreement, parse_name
+from loco_det.convert.sources.metadata import check_agreement, parse_name
 from pretrain.encoders import parse_encoder
 
 

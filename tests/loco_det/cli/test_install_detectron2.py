@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "install_detectron2.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "tools" / "install_detectron2.py"
 SPEC = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
 installer = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(installer)
