@@ -132,7 +132,7 @@ def table(results: KnnResults, cfg: CfgNode) -> str:
     """Lines of text: the accuracies of each stage with every K and TEMPERATURE."""
     from pretrain.files.tables import GENERAL, PLAIN, Column, Table, decimals
 
-    images, columns = results.images, [Column("stage"), Column("k", PLAIN), Column("temperature", GENERAL)]
+    images, columns = results.images or {}, [Column("stage"), Column("k", PLAIN), Column("temperature", GENERAL)]
     by = f"{images['train']} training images" if cfg.DATASETS.TEST else "the others"
     shown = Table([*columns, Column("top-1", decimals(2)), Column("top-5", decimals(2))])
     for stage, settings in results.knn.items():

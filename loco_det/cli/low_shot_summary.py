@@ -41,7 +41,7 @@ def summarize(cfg: CfgNode, folders: dict[str, Path]) -> dict[str, Any]:
         "splits": list(folders),
     }
     for name, task in TASKS.items():
-        values = [result.get(task, {}).get("AP") for result in results]
+        values: list[Any] = [result.get(task, {}).get("AP") for result in results]
         whole = None not in values  # a mean over some of the splits would pass for one over all
         summary[name] = {
             "values": values,

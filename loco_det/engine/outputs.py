@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -110,7 +111,7 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
     """What was run: all results that the evaluation does not give; arguments as in :func:`finish`."""
     trained, iteration = state.get("trainer", {}), state["iteration"] + 1 if "iteration" in state else None
     weights = trained.get("weights", cfg.MODEL.WEIGHTS)
-    backbone = getattr(model.backbone, "bottom_up", model.backbone)
+    backbone: Any = getattr(model.backbone, "bottom_up", model.backbone)
     frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
     origin = _origin(weights)
     heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)

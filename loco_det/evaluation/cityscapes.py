@@ -43,7 +43,7 @@ class CityscapesEvaluator(CityscapesInstanceEvaluator):
 
     def reset(self) -> None:
         super().reset()
-        self._boxes = []  # (stem of the image, (N, 4) XYXY, (N,) scores, (N,) classes)
+        self._boxes: list[tuple] = []  # (stem of the image, (N, 4) XYXY, (N,) scores, (N,) classes)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         super().process(inputs, outputs)
@@ -82,7 +82,7 @@ def cityscapes_boxes(gt_dir: str, names: Sequence[str]) -> dict[str, list[tuple]
     from cityscapesscripts.helpers.labels import name2label
 
     classes = {name2label[name].id: index for index, name in enumerate(names)}
-    truth = {}
+    truth: dict[str, list[tuple]] = {}
     for path in sorted(glob.glob(os.path.join(gt_dir, "*", "*_gtFine_instanceIds.png"))):
         with Image.open(path, formats=["PNG"]) as image:
             ids = np.asarray(image)

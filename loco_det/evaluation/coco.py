@@ -231,6 +231,6 @@ def evaluate(
         params.imgIds = np.unique(official.params.imgIds if img_ids is None else img_ids).tolist()
     fast.evaluate()
     fast.accumulate()
-    official.eval = {**fast.eval, "params": official.params}
+    official.eval = {**(fast.eval or {}), "params": official.params}
     official.summarize()
     return official

@@ -72,7 +72,9 @@ def _compress(path: Path, width: int) -> tuple[bytes, str]:
     """(bytes, mime) of a picture at most ``width`` wide: JPEG, or the PNG as it is where that is smaller."""
     resized = Image.fromarray(read_image(path))
     if resized.width > width:
-        resized = resized.resize((width, max(1, round(resized.height * width / resized.width))), Image.LANCZOS)
+        resized = resized.resize(
+            (width, max(1, round(resized.height * width / resized.width))), Image.Resampling.LANCZOS
+        )
     buffer = io.BytesIO()
     resized.save(buffer, "JPEG", quality=85, subsampling=0)  # full chroma: thin coloured boxes stay sharp
     if path.stat().st_size < buffer.tell() and resized.width <= width:

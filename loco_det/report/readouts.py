@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.files.results import KnnResults, LinearResults, ReadoutResults
+from pretrain.files.results import KnnResults, LinearResults, ReadoutResults, Results
 from pretrain.files.tables import GENERAL, PLAIN, Column, Table, decimals
 
 from ..runs.folder import Run
@@ -28,8 +28,7 @@ def readout_table(runs: Sequence[Run]) -> Table:
     """
     table = Table(COLUMNS)
     for run in (run for run in runs if run.kind == "readout"):
-        figures = {"linear": _linear_rows, "knn": _knn_rows}[run.results.KIND](run.results) if run.results else []
-        table.rows += [{**_about(run), **cells} for cells in figures or [{}]]
+        table.rows += [{**_about(run), **cells} for cells in _figures(run.results) or [{}]]
     return table.without_empty(OPTIONAL)
 
 
@@ -41,7 +40,7 @@ def readouts_text(runs: Sequence[Run]) -> str:
 
 def _about(run: Run) -> dict[str, str | None]:
     """The cells that all rows of a run share."""
-    results = run.results or ReadoutResults()
+    results = run.results if isinstance(run.results, ReadoutResults) else ReadoutResults()
     weights, images = results.weights or {}, run.key("DATASETS.TEST") or run.key("DATASETS.TRAIN")
     alone = "" if run.key("DATASETS.TEST") or not images else " (leave-one-out)"
     return {
@@ -50,13 +49,19 @@ def _about(run: Run) -> dict[str, str | None]:
         "readout": KINDS[results.KIND] if run.results else None,
         "encoder": weights.get("arch"),
         "weights": _short(weights.get("path") or run.key("MODEL.WEIGHTS")),
-        "dataset": _short(images) + alone if images else None,
+        "dataset": f"{_short(images)}{alone}" if images else None,
     }
 
 
 def _short(path: Any) -> str | None:
     """The last two parts of a path: runs and data sets tend to lie in folders that tell what they are."""
     return "/".join(Path(str(path)).parts[-2:]) if path else None
+
+
+def _figures(results: Results | None) -> list[dict[str, Any]]:
+    if isinstance(results, LinearResults):
+        return _linear_rows(results)
+    return _knn_rows(results) if isinstance(results, KnnResults) else []
 
 
 def _linear_rows(results: LinearResults) -> list[dict[str, Any]]:

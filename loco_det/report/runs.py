@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pretrain.files.tables import DURATION, MEMORY, PLAIN, PROGRESS, Column, Progress, Table, several
 from pretrain.files.text import for_terminal, shortened
@@ -67,11 +68,11 @@ def detection_table(runs: Sequence[Run]) -> Table:
     pretrained = {run.folder.resolve(): run for run in runs if run.kind == "pretraining"}
     table = Table(COLUMNS)
     for run in (run for run in runs if run.kind == "detection"):
-        about = {"run": run.name, "state": run.state, **_network(run, pretrained)}
+        about: dict[str, Any] = {"run": run.name, "state": run.state, **_network(run, pretrained)}
         about |= {"iterations": _iterations(run), "time": run.seconds, "memory": run.detection.peak_memory}
         row = run.published if run.published and run.published.comparable else None
         for dataset, tasks in run.evaluations.items():
-            cells = {column: ap(tasks, *keys) for column, keys in APS.items()}
+            cells: dict[str, Any] = {column: ap(tasks, *keys) for column, keys in APS.items()}
             for name, task in TASKS:
                 figure = getattr(row, f"{name}_ap", None) or None
                 cells[f"published {name} AP"] = figure
@@ -123,7 +124,7 @@ def class_table(runs: Sequence[Run], dataset: str) -> Table:
     """A row for each class of a data set, with the AP (of masks, if there are any) of each run that was analysed."""
     runs = [run for run in runs if run.analysis.get("dataset") == dataset]
     table = Table([Column("class"), number("objects", PLAIN)])
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for run in runs:
         task, part = list(run.analysis["tasks"].items())[-1]
         key = str(run.folder)

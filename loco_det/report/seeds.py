@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +29,11 @@ def _columns() -> list[Column]:
 
 def _row(name: str, aps: dict[int, np.ndarray], published: Published | None = None, signed: bool = False) -> dict:
     """Mean ± sample standard deviation of ``aps``: seed -> an array with a value for each column of SHOWN."""
-    cells = {"run": name, "seeds": ", ".join(map(str, sorted(aps)))}
+    cells: dict[str, Any] = {"run": name, "seeds": ", ".join(map(str, sorted(aps)))}
     for column, values in zip(SHOWN, np.transpose(list(aps.values())), strict=True):
         known = np.isfinite(values).all()  # a mean over some of the seeds would pass for one over all
         mean = float(values.mean()) if known else None
-        cells[column] = MeanStd(mean, float(values.std(ddof=1)), signed) if known else None
+        cells[column] = None if mean is None else MeanStd(mean, float(values.std(ddof=1)), signed)
         figure = getattr(published, f"{column.split()[0]}_ap", None) or None
         if column.endswith(" AP"):
             cells |= {f"published {column}": figure, f"mean − published {column}": minus(mean, figure)}
@@ -47,10 +48,14 @@ def seeds_table(runs: Sequence[Run]) -> Table:
     two or more. Last comes frozen_loco − frozen_random, as differences seed by seed, because the two share what else
     the seed decides.
     """
-    groups, names, published = defaultdict(dict), {}, {}
+    groups: dict[tuple[str, str], dict[int, np.ndarray]] = defaultdict(dict)
+    names: dict[tuple[str, str], str] = {}
+    published: dict[tuple[str, str], Published | None] = {}
     for run in runs:
         match = SEED.fullmatch(run.folder.resolve().as_posix())
-        for dataset, tasks in run.evaluations.items() if match and run.results else ():
+        if not match or not run.results:
+            continue
+        for dataset, tasks in run.evaluations.items():
             key = (f"{match[1]}seed*{match[3]}", dataset)
             groups[key][int(match[2])] = np.array([finite(ap(tasks, *keys)) for keys in SHOWN.values()])
             names[key] = SEED.sub(r"\1seed*\3", run.name) + (f", {dataset}" if len(run.evaluations) > 1 else "")

@@ -25,7 +25,8 @@ def find_runs(roots: str | Path | Sequence[str | Path]) -> list[Run]:
         FileNotFoundError: if a folder is not there or holds no run, and there is no other run.
         ValueError: as :func:`read_run`, if there is no other run.
     """
-    runs, errors = {}, []  # by folder, in the order of insertion, each once
+    runs: dict[Path, Run] = {}  # in the order of insertion, each folder once
+    errors: list[Exception] = []
     for root in [roots] if isinstance(roots, str | Path) else roots:
         try:
             if not Path(root).is_dir():

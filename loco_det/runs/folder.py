@@ -76,7 +76,7 @@ class Run:
 
     def key(self, path: str, default: Any = None) -> Any:
         """Value of a key of the config such as "SOLVER.MAX_ITER", one of ``KEYS``."""
-        value = self.config
+        value: Any = self.config
         for part in path.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return default if value is None or fault(value, KEYS[path]) else value
@@ -93,7 +93,8 @@ class Run:
     @property
     def iterations(self) -> int | None:
         """Iterations trained; None if unknown."""
-        return self.detection.iteration or (self.series("data_time")[0] or [None])[-1]
+        logged = self.series("data_time")[0]
+        return self.detection.iteration or (logged[-1] if logged else None)
 
     @property
     def state(self) -> str:

@@ -26,7 +26,7 @@ def first_readable(paths: Sequence[str], index: int) -> tuple[np.ndarray, int, l
     Raises:
         OSError: if a hundred in a row, or all, cannot be read.
     """
-    unreadable = []
+    unreadable: list[str] = []
     while True:
         path = paths[index]
         try:

@@ -53,7 +53,7 @@ class LossPlot(EventWriter):
             logger.warning(f"losses.png is not drawn: {error}")
 
 
-def draw_losses(metrics_path: str | os.PathLike, out_path: str | os.PathLike, chance: float | None = None) -> bool:
+def draw_losses(metrics_path: str | os.PathLike, out_path: str | Path, chance: float | None = None) -> bool:
     """Draw the curves of a run. The file is complete or as it was; without losses or accuracies there is none.
 
     Args:

@@ -58,7 +58,7 @@ class Metrics:
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Iterations (counted from 1) and values of one metric, also those that are not finite."""
-        points = [(line["iteration"] + 1, line[name]) for line in self.lines if name in line]
+        points = [(int(line["iteration"]) + 1, line[name]) for line in self.lines if name in line]
         return [x for x, _ in points], [y for _, y in points]
 
     def matching(self, pattern: str) -> dict[str, np.ndarray]:
@@ -81,7 +81,8 @@ class Metrics:
 
 def _merged(file: Iterable[str]) -> list[dict[str, float]]:
     """The lines of a file by iteration, those of one iteration in one dict."""
-    merged, last = {}, -1
+    merged: dict[int, dict[str, float]] = {}
+    last = -1
     for line in file:
         try:
             entry = _numbers(json.loads(line))

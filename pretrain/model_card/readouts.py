@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..files.atomic import text_of
 from ..files.results import (
@@ -75,7 +76,7 @@ def read_readout(folder: str | Path, kind: str, sha256: str) -> Readout:
         content = KINDS[kind].read(path)
         readout = Readout(kind, name, _dataset(path.with_name("config.yaml")) or name, Table(_columns(kind)))
         measured = _origin(content).get("sha256")
-        {"linear": _linear, "knn": _knn, "detection": _detection}[kind](content, readout)
+        _FILL[type(content)](content, readout)
         if not readout.table:
             raise ValueError("no figures")
     except NewerVersionError:
@@ -102,7 +103,8 @@ def _dataset(config: Path) -> str | None:
 
 def _origin(content: Results) -> dict[str, str]:
     """What results tell of the checkpoint that was measured."""
-    return (content.weights_metadata or {}) if isinstance(content, DetectionResults) else content.weights
+    found = content.weights_metadata if isinstance(content, DetectionResults) else getattr(content, "weights", None)
+    return found or {}
 
 
 def _columns(kind: str) -> list[Column]:
@@ -118,7 +120,7 @@ def _columns(kind: str) -> list[Column]:
 
 
 def _linear(content: LinearResults, readout: Readout) -> None:
-    protocol = dict(content.protocol)
+    protocol = dict(content.protocol or {})
     chosen, rates = protocol.pop("chosen_on"), protocol.pop("base_lr")
     readout.flattered = chosen == "test"
     tried = ", ".join(f"{rate:g}" for rate in rates)
@@ -153,13 +155,13 @@ def _knn(content: KnnResults, readout: Readout) -> None:
             readout.figures.append((readout.dataset, figure, "accuracy", tops.top1))
 
 
-def _images(counts: dict[str, int]) -> str:
+def _images(counts: Any) -> str:
     held_out = f", {counts['held_out']:,} held out" if counts.get("held_out") else ""
     learned, tested = f"{counts['train']:,} images to learn from{held_out}", f"{counts['test']:,} to test"
     return f"{learned}, {tested}, {counts['classes']:,} classes."
 
 
-def _protocol(keys: dict) -> str:
+def _protocol(keys: Any) -> str:
     """A protocol in a sentence, without the machine's folders."""
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
     texts = {key: last_part(text) if "/" in text else text for key, text in texts.items() if text != "null"}
@@ -171,10 +173,18 @@ def _detection(content: DetectionResults, readout: Readout) -> None:
     if content.frozen is False:
         backbone = f"fine-tuned, FREEZE_AT {content.freeze_at}"
     for dataset, tasks in content.evaluations().items():
-        row = {"run": readout.run, "test set": dataset, "training": content.schedule, "backbone": backbone}
+        row: dict[str, Any] = {
+            "run": readout.run,
+            "test set": dataset,
+            "training": content.schedule,
+            "backbone": backbone,
+        }
         row |= {"norm of backbone": content.norm, "of heads": content.heads_norm}
         row |= {f"{name} {metric}": tasks.get(task, {}).get(metric) for name, task, metric in METRICS}
         readout.table.rows.append(row)
         for name, task in (("box", "bbox"), ("mask", "segm")):
             figure = f"{name} AP, Mask R-CNN, backbone {backbone or 'not known'} ({readout.run})"
             readout.figures.append((dataset, figure, "mean_average_precision", tasks.get(task, {}).get("AP")))
+
+
+_FILL: dict[type, Any] = {LinearResults: _linear, KnnResults: _knn, DetectionResults: _detection}

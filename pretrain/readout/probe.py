@@ -220,7 +220,7 @@ class LinearProbe(TrainerBase):
         held_out = self.tops.get("held_out")
         results = LinearResults(
             protocol=protocol(self.cfg, held_out),
-            weights=self.weights,
+            weights=dict(self.weights),
             images=self.stream.counts,
             seconds=round(self.stopwatch.state_dict()["seconds"], 1),
             linear=linear_stages(self.cfg, self.tops["test"], held_out),

@@ -90,7 +90,7 @@ def protocol(cfg: CfgNode, held_out: dict | None) -> dict[str, Any]:
 
 def table(results: LinearResults) -> str:
     """Lines of text: the accuracies of each stage, and how the learning rates were chosen."""
-    where = results.protocol["chosen_on"]
+    where = (results.protocol or {})["chosen_on"]
     columns = [
         Column("stage"), Column("top-1", decimals(2)), Column("top-5", decimals(2)), Column("learning rate", GENERAL)
     ]  # fmt: skip
@@ -107,7 +107,7 @@ def table(results: LinearResults) -> str:
 
 def at_the_edge(results: LinearResults) -> list[str]:
     """Stages whose best learning rate is the least or the largest of several: a better one may lie beyond."""
-    rates = results.protocol["base_lr"]
+    rates = (results.protocol or {})["base_lr"]
     return [name for name, row in results.linear.items() if len(rates) > 2 and row.lr in (min(rates), max(rates))]
 
 

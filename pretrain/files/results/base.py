@@ -104,7 +104,7 @@ def checked_json(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise damaged(path, "content")
     version = content.get("version")
-    if _is_version(version) and version > VERSION:
+    if isinstance(version, int) and _is_version(version) and version > VERSION:
         raise NewerVersionError(
             f"{path} has version {version} of results.json, this loco-det reads up to {VERSION}: use the one that "
             "wrote it, or a later one"

@@ -30,7 +30,8 @@ class Published:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Published":
-        return cls(**{key: content.get(key) for key in _PUBLISHED})
+        values: dict[str, Any] = {key: content.get(key) for key in _PUBLISHED}
+        return cls(**values)
 
     @property
     def comparable(self) -> bool:
@@ -100,7 +101,7 @@ class DetectionResults(Results):
         Args:
             dataset: name of the only test set if the file does not say it.
         """
-        found = self.results or {}
+        found: Any = self.results or {}
         if any("bbox" in value or "segm" in value for value in found.values()):
             return found
         return {str(self.dataset or dataset or "–"): found}

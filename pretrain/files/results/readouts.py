@@ -80,7 +80,7 @@ class ReadoutResults(Results):
         {"path": maybe(path), "sha256": maybe(text), "arch": maybe(text)},
         "the checkpoint: `path`, `sha256`, `arch`, and what it was taken for",
     )
-    images: dict[str, int | None] | None = known(
+    images: dict[str, Any] | None = known(
         {ANY: maybe(whole)}, "numbers of images, `train`, `held_out` and `test`, and of `classes`"
     )
     seconds: float | None = known(number, "that it took, over all parts of a resumed run")
@@ -105,7 +105,7 @@ class LinearResults(ReadoutResults):
     KIND: ClassVar[str] = "linear"
     FIGURES: ClassVar[str] = "linear"
 
-    linear: dict[str, LinearStage] | None = known(
+    linear: dict[str, LinearStage] = known(
         {ANY: _LINEAR},
         "stage -> `top1`, `top5` (above 5 classes), `lr` (of 256 images), `held_out_top1`, and `sweep`: learning rate "
         "-> `top1`, `held_out_top1`; percent, null where a classifier has diverged",
@@ -123,7 +123,7 @@ class KnnResults(ReadoutResults):
     KIND: ClassVar[str] = "knn"
     FIGURES: ClassVar[str] = "knn"
 
-    knn: dict[str, dict[KnnKey, Accuracies]] | None = known(
+    knn: dict[str, dict[KnnKey, Accuracies]] = known(
         {ANY: {_KEY: _ACCURACIES}},
         "stage -> setting such as `k200_t0.07` (neighbours, temperature) -> `top1`, `top5` (above 5 classes); percent",
         load=_knn,
