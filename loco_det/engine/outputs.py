@@ -141,7 +141,7 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
         heads_norm=", ".join(dict.fromkeys(part.NORM or "none" for part in heads)),
         weights=weights,
         **origin,
-        published=published and Published.from_json(published),
+        published=Published.from_json(published) if published else None,
         **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
     )
 

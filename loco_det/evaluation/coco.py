@@ -45,22 +45,22 @@ class ReducedCOCOEvaluator(COCOEvaluator):
 
     def __init__(
         self,
-        dataset_name,
-        tasks=None,
-        distributed=True,
-        output_dir=None,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
         *,
-        max_dets_per_image=None,
-        use_fast_impl=False,
-        kpt_oks_sigmas=(),
-        allow_cached_coco=True,
-    ):
+        max_dets_per_image: int | None = None,
+        use_fast_impl: bool = False,
+        kpt_oks_sigmas: Sequence[float] = (),
+        allow_cached_coco: bool = True,
+    ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         if not metadata.get("json_file"):  # a data set that is no file: Detectron2 writes one
             options = {"max_dets_per_image": max_dets_per_image, "kpt_oks_sigmas": kpt_oks_sigmas}
             options |= {"use_fast_impl": False, "allow_cached_coco": allow_cached_coco}
             super().__init__(dataset_name, tasks, distributed, output_dir, **options)
-            self._coco_api = as_coco(evaluated(self._coco_api.dataset, KEYPOINTS))
+            self._coco_api: COCO = as_coco(evaluated(self._coco_api.dataset, KEYPOINTS))
             return
         # Detectron2's __init__ but for its reading of the file
         self._logger = logging.getLogger(COCOEvaluator.__module__)
@@ -79,11 +79,11 @@ class ReferenceCOCOEvaluator(ReducedCOCOEvaluator):
     Detectron2 has NaN for every metric then, and none for masks. NaN stays for sizes and classes without objects.
     """
 
-    def reset(self):
+    def reset(self) -> None:
         super().reset()
         self._masks = False  # whether the detector predicts masks, which empty results in COCO's format do not tell
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         super().process(inputs, outputs)
         self._masks |= any(o["instances"].has("pred_masks") for o in outputs if "instances" in o)
 

@@ -1,21 +1,18 @@
 """What pretraining and linear readout have around their steps: learning rate, writers, checkpoints, SIGTERM."""
 
-import functools
-import logging
 import os
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
+from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
 from torch.optim import Optimizer
 
 from ..processes.sigterm_hook import StopOnSigterm
-from .writers import MetricsWriter, TensorboardWriter
-
-logger = logging.getLogger(__name__)
+from .optim import WeightsLRScheduler
+from .writers import MetricsWriter, TensorboardWriter, TerminalWriter
 
 
 def hooks_of_every_loop(
@@ -37,7 +34,8 @@ def hooks_of_every_loop(
     Returns:
         tuple: the hooks, and the writers of metrics.json and TensorBoard, none in other processes than the first.
     """
-    chosen, writers = [hooks.IterationTimer(), WeightsLRScheduler(optimizer, scheduler)], []
+    chosen: list[HookBase] = [hooks.IterationTimer(), WeightsLRScheduler(optimizer, scheduler)]
+    writers: list[EventWriter] = []
     if comm.is_main_process():
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         writers = [MetricsWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json")), TensorboardWriter(cfg.OUTPUT_DIR)]
@@ -47,32 +45,3 @@ def hooks_of_every_loop(
     if comm.is_main_process():
         chosen.append(hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
     return chosen, writers
-
-
-class WeightsLRScheduler(hooks.LRScheduler):
-    """Logs the learning rate of the weights; Detectron2 would take the group of most tensors, BN and biases."""
-
-    def before_train(self):
-        super().before_train()
-        self._best_param_group_id = 0
-
-
-class TerminalWriter(EventWriter):
-    """One line: ETA, iteration, losses, learning rate, images a second."""
-
-    def __init__(self, max_iter):
-        self._eta = functools.partial(CommonMetricPrinter._get_eta, CommonMetricPrinter(max_iter))
-        self.max_iter, self.written = max_iter, None
-
-    def write(self):
-        storage = get_event_storage()
-        if storage.iter == self.written or storage.latest().get("lr", (0, -1))[1] != storage.iter:
-            return  # it is reported already, or the step came to nothing
-        self.written = storage.iter
-        smooth = {name: history.median(20) for name, history in storage.histories().items()}
-        losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)
-        logger.info(
-            f"eta: {self._eta(storage) or 'unknown'}  iter: {storage.iter + 1}/{self.max_iter}  {losses}  "
-            f"lr: {storage.history('lr').latest():.5g}  {smooth['images_per_second']:.1f} images/s  "
-            f"data_time: {smooth['data_time']:.3f}"
-        )

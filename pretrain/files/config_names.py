@@ -46,7 +46,7 @@ RENAMED = {
 }
 
 
-def name_of_today(path):
+def name_of_today(path: str | os.PathLike[str]) -> str | None:
     """What a config is called today whose name was another one.
 
     Args:
@@ -65,7 +65,7 @@ def name_of_today(path):
     return None
 
 
-def moved_to(path):
+def moved_to(path: str | os.PathLike[str]) -> str | None:
     """Where a config is today that is no longer at this path: the file in the same ``configs/``.
 
     Args:

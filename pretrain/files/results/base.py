@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -16,7 +17,7 @@ class NewerVersionError(ValueError):
     """A results.json was written by a later version of loco-det."""
 
 
-def known(schema: Any, doc: str, load=None, default: Any = None) -> Any:
+def known(schema: Any, doc: str, load: Callable[[Any], Any] | None = None, default: Any = None) -> Any:
     """A field of a dataclass that is a key of results.json, null where its value is not known.
 
     Args:
