@@ -34,6 +34,9 @@ setup(
         "pillow>=9.5",
         "pyyaml>=6",
         "matplotlib>=3.8",
+        "jinja2>=3.1,<4",  # the report's page
+        "markupsafe>=2.1",
+        "tabulate>=0.9,<1",  # tables as text
         "tqdm>=4.66",
         "timm>=1.0",  # its LARS optimiser
         "tensorboard>=2.15",

@@ -22,7 +22,8 @@ from loco_det.demo_scenes.writing import make_demo_data
 from loco_det.engine.trainer import Trainer
 from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
-from pretrain.engine.checkpoint import FORMAT, AtomicCheckpointer
+from pretrain.engine.checkpoint import AtomicCheckpointer
+from pretrain.files.checkpoints import FORMAT
 from pretrain.learning.build import build_learner
 
 KINDS = ("pickle", "yaml", "encoder", "unsafe", "paths", "markup")  # unsafe: a config that switches protection off

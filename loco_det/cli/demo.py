@@ -123,7 +123,8 @@ def show_progress(lines: Iterable[str]) -> list[str]:
 def report(out: Path) -> None:
     """Write the page about all runs beneath a folder, and print its tables."""
     from ..report.page import write_report
-    from ..report.runs import seeds_text, table_text
+    from ..report.runs import table_text
+    from ..report.seeds import seeds_text
     from ..runs.find import find_runs
 
     runs = find_runs(out)

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common.arguments import argument_parser
 from .common.errors import one_line_errors, stopped_by_sigterm
@@ -17,6 +17,7 @@ from .common.errors import one_line_errors, stopped_by_sigterm
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
+    from pretrain.files.results import KnnResults
     from pretrain.readout.labelled import Labelled
 
     from ..convert import Readable
@@ -56,7 +57,6 @@ def run(args: argparse.Namespace) -> None:
     """
     from detectron2.utils import comm
 
-    from pretrain.files.atomic import write_json
     from pretrain.files.checkpoints import write_config
     from pretrain.readout.knn import warn_of_k
     from pretrain.readout.labelled import labelled_splits, warn_of_images
@@ -80,15 +80,15 @@ def run(args: argparse.Namespace) -> None:
             warn_of_k(cfg.KNN.K, len(train.paths) - (test is None))
     with stopped_by_sigterm("there is no result; the same command starts anew"):
         results = evaluate(cfg, readable, train, test)
-    if comm.is_main_process():
+    if results:
         logger.info(table(results, cfg))
-        protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
-        results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
-        write_json(path, results)
+        results.protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
+        results.seconds = round(time.perf_counter() - start, 1)
+        results.write(path)
 
 
-def evaluate(cfg: CfgNode, readable: Readable, train: Labelled, test: Labelled | None) -> dict[str, Any]:
-    """The parts of results.json: "weights", "images" and "knn"; nothing in other processes than the first.
+def evaluate(cfg: CfgNode, readable: Readable, train: Labelled, test: Labelled | None) -> KnnResults | None:
+    """The results with "weights", "images" and "knn"; None in other processes than the first.
 
     Args:
         cfg: the readout's config.
@@ -98,6 +98,7 @@ def evaluate(cfg: CfgNode, readable: Readable, train: Labelled, test: Labelled |
     import torch
     from detectron2.utils import comm
 
+    from pretrain.files.results import Accuracies, KnnKey, KnnResults
     from pretrain.readout.features import cached_features
     from pretrain.readout.knn import knn_of_features
 
@@ -108,17 +109,17 @@ def evaluate(cfg: CfgNode, readable: Readable, train: Labelled, test: Labelled |
     splits = [split for split in (train, test) if split]
     features = cached_features(encoder, [split.paths for split in splits], cfg, weights)
     if not comm.is_main_process():
-        return {}
+        return None
     labels = [torch.tensor(split.labels)[known] for split, (_, known) in zip(splits, features, strict=True)]
     bank, queries = features[0][0], features[1][0] if test else None
     images = {"train": len(labels[0]), "test": len(labels[-1]), "classes": len(train.class_names)}
-    knn: dict[str, dict[str, Any]] = {name: {} for name in bank}
+    knn: dict[str, dict[KnnKey, Accuracies]] = {name: {} for name in bank}
     for k, temperature in itertools.product(voting(cfg, images), cfg.KNN.TEMPERATURE):
         options = images["classes"], k, temperature, cfg.MODEL.DEVICE
         for name, tops in knn_of_features(bank, labels[0], queries, labels[-1], *options).items():
             finite = {which: value if math.isfinite(value) else None for which, value in tops.items()}
-            knn[name][setting_name(k, temperature)] = finite
-    return {"weights": weights, "images": images, "knn": knn}
+            knn[name][KnnKey(k, temperature)] = Accuracies(**finite)
+    return KnnResults(weights=weights, images=images, knn=knn)
 
 
 def voting(cfg: CfgNode, images: dict[str, int]) -> list[int]:
@@ -127,20 +128,15 @@ def voting(cfg: CfgNode, images: dict[str, int]) -> list[int]:
     return list(dict.fromkeys(min(k, neighbours) for k in cfg.KNN.K))
 
 
-def setting_name(k: int, temperature: float) -> str:
-    """Neighbours and temperature as in results.json: k200_t0.07."""
-    return f"k{k}_t{temperature:g}"
-
-
-def table(results: dict[str, Any], cfg: CfgNode) -> str:
+def table(results: KnnResults, cfg: CfgNode) -> str:
     """Lines of text: the accuracies of each stage with every K and TEMPERATURE."""
-    images, stages = results["images"], results["knn"]
+    from pretrain.files.tables import GENERAL, PLAIN, Column, Table, decimals
+
+    images, columns = results.images or {}, [Column("stage"), Column("k", PLAIN), Column("temperature", GENERAL)]
     by = f"{images['train']} training images" if cfg.DATASETS.TEST else "the others"
-    lines = [f"kNN accuracy (%) of {images['test']} images of {images['classes']} classes by {by}:"]
-    width = max(map(len, ["stage", *stages]))
-    lines += [f"{'stage':{width}}  {'K':>5}  {'T':>6}   top-1   top-5"]
-    for name, k, temperature in itertools.product(stages, voting(cfg, images), cfg.KNN.TEMPERATURE):
-        tops = stages[name][setting_name(k, temperature)]
-        figures = ["     -" if tops.get(which) is None else f"{tops[which]:6.2f}" for which in ("top1", "top5")]
-        lines.append(f"{name:{width}}  {k:5}  {temperature:6g}  {'  '.join(figures)}")
-    return "\n".join(lines)
+    shown = Table([*columns, Column("top-1", decimals(2)), Column("top-5", decimals(2))])
+    for stage, settings in results.knn.items():
+        for key, tops in settings.items():
+            shown.rows.append({"stage": stage, **key._asdict(), "top-1": tops.top1, "top-5": tops.top5})
+    title = f"kNN accuracy (%) of {images['test']} images of {images['classes']} classes by {by}:"
+    return f"{title}\n{shown.terminal()}"

@@ -28,9 +28,9 @@ def summarize(cfg: CfgNode, folders: dict[str, Path]) -> dict[str, Any]:
         only without differences.
     """
     runs = [read_run(folder) for folder in folders.values()]
-    if other := [run.folder for run in runs if run.results.get("results") is None]:
+    if other := [run.folder for run in runs if run.detection.results is None]:
         raise ValueError(f"{other[0]} has no results of a detector: evaluate that split again")
-    results = [run.results["results"] for run in runs]
+    results = [run.detection.results or {} for run in runs]
     row = cfg.PUBLISHED.ROW or None
     different = differences(row, runs) if row else []
     summary = {
@@ -41,7 +41,7 @@ def summarize(cfg: CfgNode, folders: dict[str, Path]) -> dict[str, Any]:
         "splits": list(folders),
     }
     for name, task in TASKS.items():
-        values = [result.get(task, {}).get("AP") for result in results]
+        values: list[Any] = [result.get(task, {}).get("AP") for result in results]
         whole = None not in values  # a mean over some of the splits would pass for one over all
         summary[name] = {
             "values": values,
@@ -54,8 +54,8 @@ def summarize(cfg: CfgNode, folders: dict[str, Path]) -> dict[str, Any]:
 
 def differences(row: str, runs: list[Run]) -> list[str]:
     """In what the splits differ from a published row, which is a mean over all of them."""
-    unknown = {"differences": ["row (its results.json names none)"]}
-    found = [text for run in runs for text in (run.published or unknown)["differences"]]
+    unknown = ["row (its results.json names none)"]
+    found = [text for run in runs for text in (run.published.differences or [] if run.published else unknown)]
     if len(runs) != len(SEEDS):
         found.append(f"splits ({len(runs)}, the row has {len(SEEDS)})")
     return list(dict.fromkeys(found))
@@ -69,5 +69,5 @@ def text(summary: dict[str, Any]) -> str:
         source = "" if published == "-" else f"   published: {published} ({summary['row']})"
         lines.append(f"  {name.replace('_ap', ' AP'):8}{mean:>5} ± {std}{source}")
     if summary["differences"]:
-        lines.append(f"  {published_sentence(summary)}")
+        lines.append(f"  {published_sentence(summary['row'], summary['differences'])}")
     return "\n".join(map(for_terminal, lines))

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     """
     from ..report.page import write_report
     from ..report.readouts import readouts_text
-    from ..report.runs import pretraining_text, seeds_text, table_text
+    from ..report.runs import pretraining_text, table_text
+    from ..report.seeds import seeds_text
     from ..runs.find import find_runs
 
     runs = find_runs(args.runs)

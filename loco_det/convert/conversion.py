@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -68,7 +69,7 @@ class Conversion:
 
 
 def convert(
-    checkpoint: str | os.PathLike, output: str | os.PathLike, base: str | os.PathLike | None = None, **options
+    checkpoint: str | os.PathLike, output: str | os.PathLike, base: str | os.PathLike | None = None, **options: Any
 ) -> Conversion:
     """Convert a checkpoint to Detectron2's format; verified from the written file before it gets its name.
 
@@ -138,7 +139,7 @@ def _summary(output, config_file, config, source, entries):
     return Conversion(str(output), config_file, config, source, entries, 0, source.sha256, date, {})
 
 
-def check(checkpoint: str | os.PathLike, **options) -> Conversion:
+def check(checkpoint: str | os.PathLike, **options: Any) -> Conversion:
     """Do everything that :func:`convert` does, in a folder of its own that is removed; returns and raises the same."""
     with tempfile.TemporaryDirectory() as folder:
         result = convert(checkpoint, Path(folder) / "checked.pkl", **options)
@@ -146,7 +147,7 @@ def check(checkpoint: str | os.PathLike, **options) -> Conversion:
     return replace(result, output=None, config_file=None)
 
 
-def convert_back(checkpoint: str | os.PathLike, output: str | os.PathLike, **options) -> Conversion:
+def convert_back(checkpoint: str | os.PathLike, output: str | os.PathLike, **options: Any) -> Conversion:
     """Turn the backbone of a Detectron2 checkpoint into a state dict, verified from the written file.
 
     Args:

@@ -20,7 +20,7 @@ from pretrain.files.checkpoints import checkpoint_names, newest_readable
 from pretrain.files.image_folders import list_images
 from pretrain.files.images import UNREADABLE, read_image
 from pretrain.files.metrics import end_last_line
-from pretrain.files.results import read_results
+from pretrain.files.results import DetectionResults
 from pretrain.files.schema import fault, text, whole
 from pretrain.files.text import for_file_name, for_terminal
 
@@ -236,8 +236,8 @@ def run_classes(cfg: CfgNode, run: str | Path) -> tuple[list[str], list[int]]:
         ValueError: if results.json or the annotations are damaged, or have another number of classes.
     """
     count, stored = cfg.MODEL.ROI_HEADS.NUM_CLASSES, Path(run, "results.json")
-    content = read_results(stored) if stored.is_file() else {}
-    names, ids = content.get("thing_classes"), content.get("category_ids")
+    content = DetectionResults.read(stored) if stored.is_file() else DetectionResults()
+    names, ids = content.thing_classes, content.category_ids
     custom = cfg.DATASETS.CUSTOM.TRAIN_JSON or cfg.DATASETS.CUSTOM.TEST_JSON
     if names is None and custom and Path(custom).is_file():
         names, ids = _categories(custom)

@@ -14,6 +14,7 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
+from torch import nn
 from torch.utils.data import DataLoader
 
 from pretrain.engine.estimate import TimeEstimate, times_due
@@ -117,16 +118,13 @@ class Trainer(DefaultTrainer):
         return start_workers(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
     @classmethod
-    def build_model(cls, cfg):
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
         try:
-            model = super().build_model(cfg)
+            model = super().build_model(without_sync(cfg) if cfg.MODEL.DEVICE == "cpu" else cfg)
         except KeyError as error:  # of a registry, with a table of all that is in it
             raise ValueError(f"the config names what is not there: {str(error.args[0]).splitlines()[0]}") from None
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)  # the faster layout for convolutions there
-            for module in model.modules():  # under torchrun torch's SyncBN refuses the CPU, also in its only process
-                if isinstance(module, torch.nn.SyncBatchNorm):
-                    module.__class__ = torch.nn.BatchNorm2d
         if cfg.MODEL.FAST_FROZEN.ENABLED:
             speed_up(getattr(model.backbone, "bottom_up", model.backbone), cfg.MODEL.FAST_FROZEN.COMPILE)
         return model
@@ -233,3 +231,28 @@ class Trainer(DefaultTrainer):
             model, problems = self.checkpointer.model, [*done.problems, *problems]
             finish(self.cfg, model, done.results, state, done.seconds, problems)
         return done.results
+
+
+def without_sync(cfg: CfgNode) -> CfgNode:
+    """The config of the same network with BN in place of SyncBN, which torch refuses on the CPU, also in one process.
+
+    Args:
+        cfg: of a detector; not changed.
+
+    Returns:
+        CfgNode: with every NORM that is SyncBN set to BN: both have the same parameters, and normalise alike in one
+        process.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    _replace_norms(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _replace_norms(node: CfgNode) -> None:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            _replace_norms(value)
+        elif key == "NORM" and value == "SyncBN":
+            node[key] = "BN"

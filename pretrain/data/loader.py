@@ -13,6 +13,31 @@ from ..processes.lifetime import start_worker
 from .augment import SimCLRView, View
 
 
+def first_readable(paths: Sequence[str], index: int) -> tuple[np.ndarray, int, list[str]]:
+    """An image; in place of one that cannot be read, the next one that can.
+
+    Args:
+        paths: of images.
+        index: which one.
+
+    Returns:
+        tuple: (H, W, 3) uint8 RGB, its own index, and the files before it that could not be read.
+
+    Raises:
+        OSError: if a hundred in a row, or all, cannot be read.
+    """
+    unreadable: list[str] = []
+    while True:
+        path = paths[index]
+        try:
+            return read_image(path), index, unreadable
+        except UNREADABLE as error:
+            unreadable.append(path)
+            if len(unreadable) >= min(100, len(paths)):
+                raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
+            index = (index + 1) % len(paths)
+
+
 class TwoViews(Dataset):
     """Images as pairs of views, indexed by (position in the stream, image).
 
@@ -37,17 +62,7 @@ class TwoViews(Dataset):
             OSError: if a hundred images in a row, or all of them, cannot be read.
         """
         position, index = key
-        unreadable: list[str] = []
-        while True:
-            path = self.images[index]
-            try:
-                image = read_image(path)
-                break
-            except UNREADABLE as error:
-                unreadable.append(path)
-                if len(unreadable) >= min(100, len(self.images)):
-                    raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
-                index = (index + 1) % len(self.images)
+        image, _, unreadable = first_readable(self.images, index)
         rng = np.random.default_rng([self.seed, position])
         return np.stack([self.view(image, rng, which) for which in range(2)]), unreadable
 

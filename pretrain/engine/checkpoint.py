@@ -12,9 +12,15 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from ..files.atomic import write_whole
-from ..files.checkpoints import checkpoint_names, differing_keys, newest_of_all, refuse_other_config, saved_config
+from ..files.checkpoints import (
+    FORMAT,
+    checkpoint_names,
+    differing_keys,
+    newest_of_all,
+    refuse_other_config,
+    saved_config,
+)
 
-FORMAT = "loco-det pretraining"  # by which the converter recognises our files
 # Keys that may change when a run is resumed, because no weight depends on them
 FREE = {
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.RECOMPUTE", "DATALOADER.NUM_WORKERS", "DATASETS.TRAIN",

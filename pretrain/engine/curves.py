@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ..files.atomic import write_whole
 from ..files.figures import quiet_fonts
-from ..files.metrics import read_metrics, series
+from ..files.metrics import Metrics
 from ..files.text import for_figure
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class LossPlot(EventWriter):
             logger.warning(f"losses.png is not drawn: {error}")
 
 
-def draw_losses(metrics_path: str | Path, out_path: str | Path, chance: float | None = None) -> bool:
-    """Draw the curves of a run.
+def draw_losses(metrics_path: str | os.PathLike, out_path: str | Path, chance: float | None = None) -> bool:
+    """Draw the curves of a run. The file is complete or as it was; without losses or accuracies there is none.
 
     Args:
         metrics_path: metrics.json, as Detectron2's JSONWriter writes it.
@@ -68,8 +68,8 @@ def draw_losses(metrics_path: str | Path, out_path: str | Path, chance: float | 
     Raises:
         OSError: if the picture cannot be written.
     """
-    metrics = read_metrics(metrics_path)
-    losses, accuracies = series(metrics, r"loss_(.+)"), series(metrics, r"knn/(.+)-top1")
+    metrics = Metrics.read(metrics_path)
+    losses, accuracies = metrics.matching(r"loss_(.+)"), metrics.matching(r"knn/(.+)-top1")
     if not losses and not accuracies:
         return False
     stages = sorted({**losses, **accuracies}, key=_upwards)
@@ -77,7 +77,7 @@ def draw_losses(metrics_path: str | Path, out_path: str | Path, chance: float | 
     panels = [  # curves, label of the y axis, height, form of the last value
         (losses, "loss of each unit" + (" (nats)" if chance else ""), 3, "{} {:#.3g}"),
         (accuracies, "kNN top-1 (%)", 2, "{} {:.1f}"),
-        (series(metrics, r"(lr)"), "learning rate", 1, ""),
+        (metrics.matching(r"(lr)"), "learning rate", 1, ""),
     ]
     panels = [panel for panel in panels if panel[0]]
     heights = [height for _, _, height, _ in panels]

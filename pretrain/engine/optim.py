@@ -1,5 +1,7 @@
 """Parameter groups, optimiser and schedule of the SimCLR family."""
 
+from typing import Any
+
 import torch
 from detectron2.engine import hooks
 from detectron2.solver import LRMultiplier
@@ -11,6 +13,22 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 from torch import nn
+
+
+def lars(weights: list[dict], rest: list[dict], **options: Any) -> torch.optim.Optimizer:
+    """LARS of the SimCLR family: trust coefficient 0.001, neither weight decay nor adaptation of BN and biases.
+
+    Its momentum leaves the learning rate outside the buffer, as torch's SGD; SimCLR's code has it inside.
+
+    Args:
+        weights: groups of parameters whose learning rate is adapted, even where their decay is 0.
+        rest: groups of BN's parameters and of biases.
+        options: of all groups that do not have their own: "lr", "momentum", "nesterov".
+    """
+    from timm.optim import Lars  # here, because importing timm takes seconds
+
+    adapted = [{**group, "always_adapt": True} for group in weights]  # timm's would skip those without decay
+    return Lars([*adapted, *({**group, "weight_decay": 0.0} for group in rest)], trust_coeff=0.001, **options)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -33,12 +51,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     lr = cfg.BASE_LR * cfg.IMS_PER_BATCH / 256
     groups[1]["lr"] = lr * cfg.BIAS_LR_FACTOR
     if cfg.OPTIMIZER == "LARS":
-        from timm.optim import Lars  # here, because importing timm takes seconds
-
-        # Weights are adapted also if their decay is 0, where timm's LARS would skip them. In its momentum, as in
-        # torch's, the learning rate is outside the buffer; in SimCLR's code it is inside.
-        groups[0]["always_adapt"] = True
-        return Lars(groups, lr=lr, momentum=cfg.MOMENTUM, trust_coeff=0.001)
+        return lars(groups[:1], groups[1:], lr=lr, momentum=cfg.MOMENTUM)
     if cfg.OPTIMIZER == "SGD":
         return torch.optim.SGD(groups, lr=lr, momentum=cfg.MOMENTUM)
     if cfg.OPTIMIZER == "AdamW":

@@ -13,7 +13,7 @@ import torch
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.events import get_event_storage
 from fvcore.common.config import CfgNode
 
 from ..data.augment import SimCLRView, save_views
@@ -30,9 +30,9 @@ from .curves import LossPlot
 from .divergence import refuse_divergence
 from .estimate import TimeEstimate, times_due, warning_of_size
 from .evaluation import EncoderEvaluator, Evaluation
-from .optim import WeightsLRScheduler, build_optimizer, build_scheduler
+from .loop import hooks_of_every_loop
+from .optim import build_optimizer, build_scheduler
 from .precision import with_precision
-from .writers import MetricsWriter, TensorboardWriter, TerminalWriter
 
 logger = logging.getLogger(__name__)
 # Measured with LoCo and a ResNet-50 at 224 pixels, in float32 (2 cores of an AMD EPYC)
@@ -113,18 +113,11 @@ class Trainer(TrainerBase):
         self.register_hooks(self._build_hooks())
 
     def _build_hooks(self) -> list[HookBase]:
-        solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
-        chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
-        writers: list[EventWriter] = []
+        solver = self.cfg.SOLVER
         extras: list[tuple[str, float]] = []
-        if comm.is_main_process():
-            os.makedirs(out, exist_ok=True)
-            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
-            # Before any checkpoint: a run that is resumed from it must not lack the line
-            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
-        chosen.append(self.stop)  # before hooks that take long: after SIGTERM only seconds may be left
-        if comm.is_main_process():
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+        chosen, writers = hooks_of_every_loop(
+            self.cfg, self.optimizer, self.scheduler, self.checkpointer, self.stop, self.max_iter
+        )
         if self.evaluator:
             period = max(1, round(self.evaluator.period * (len(self.images) // solver.IMS_PER_BATCH)))
             chosen.append(Evaluation(period, self._evaluate, writers, self.stop))

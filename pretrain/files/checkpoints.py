@@ -15,6 +15,7 @@ from .safe_load import read_own
 from .yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
+FORMAT = "loco-det pretraining"  # what checkpoints of tools/pretrain.py say they are, as "format"
 
 Check: TypeAlias = Callable[[dict[str, Any]], object]
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..engine.curves import COLORS, GREY, STYLE, _label_ends, _plot, _save, _upwards
-from ..files.metrics import read_metrics, series
+from ..files.metrics import Metrics
 from ..files.text import for_figure
 from .results import choose, rate_name
 
@@ -52,8 +52,8 @@ def draw_probe(metrics_path: str | Path, out_path: str | Path, rates: Sequence[f
     Raises:
         OSError: if the picture cannot be written.
     """
-    metrics = read_metrics(metrics_path)
-    tested = [entry for entry in metrics if any(key.startswith("test/") for key in entry)]
+    metrics = Metrics.read(metrics_path)
+    tested = [entry for entry in metrics.lines if any(key.startswith("test/") for key in entry)]
     if not tested:
         return False
     suffix = f"-lr{rate_name(rates[0])}-top1"
@@ -77,7 +77,7 @@ def draw_probe(metrics_path: str | Path, out_path: str | Path, rates: Sequence[f
             (loss, r"train/(.+)", "{} {:#.3g}", "training loss (nats)"),
             (accuracy, r"test/(.+)-top1", "{} {:.1f}", "test top-1 (%)"),
         ):
-            curves = series(metrics, pattern)
+            curves = metrics.matching(pattern)
             drawn = {s: curves[ends[s]] for s in ends if ends[s] in curves}
             texts = [(_plot(axes, x, y, colors[s], _dashes(s)), s, colors[s]) for s, (x, y) in drawn.items()]
             if texts:

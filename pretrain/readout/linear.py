@@ -15,6 +15,8 @@ from fvcore.common.config import CfgNode
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 from torch import nn
 
+from ..engine.optim import lars
+
 ROWS = 1024  # number of images that are classified at a time
 
 
@@ -163,11 +165,7 @@ def build_optimizer(cfg: CfgNode, classifiers: LinearClassifiers) -> torch.optim
         offsets.append({**group, "params": [head.bias for head in heads]})
     options = {"lr": weights[0]["lr"], "momentum": cfg.MOMENTUM, "nesterov": cfg.NESTEROV}
     if cfg.OPTIMIZER == "LARS":
-        from timm.optim import Lars  # here, because importing timm takes seconds
-
-        # adaptation where the decay is 0, which timm's would skip; as in pretrain/engine/optim.py
-        weights = [{**group, "always_adapt": True} for group in weights]
-        return Lars(weights + [{**group, "weight_decay": 0.0} for group in offsets], trust_coeff=0.001, **options)
+        return lars(weights, offsets, **options)
     return torch.optim.SGD(weights + offsets, **options)
 
 

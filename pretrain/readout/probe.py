@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.events import get_event_storage
 from fvcore.common.config import CfgNode
 
 from ..engine.estimate import TimeEstimate, times_due, warning_of_size
 from ..engine.evaluation import Evaluation
-from ..engine.optim import WeightsLRScheduler
-from ..engine.writers import MetricsWriter, TensorboardWriter, TerminalWriter
-from ..files.atomic import write_json
+from ..engine.loop import hooks_of_every_loop
+from ..files.results import LinearResults
 from ..processes.distributed import GradientReducer, worst_of_processes
 from ..processes.signals import Terminated
 from ..processes.sigterm import stop_at_once
@@ -27,7 +26,7 @@ from .checkpoint import ProbeCheckpointer, Stopwatch
 from .curves import ProbePlot
 from .features import PooledEncoder, digest_of
 from .linear import LinearClassifiers, build_optimizer, build_scheduler
-from .results import at_the_edge, linear_results, protocol, rate_name, table
+from .results import at_the_edge, linear_stages, protocol, rate_name, table
 from .streams import AugmentedStream, CachedStream
 
 logger = logging.getLogger(__name__)
@@ -100,17 +99,10 @@ class LinearProbe(TrainerBase):
         self.register_hooks(self._build_hooks(max(1, round(solver.EVAL_PERIOD * epoch_iters))))
 
     def _build_hooks(self, eval_period: int) -> list[HookBase]:
-        solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
-        writers: list[EventWriter] = []
-        chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
-        if comm.is_main_process():
-            os.makedirs(out, exist_ok=True)
-            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
-            # Before any checkpoint: a run that is resumed from it must not lack the line
-            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
-        chosen.append(self.stop)  # before hooks that take long: after SIGTERM only seconds may be left
-        if comm.is_main_process():
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+        solver = self.cfg.SOLVER
+        chosen, writers = hooks_of_every_loop(
+            self.cfg, self.optimizer, self.scheduler, self.checkpointer, self.stop, self.max_iter
+        )
         chosen.append(Evaluation(eval_period, self._test, writers, self.stop))
         chosen.append(TimeEstimate(self.cfg.MODEL.DEVICE, [("tests", self._iterations_of_tests(eval_period))]))
         if comm.is_main_process():
@@ -124,14 +116,14 @@ class LinearProbe(TrainerBase):
         images = self.stream.counts["test"] + self.stream.counts["held_out"]
         return times_due(self.start_iter, self.max_iter, eval_period) * images / self.cfg.SOLVER.IMS_PER_BATCH
 
-    def train(self) -> dict[str, Any] | None:
+    def train(self) -> LinearResults | None:
         """Train to the last iteration, test, and write results.json.
 
         On SIGTERM the iteration at hand is finished and saved. A test is left at once; --resume goes on after it,
         except that it repeats the last one.
 
         Returns:
-            The content of results.json; None in all processes but process 0, and after SIGTERM.
+            What is in results.json; None in all processes but process 0, and after SIGTERM.
 
         Raises:
             FloatingPointError: if all classifiers have diverged.
@@ -224,16 +216,16 @@ class LinearProbe(TrainerBase):
             }
         return results
 
-    def _write_results(self) -> dict[str, Any]:
+    def _write_results(self) -> LinearResults:
         held_out = self.tops.get("held_out")
-        results = {
-            "protocol": protocol(self.cfg, held_out),
-            "weights": self.weights,
-            "images": self.stream.counts,
-            "linear": linear_results(self.cfg, self.tops["test"], held_out),
-            "seconds": round(self.stopwatch.state_dict()["seconds"], 1),
-        }
-        write_json(self.results_path, results)
+        results = LinearResults(
+            protocol=protocol(self.cfg, held_out),
+            weights=dict(self.weights),
+            images=self.stream.counts,
+            seconds=round(self.stopwatch.state_dict()["seconds"], 1),
+            linear=linear_stages(self.cfg, self.tops["test"], held_out),
+        )
+        results.write(self.results_path)
         logger.info(f"accuracy (%) of linear classifiers on {self.stream.counts['test']} images:\n{table(results)}")
         for name in at_the_edge(results):
             logger.warning(f"{name}: the best learning rate is at the edge of the grid: a better one may lie beyond it")

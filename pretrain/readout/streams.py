@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import get_cfg as pretraining_cfg
 from ..data.augment import SimCLRView
-from ..data.loader import StreamSampler
-from ..files.images import UNREADABLE, read_image
+from ..data.loader import StreamSampler, first_readable
 from ..processes.lifetime import start_worker
 from .features import Features, PooledEncoder, cached_features, pooled_features
 from .labelled import Labelled, hold_out, labelled_splits, subset, warn_of_images
@@ -189,19 +188,7 @@ class RandomCrops(Dataset):
             OSError: if a hundred images in a row are unreadable.
         """
         position, index = key
-        paths = self.labelled.paths
-        unreadable: list[str] = []
-        while True:
-            try:
-                image = read_image(paths[index])
-                break
-            except UNREADABLE as error:
-                unreadable.append(paths[index])
-                if len(unreadable) >= min(100, len(paths)):
-                    raise OSError(
-                        f"{len(unreadable)} images in a row are unreadable, the last: {paths[index]}"
-                    ) from error
-                index = (index + 1) % len(paths)
+        image, index, unreadable = first_readable(self.labelled.paths, index)
         return (
             self.view(image, np.random.default_rng([self.seed, position]), 0),
             self.labelled.labels[index],

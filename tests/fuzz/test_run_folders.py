@@ -17,7 +17,8 @@ from loco_det.config import add_loco_config
 from loco_det.engine.predict import run_classes
 from loco_det.report.page import render, render_markdown
 from loco_det.report.readouts import readouts_text
-from loco_det.report.runs import pretraining_text, seeds_text, table_text
+from loco_det.report.runs import pretraining_text, table_text
+from loco_det.report.seeds import seeds_text
 from loco_det.runs.find import find_runs
 from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import AtomicCheckpointer
@@ -185,8 +186,8 @@ def test_readouts_of_a_card(runs, detection, readouts, each_case):
             except ValueError as error:
                 one_line(error, folder)
                 continue
-            assert found.rows and all(finite(value) for *_, value in found.figures)
-            assert all(isinstance(text, str) for row in found.rows for text in row.values())
+            assert found.table.rows and all(finite(value) for *_, value in found.figures)
+            assert all(isinstance(text, str) for row in found.table.texts() for text in row.values())
 
     each_case(case, 250)
 

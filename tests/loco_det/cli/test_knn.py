@@ -181,8 +181,8 @@ def test_what_is_left_in_the_folder(pretrained, knn, images, tmp_path):
     assert "kNN accuracy (%) of 28 images of 7 classes by 42 training images:" in log
     for stage in ("res5+expansion", "res3"):
         figures = results["knn"][stage]["k20_t0.2"]
-        row = f"{stage:14}     20     0.2  {figures['top1']:6.2f}  {figures['top5']:6.2f}"
-        assert row in log.splitlines(), row
+        row = f"| {stage} | 20 | 0.2 | {figures['top1']:.2f} | {figures['top5']:.2f} |"
+        assert row.split() in map(str.split, log.splitlines()), row
     assert yaml.safe_load((out / "config.yaml").read_text())["KNN"]["K"] == [1, 20]
 
 

@@ -58,7 +58,8 @@ def test_card_of_a_run(run_tool, run, linear, tmp_path):
     metrics = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
     steps = [entry for entry in metrics if "lr" in entry]
     for name in ("loss_res3", "loss_res4", "loss_res5"):
-        assert f"| {name} | {steps[0][name]:.4f} | 1 | {steps[-1][name]:.4f} | 4 |" in text
+        row = f"| {name} | {steps[0][name]:.4f} | 1 | {steps[-1][name]:.4f} | 4 |"
+        assert row.split() in map(str.split, text.splitlines())
     knn = next(entry for entry in reversed(metrics) if "knn/res5-top1" in entry)
     assert f"res5 {knn['knn/res5-top1']:.1f}." in text and "(`my_images`, k 3, temperature 0.07)" in text
     times = {entry["iteration"] + 1: entry["time"] for entry in steps if "time" in entry}  # the timer begins late

@@ -3,15 +3,17 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.utils import comm
 
+from loco_det.config import add_loco_config
 from loco_det.data.loader import Batches
 from loco_det.engine import trainer
 from loco_det.engine.evaluate import Evaluation
-from loco_det.engine.trainer import Trainer
+from loco_det.engine.trainer import Trainer, without_sync
 
 
 def test_results_are_those_of_the_detector_and_not_of_its_wrapper(monkeypatch, tmp_path):
@@ -26,6 +28,34 @@ def test_results_are_those_of_the_detector_and_not_of_its_wrapper(monkeypatch, t
     run.checkpointer = SimpleNamespace(model="detector")
     run.train()
     assert given == ["detector"]
+
+
+@pytest.mark.parametrize("name", ["demo_coco_loco_frozen", "demo_coco_loco_finetune"])
+def test_on_the_cpu_bn_stands_in_for_syncbn(name):
+    """With the same parameters and buffers; the run's own config stays as it is."""
+    models = {}
+    for norm in ("SyncBN", "BN"):
+        cfg = get_cfg()
+        add_loco_config(cfg)
+        cfg.merge_from_file(f"configs/{name}.yaml")
+        cfg.MODEL.DEVICE, cfg.MODEL.FAST_FROZEN.ENABLED = "cpu", False
+        for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
+            node.NORM = norm
+        cfg.freeze()
+        before = cfg.dump()
+        torch.manual_seed(0)
+        models[norm] = Trainer.build_model(cfg)
+        assert cfg.dump() == before and cfg.is_frozen()
+    sync, bn = models.values()
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in sync.modules())
+    assert [type(module) for module in sync.modules()] == [type(module) for module in bn.modules()]
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in sync.roi_heads.modules())
+    theirs = bn.state_dict()
+    assert all(torch.equal(value, theirs.pop(key)) for key, value in sync.state_dict().items()) and not theirs
+    cfg.defrost()
+    cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM = "naiveSyncBN", ""
+    other = without_sync(cfg)
+    assert (other.MODEL.RESNETS.NORM, other.MODEL.FPN.NORM) == ("naiveSyncBN", "") and other.is_frozen()
 
 
 def test_other_data_are_told_by_their_content():

@@ -17,7 +17,7 @@ from pretrain.engine.checkpoint import FREE
 from pretrain.engine.estimate import TimeEstimate
 from pretrain.engine.trainer import FEATURES_OF_IMAGE, Trainer
 from pretrain.files.checkpoints import items_of, write_config
-from pretrain.files.metrics import read_metrics
+from pretrain.files.metrics import Metrics
 from pretrain.learning.build import build_learner
 from pretrain.readout.knn import knn_evaluator
 
@@ -176,7 +176,7 @@ def test_knn_and_the_picture_of_losses(images, labelled, reference, tmp_path):
     out = tmp_path / "out"
     keys = {"KNN.TRAIN": str(labelled), "KNN.PERIOD": 0.5, "SOLVER.LOG_PERIOD": 1}
     assert torch.equal(train(config(images, out, **keys)), reference[0])  # looking on changes nothing
-    rows = read_metrics(out / "metrics.json")
+    rows = Metrics.read(out / "metrics.json").lines
     for stage in ("res2", "res3", "res4", "res5"):
         assert 0 <= rows[0][f"knn/{stage}-top1"] <= 100
     assert [(row["iteration"], "knn/res5-top1" in row, "total_loss" in row) for row in rows] == [(0, 1, 1), (1, 1, 1)]
