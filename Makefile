@@ -56,7 +56,7 @@ distclean: clean
 
 # pip writes INSTALLER last: a package without it was cut off half-way, but pip would take it for installed.
 # --no-compile: Python compiles the modules that are used when they are first imported, a third of all.
-$(INSTALLED): setup.py pyproject.toml constraints.txt tools/install_detectron2.py
+$(INSTALLED): setup.py pyproject.toml constraints.txt loco_det/cli/install_detectron2.py
 	@if [ -d $(VENV) ]; then find $(VENV) -name '*.dist-info' -type d ! -exec test -f {}/INSTALLER \; -prune -exec rm -rf {} +; fi
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'

@@ -12,8 +12,14 @@ setup(
     description="Local contrastive pretraining (LoCo) for detection and segmentation with Detectron2",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]),
-    package_data={"loco_det": ["py.typed"], "pretrain": ["py.typed"]},
+    packages=[*find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]), "loco_det.configs"],
+    package_dir={"loco_det.configs": "configs"},  # shipped, though a checkout has them on top
+    package_data={
+        "loco_det": ["py.typed", "report/*.j2"],
+        "pretrain": ["py.typed"],
+        "loco_det.configs": ["*.yaml", "**/*.yaml", "README.md"],
+    },
+    entry_points={"console_scripts": ["loco-det = loco_det.cli.main:main"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -28,6 +34,9 @@ setup(
         "pillow>=9.5",
         "pyyaml>=6",
         "matplotlib>=3.8",
+        "jinja2>=3.1,<4",  # the report's page
+        "markupsafe>=2.1",
+        "tabulate>=0.9,<1",  # tables as text
         "tqdm>=4.66",
         "timm>=1.0",  # its LARS optimiser
         "tensorboard>=2.15",

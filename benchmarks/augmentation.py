@@ -31,9 +31,11 @@ from torchvision.io import decode_image
 from torchvision.transforms import v2
 
 from pretrain.config import get_cfg
-from pretrain.data.augment import DeviceAugment, SimCLRView
+from pretrain.data.augment import SimCLRView
+from pretrain.data.device_augment import DeviceAugment
 from pretrain.data.loader import TwoViews
-from pretrain.files.images import list_images, read_image
+from pretrain.files.image_folders import list_images
+from pretrain.files.images import read_image
 
 PEER = "lightly SimCLRTransform"
 

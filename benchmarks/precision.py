@@ -29,7 +29,7 @@ def seconds(config, bfloat16):
 
     from pretrain.config import get_cfg
     from pretrain.files.yaml_files import merge_config_file
-    from pretrain.learner import build_learner
+    from pretrain.learning.build import build_learner
 
     torch.set_flush_denormal(True)
     torch.manual_seed(0)

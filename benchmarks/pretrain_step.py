@@ -125,7 +125,7 @@ def build(row, args):
 
     from pretrain.config import get_cfg
     from pretrain.encoders import build_encoder
-    from pretrain.learner import build_learner
+    from pretrain.learning.build import build_learner
 
     rule, decoder, options = rows_of(args.encoder)[row]
     cfg = get_cfg()

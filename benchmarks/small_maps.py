@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Weight gradients of 3x3 convs on small maps: torch's (oneDNN) against one matrix product (pretrain/small_maps.py).
+"""Weight gradients of 3x3 convs on small maps: torch's (oneDNN) against one matrix product.
+
+The product is that of pretrain/learning/small_maps.py.
 
 The layers are those of ResNet-18 and of a thin one at the ends of their stages. Each figure is a median of rounds that
 alternate, on one thread.
@@ -16,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
-from pretrain.small_maps import weight_gradient
+from pretrain.learning.small_maps import weight_gradient
 
 LAYERS = [(channels, side) for channels in (128, 256, 512) for side in (2, 3, 4, 6)]
 

@@ -1,36 +1,49 @@
 """The pretraining config: every key, its default and what it means. Unknown keys are errors."""
 
 import contextlib
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode as CN
 
 from .engine.precision import AUTO
 
-CHOICES = {"SOLVER.AMP.ENABLED": (True, False, AUTO)}  # keys whose values are of several types, which yacs refuses
+CHOICES = {"SOLVER.AMP.ENABLED": (True, False, AUTO)}  # keys with values of several types, which yacs refuses
 
 
 class Config(CN):
-    """fvcore's CfgNode, which also merges the keys of ``CHOICES``; ValueError on what is none of a key's choices."""
+    """fvcore's CfgNode, which also merges the keys of ``CHOICES``; ValueError if a value is not among a key's."""
 
     @classmethod
-    def _decode_cfg_value(cls, value):
-        return CN._decode_cfg_value(value)  # groups become CN, the class of the groups here: yacs merges no others
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        return CN._decode_cfg_value(value)  # groups become CN like those of get_cfg: yacs merges no other class
 
-    def merge_from_other_cfg(self, cfg_other):
+    def merge_from_other_cfg(self, cfg_other: CN) -> None:
+        """Merge a config, such as one from a file.
+
+        Raises:
+            KeyError: if a key is unknown.
+            ValueError: if a value has another type than the default, or is not among ``CHOICES``.
+        """
         for key in CHOICES:
-            with contextlib.suppress(KeyError, TypeError):  # it is not among the others, or a part of it is no group
+            with contextlib.suppress(KeyError, TypeError):  # not in cfg_other, or a part of the key is no group there
                 self._take_type(key, value_of(cfg_other, key))
-        return super().merge_from_other_cfg(cfg_other)
+        super().merge_from_other_cfg(cfg_other)
 
-    def merge_from_list(self, cfg_list):
+    def merge_from_list(self, cfg_list: list[Any]) -> None:
+        """Merge ["SOLVER.EPOCHS", "100", ...]; text values are read as Python literals.
+
+        Raises:
+            AssertionError: if a key is unknown.
+            ValueError: if a value has another type than the default, or is not among ``CHOICES``.
+        """
         for key, value in zip(cfg_list[::2], cfg_list[1::2], strict=False):
             if key in CHOICES:
                 self._take_type(key, value)
-        return super().merge_from_list(cfg_list)
+        super().merge_from_list(cfg_list)
 
-    def _take_type(self, key, value):
-        """Before a merge: the type of a key's old value becomes that of the new one."""
+    def _take_type(self, key: str, value: Any) -> None:
+        """Set a key of ``CHOICES`` before a merge, so that yacs finds the old value's type to be the new one's."""
         value, choices = self._decode_cfg_value(value), CHOICES[key]
         if not any(type(value) is type(choice) and value == choice for choice in choices):
             raise ValueError(f"{key} is {value}, but must be {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
@@ -38,18 +51,18 @@ class Config(CN):
         value_of(self, group)[name] = value
 
 
-def get_cfg():
-    """A fresh config with the defaults: LoCo ResNet-50 as in the paper."""
+def get_cfg() -> Config:
+    """A new config with the defaults: LoCo ResNet-50 as in the paper."""
     _C = Config()
     _C.OUTPUT_DIR = "./output/pretrain"
     _C.SEED = 0  # of initialisation, order of the data and augmentation
 
     _C.DATASETS = CN()
     _C.DATASETS.TRAIN = "datasets/imagenet/train"  # folder of images; sub-folders are read, their names ignored
-    _C.DATASETS.MAX_UNREADABLE = 0.01  # stop when more than this share of the images turns out to be unreadable
+    _C.DATASETS.MAX_UNREADABLE = 0.01  # stop when a larger share of the images cannot be read
 
     _C.KNN = CN()  # accuracy of a weighted kNN classifier on every stage's pooled features, while training
-    _C.KNN.TRAIN = ""  # folder with one sub-folder of images for each class; "": no kNN
+    _C.KNN.TRAIN = ""  # folder with one sub-folder of images per class; "": no kNN
     _C.KNN.TEST = ""  # another such folder; "": each image of TRAIN is classified by the others (small folders)
     _C.KNN.PERIOD = 5.0  # epochs; and after the last iteration
     _C.KNN.K = 200  # neighbours and temperature of Wu et al. 2018 (arXiv 1805.01978)
@@ -67,13 +80,13 @@ def get_cfg():
     _C.INPUT.BLUR_PROB = [0.5, 0.5]  # of the first and of the second view
     _C.INPUT.BLUR_SIGMA = [0.1, 2.0]  # in pixels
     _C.INPUT.SOLARIZE_PROB = [0.0, 0.0]  # of the first and of the second view (BYOL, Barlow Twins)
-    _C.INPUT.ON_DEVICE = False  # loaders crop and flip; colour and blur a batch at a time on MODEL.DEVICE (kornia)
+    _C.INPUT.ON_DEVICE = False  # loaders only crop and flip; MODEL.DEVICE augments the rest in batches (kornia)
 
     _C.MODEL = CN()
     _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     _C.MODEL.ENCODER = "resnet50"  # a name in pretrain/encoders/base.py, or package.module.function of your own
     _C.MODEL.ZERO_INIT_RESIDUAL = False  # ResNets begin as identities: 0 is the last BN's weight in each block
-    _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]  # RGB; what the detector has to use as well
+    _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]  # RGB; the detector has to use the same
     _C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
     # Each unit is a run of stages with one loss on its top; the gradient stops at the unit's input (pretrain/local.py).
     # The default is LoCo; add ["res2"] for the fourth loss that the paper's supplement plots. "res3[:1]" is the first
@@ -82,7 +95,7 @@ def get_cfg():
     _C.MODEL.SHARED_GRADIENT = "all"  # a stage in several units learns from "all" their losses or the "upper" (Table 5)
     _C.MODEL.NOISE = 0.0  # Gaussian, x the standard deviation of a stage's output, added to it (blockwise: 0.25)
     _C.MODEL.RECOMPUTE = []  # stages, or blocks as "res3[:2]", that run forward again in backward, to save memory
-    _C.MODEL.COMPILE = False  # torch.compile of decoders and of what one loss only reaches
+    _C.MODEL.COMPILE = False  # torch.compile for decoders and for stages that only one loss reaches
 
     _C.MODEL.DECODER = CN()
     _C.MODEL.DECODER.STAGES = 0  # copies of the encoder's next stages, not shared with it (Table 4); -1: all the rest
@@ -111,20 +124,20 @@ def get_cfg():
     _C.SOLVER.WEIGHT_DECAY = 1e-6  # not stated in the LoCo paper; SimCLR's paper (its code: 1e-4). None on BN, biases
     _C.SOLVER.EPOCHS = 800.0  # may be a fraction
     _C.SOLVER.WARMUP_EPOCHS = 10.0
-    _C.SOLVER.MAX_LOSS = 1e6  # a unit's loss above it has exploded: stop
+    _C.SOLVER.MAX_LOSS = 1e6  # stop when a unit's loss exceeds it
     _C.SOLVER.CHECKPOINT_PERIOD = 5000  # iterations
-    _C.SOLVER.CHECKPOINTS_KEPT = 3  # the last ones; model_final.pth is kept beside them
+    _C.SOLVER.CHECKPOINTS_KEPT = 3  # the newest ones, and model_final.pth
     _C.SOLVER.LOG_PERIOD = 20  # iterations between lines on the terminal and in metrics.json
 
     _C.SOLVER.AMP = CN()
-    # bfloat16 autocast of the forward passes; the losses stay in float32. auto: where MODEL.DEVICE is faster with it
-    # (pretrain/engine/precision.py); decided once, when the run begins, whose config.yaml says True or False
+    # bfloat16 autocast of the forward passes; the losses stay in float32. auto: if MODEL.DEVICE is faster with it
+    # (pretrain/engine/precision.py); decided when the run begins, and config.yaml then says True or False
     _C.SOLVER.AMP.ENABLED = False
     return _C
 
 
-def check(cfg):
-    """Refuse values that cannot work, which would fail late or, worse, not at all.
+def check(cfg: CN) -> None:
+    """Refuse values that would fail late in a run, or train something meaningless.
 
     Raises:
         ValueError: naming the key.
@@ -171,8 +184,9 @@ def check(cfg):
         raise ValueError("MODEL.DECODER.TIE ties copies of stages: set MODEL.DECODER.STAGES to 1 or more")
 
 
-def value_of(cfg, key):
-    """The value of a key such as "SOLVER.EPOCHS"."""
+def value_of(cfg: CN, key: str) -> Any:
+    """The value of a key such as "SOLVER.EPOCHS"; KeyError or TypeError if there is none."""
+    value: Any = cfg
     for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
+        value = value[part]
+    return value

@@ -1,7 +1,7 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import contextlib
-import importlib.util
+import importlib
 import itertools
 import json
 import logging
@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).parent / "helpers"))  # test folders are no packages
+
+from checkout import ROOT  # noqa: E402
+from child_processes import child_environment  # noqa: E402
+
 # Started in the background of a shell, Ctrl-C is ignored, and so it would be in the command lines that are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
@@ -44,15 +48,15 @@ def tool_runner(folder, *modules):
         modules: names of those that the forks have imported already, beside the server's own.
     """
     numbers = itertools.count()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, ROOT / "tests" / "fork_server.py", *modules]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment(), text=True
+    )
 
-    def run(name, *arguments, timeout=300, **environment):
+    def run(name, *arguments, timeout=300, **more):
         command, number = [str(ROOT / "tools" / name), *map(str, arguments)], next(numbers)
         out, err = folder / f"stdout{number}", folder / f"stderr{number}"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        request = (command[0], command[1:], str(ROOT), environment, timeout, str(out), str(err))
+        request = (command[0], command[1:], str(ROOT), child_environment(**more), timeout, str(out), str(err))
         try:
             print(json.dumps(request), file=server.stdin, flush=True)
             answer = server.stdout.readline()
@@ -110,25 +114,18 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def call_tool():
-    """Call the ``main`` of ``tools/NAME.py`` in this process, which saves the seconds of importing torch.
+    """Call the ``main`` of ``loco_det.cli.NAME`` in this process, which saves the seconds of importing torch.
 
     ``call_tool("pretrain", *arguments) -> exit code``; errors are one line on stderr, as from the command line.
     """
-    sys.path.append(str(ROOT / "tools"))
-    from common import one_line_errors, unlock_all
-    from detectron2.engine import default_argument_parser
+    from pretrain.files.lock import unlock_all
 
     def call(name, *arguments):
-        spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         try:
-            with one_line_errors():
-                module.main(default_argument_parser().parse_args([str(a) for a in arguments]))
+            return importlib.import_module(f"loco_det.cli.{name}").main([str(a) for a in arguments]) or 0
         except SystemExit as exit:
             return exit.code
         finally:
-            unlock_all()  # as launch() does in the end
-        return 0
+            unlock_all()  # as at the end of a process
 
     return call

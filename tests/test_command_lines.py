@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["tools/check_dataset.py", "tools/convert_from_d2.py", "tools/knn.py", "tools/model_card.py",
            "tools/predict.py", "benchmarks/study/report.py"]  # fmt: skip
 

@@ -7,12 +7,13 @@ no such file. A new tool fails the first test until it is in the table.
 import json
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT
 from detectron2.config import get_cfg as get_detection_cfg
+from pickles import Calls
 from PIL import Image
 
 from loco_det.config import add_loco_config
@@ -21,14 +22,14 @@ from loco_det.demo_scenes.writing import make_demo_data
 from loco_det.engine.trainer import Trainer
 from pretrain.config import get_cfg
 from pretrain.encoders import build_encoder
-from pretrain.engine.checkpoint import FORMAT, AtomicCheckpointer
-from pretrain.learner import build_learner
+from pretrain.engine.checkpoint import AtomicCheckpointer
+from pretrain.files.checkpoints import FORMAT
+from pretrain.learning.build import build_learner
 
-ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("pickle", "yaml", "encoder", "unsafe", "paths", "markup")  # unsafe: a config that switches protection off
 ESCAPE = "\x1b]0;owned\x07"  # sets the title of a terminal
 NAME = f"{ESCAPE}<script>alert(1)</script>\n| x | $a_{{$"  # of a class
-NO_TOOLS = {"common.py", "install_detectron2.py"}  # a module; and what installs a pinned archive
+NO_TOOLS = {"install_detectron2.py"}  # of a pinned archive
 
 TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", 0, "TEST.PRECISE_BN.ENABLED", False,
@@ -38,16 +39,6 @@ PRETRAIN = ("MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DEVI
             "SOLVER.EPOCHS", 1.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0,
             "MODEL.DECODER.HIDDEN_DIM", 8, "MODEL.DECODER.OUT_DIM", 4)  # fmt: skip
 READOUT = ("INPUT.CROP_SIZE", 32, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "MODEL.STAGES", "[res5]")
-
-
-class Runs:
-    """What a pickle makes of this is a file."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return open, (self.marker, "w")
 
 
 class Files:
@@ -71,7 +62,7 @@ class Files:
 
     def pickled(self, name):
         """A checkpoint whose loading would run something: .pkl, or a file of torch.save."""
-        path, content = self.path(name), {"model": {"a": Runs(self.marker)}, "__author__": "x"}
+        path, content = self.path(name), {"model": {"a": Calls(open, str(self.marker), "w")}, "__author__": "x"}
         if path.suffix == ".pkl":
             path.write_bytes(pickle.dumps(content))
         else:

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from checkout import ROOT
 
 
 def setup_metadata(tmp_path: Path, *arguments: str) -> str:
@@ -40,6 +39,7 @@ def test_packages_are_the_two_of_the_project(tmp_path: Path):
         missing = [str(folder) for folder in folders if not (folder / "__init__.py").exists()]
         assert not missing, f"folders with Python files that pip would leave out: {missing}"
         assert f"{package}/__init__.py" in sources
+    assert "loco_det/report/page.html.j2" in sources
 
 
 @pytest.mark.parametrize("target", ["setup", "demo", "demo-long", "test", "lint", "bench", "clean", "distclean"])

@@ -30,13 +30,13 @@ ALLOWED_OF_DETECTION = {
     "loco_det.demo_scenes": set(),
     "loco_det.modeling": set(),
     "loco_det.convert": {"config", "modeling"},
-    "loco_det.evaluation.build": {"data"},
-    "loco_det.runs.find": {"config"},
-    "loco_det.report.page": {"data", "evaluation", "runs"},
+    "loco_det.evaluation": {"data"},
+    "loco_det.runs": {"config"},
+    "loco_det.report": {"data", "evaluation", "runs"},
     "loco_det.engine": {"data", "modeling", "evaluation", "runs", "report"},
 }
 COMMANDS = "loco_det.cli"  # may import everything, and nothing may import it
-PRETRAINING_CONFIG = "loco_det.runs.find"  # compares runs of pretraining with their published configs
+PRETRAINING_CONFIG = "loco_det.runs"  # compares runs of pretraining with their published configs
 
 
 @pytest.fixture(scope="module")
@@ -87,5 +87,5 @@ def test_no_room_is_a_crowd():
         if path.name != "__init__.py":
             folder = path.parent.relative_to(ROOT).as_posix()
             counts[folder] = counts.get(folder, 0) + 1
-    assert max(counts.values()) <= 16, counts
+    assert max(counts.values()) <= 18, counts
     assert {room(name) for name in modules(ROOT)} >= {"pretrain.files", "loco_det.engine"}

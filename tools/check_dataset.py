@@ -1,62 +1,13 @@
 #!/usr/bin/env python3
 """Check a COCO or Cityscapes data set before training on it: all that is wrong at once, and counts for each class."""
 
-import argparse
 import os
 import sys
 
-# Before tools/, where pretrain.py would hide the package of the same name.
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from common import one_line_errors
-
-from pretrain.files.text import for_terminal
-
-EXAMPLE = """examples:
-  DETECTRON2_DATASETS=/data python tools/check_dataset.py coco_2017_train coco_2017_val --pictures samples.png
-  python tools/check_dataset.py --json my/train.json --images my/images --decode
-  python tools/check_dataset.py --json my/boxes.json --images my/images --boxes-only
-  python tools/check_dataset.py --cityscapes /data/cityscapes --json-report report.json
-exit code: 0 nothing that would stop or spoil training, 1 errors found, 2 bad usage or nothing there"""
-
-
-def parse():
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="registered data set, such as coco_2017_train")
-    parser.add_argument("--json", metavar="FILE", help="COCO instance annotations of your own")
-    parser.add_argument("--images", metavar="DIR", help="folder that the file names in --json start from")
-    parser.add_argument("--cityscapes", metavar="ROOT", help="folder with leftImg8bit/ and gtFine/")
-    parser.add_argument("--boxes-only", action="store_true", help="for MODEL.MASK_ON False: do not look at masks")
-    outside = "file names may lead out of the folder of images, as with DATASETS.ALLOW_OUTSIDE True"
-    parser.add_argument("--allow-outside", action="store_true", help=outside)
-    parser.add_argument("--decode", action="store_true", help="read whole images, not their headers only (slow)")
-    parser.add_argument("--pictures", metavar="OUT.png", help="draw a page of images with their annotations")
-    parser.add_argument("--json-report", metavar="OUT.json", help="write the findings for scripts")
-    args = parser.parse_args()
-    if not (args.names or args.json or args.cityscapes):
-        parser.error("name a data set, --json with --images, or --cityscapes")
-    if bool(args.json) != bool(args.images):
-        parser.error("--json and --images go together")
-    return args
-
-
-def main(args):
-    from loco_det.report.inspection import check_all, draw_page, write_report
-
-    options = {"decode": args.decode, "masks": not args.boxes_only, "allow_outside": args.allow_outside}
-    checked = check_all(args.names, args.json, args.images, args.cityscapes, **options)
-    for report, _ in checked:
-        print("\n".join(map(for_terminal, report.lines())), end="\n\n")
-    if args.json_report:
-        write_report([report for report, _ in checked], args.json_report)
-    if args.pictures:
-        draw_page(checked, args.pictures)
-    return 1 if any(report.of("error") for report, _ in checked) else 0
-
+from loco_det.cli.check_dataset import main
 
 if __name__ == "__main__":
-    a = parse()
-    with one_line_errors():
-        sys.exit(main(a))
+    sys.exit(main())

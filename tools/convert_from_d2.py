@@ -1,55 +1,13 @@
 #!/usr/bin/env python3
-"""Turn the backbone of a Detectron2 checkpoint, a fine-tuned one for instance, into a torchvision state dict.
+"""Turn the backbone of a Detectron2 checkpoint, a fine-tuned one for instance, into a torchvision state dict."""
 
-The way back of tools/convert_to_d2.py, verified likewise: the written state dict in torchvision's network and the
-checkpoint in Detectron2's backbone see the same images, and all stages must agree to float rounding; nothing is written
-otherwise. The weights keep their bits.
-"""
-
-import argparse
-import signal
+import os
 import sys
-import warnings
-from pathlib import Path
 
-# Before tools/, where the command line pretrain.py would hide the package pretrain.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-# Importing Detectron2 prints it under recent torch; errors are to be one line.
-warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from convert_to_d2 import fail, run
-
-from loco_det.convert import check_folder, convert_back
-
-EXAMPLE = """examples:
-  python tools/convert_from_d2.py output/coco_finetune/model_final.pth resnet50_coco.pth
-  python tools/convert_from_d2.py model_final.pkl resnet50_coco.pth --config-file mask_rcnn_R_50_FPN_3x.yaml
-
-Then: torchvision.models.resnet50().load_state_dict(torch.load("resnet50_coco.pth"), strict=False)
-exit code: 0 written and verified, 1 refused or not written, 2 a wrong argument or no such file"""
-
-
-def main(argv=None):
-    """Run the command line; returns the exit code."""
-    p = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("checkpoint", help="a detector or backbone of Detectron2: .pth of a run, or .pkl")
-    p.add_argument("output", metavar="OUT.pth", help="the file to write")
-    p.add_argument("--config-file", metavar="CONFIG", help="of its run; default: config.yaml beside the checkpoint")
-    p.add_argument("--arch", default="auto", metavar="NAME", help="refuse any other network, such as resnet50")
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    args = p.parse_args(argv)
-    try:
-        check_folder(args.checkpoint, args.output)
-    except (ValueError, OSError) as error:
-        return fail(error, 2)
-    options = {"config_file": args.config_file, "arch": args.arch}
-    return run(lambda: convert_back(args.checkpoint, args.output, **options), args)
-
+from loco_det.cli.convert_from_d2 import main
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as head may have seen enough
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of a file, on a terminal of another encoding
     sys.exit(main())

@@ -1,135 +1,13 @@
 #!/usr/bin/env python3
 """Classify images by the nearest neighbours of an encoder's features, stage by stage; nothing is learned."""
 
-import contextlib
-import itertools
-import logging
-import math
 import os
 import sys
-import time
 
-# Before tools/, where the command line pretrain.py would hide the package of the same name.
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import torch
-from common import argument_parser, launch, merge_config, one_line_errors, run_folder, stopped_by_sigterm
-from detectron2.utils import comm
-
-from loco_det.convert import add_encoder_config, load_encoder_of
-from pretrain.engine.logs import start_logs
-from pretrain.engine.precision import with_precision
-from pretrain.files.atomic import write_json
-from pretrain.files.checkpoints import write_config
-from pretrain.readout.config import check, get_cfg
-from pretrain.readout.features import PooledEncoder, cached_features
-from pretrain.readout.knn import knn_of_features, warn_of_k
-from pretrain.readout.labelled import labelled_splits, warn_of_images
-from pretrain.readout.results import refuse_others
-
-EXAMPLE = """examples:
-  python tools/knn.py --config-file configs/readout/knn.yaml MODEL.WEIGHTS output/loco/model_final.pth \\
-      DATASETS.TRAIN path/to/train DATASETS.TEST path/to/val OUTPUT_DIR output/loco_knn
-  python tools/knn.py MODEL.WEIGHTS moco_v2_800ep_pretrain.pth.tar DATASETS.TRAIN path/to/images DATASETS.TEST "" \\
-      KNN.K "[10, 20, 100, 200]" OUTPUT_DIR output/moco_knn
-MODEL.WEIGHTS is any checkpoint that tools/convert_to_d2.py takes. A folder of images has one sub-folder for each class;
-with DATASETS.TEST "" each image is classified by the others. Every key, with its default and meaning, is in
-pretrain/readout/config.py, those of MODEL.SOURCE in loco_det/convert/encoder.py.
-
-exit code: 0 results.json is in OUTPUT_DIR, 1 failure, 2 bad usage or input, 143 stopped by SIGTERM"""
-
-logger = logging.getLogger("pretrain")
-
-
-def main(args):
-    start = time.perf_counter()
-    cfg = get_cfg()
-    add_encoder_config(cfg)
-    merge_config(cfg, args)
-    check(cfg)
-    cfg.freeze()
-    train, test = labelled_splits(cfg.DATASETS)
-    readable = load_encoder_of(cfg)
-    with run_folder(cfg.OUTPUT_DIR):
-        refuse_others(cfg.OUTPUT_DIR, "knn")
-        start_logs(cfg.OUTPUT_DIR, "pretrain")
-        for note in (readable.summary(), *readable.source.notes):
-            logger.info(f"{cfg.MODEL.WEIGHTS}: {note}")
-        cfg = with_precision(cfg)
-        torch.set_flush_denormal(True)  # as in pretraining
-        path = os.path.join(cfg.OUTPUT_DIR, "results.json")
-        if comm.is_main_process():
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)  # of an earlier run: what is there is what this run has found
-            write_config(cfg)
-            warn_of_images(train, test, cfg.INPUT.CROP_SIZE)
-            warn_of_k(cfg.KNN.K, len(train.paths) - (test is None))
-    with stopped_by_sigterm("there is no result; the same command starts anew"):
-        results = evaluate(cfg, readable, train, test)
-    if comm.is_main_process():
-        logger.info(table(results, cfg))
-        protocol = {"crop_size": cfg.INPUT.CROP_SIZE, "leave_one_out": not cfg.DATASETS.TEST}
-        results = {"protocol": protocol, **results, "seconds": round(time.perf_counter() - start, 1)}
-        write_json(path, results)
-
-
-def evaluate(cfg, readable, train, test):
-    """The parts of results.json: "weights", "images" and "knn"; nothing in other processes than the first.
-
-    Args:
-        cfg: the readout's config.
-        readable: of :func:`load_encoder_of`.
-        train, test: of :func:`labelled_splits`.
-    """
-    (mean, std), stages = readable.conventions[1:3], cfg.MODEL.STAGES or readable.encoder.feature_names
-    encoder = PooledEncoder(readable.encoder, mean, std, stages, cfg.SOLVER.AMP.ENABLED)
-    encoder.to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)  # as in pretraining
-    weights = readable.description()
-    splits = [split for split in (train, test) if split]
-    features = cached_features(encoder, [split.paths for split in splits], cfg, weights)
-    if not comm.is_main_process():
-        return {}
-    labels = [torch.tensor(split.labels)[known] for split, (_, known) in zip(splits, features, strict=True)]
-    bank, queries = features[0][0], features[1][0] if test else None
-    images = {"train": len(labels[0]), "test": len(labels[-1]), "classes": len(train.class_names)}
-    knn = {name: {} for name in bank}
-    for k, temperature in itertools.product(voting(cfg, images), cfg.KNN.TEMPERATURE):
-        options = images["classes"], k, temperature, cfg.MODEL.DEVICE
-        for name, tops in knn_of_features(bank, labels[0], queries, labels[-1], *options).items():
-            tops = {which: value if math.isfinite(value) else None for which, value in tops.items()}
-            knn[name][setting_name(k, temperature)] = tops
-    return {"weights": weights, "images": images, "knn": knn}
-
-
-def voting(cfg, images):
-    """KNN.K without what is above the number of neighbours that an image has: that number stands for all of these."""
-    neighbours = images["train"] - (not cfg.DATASETS.TEST)
-    return list(dict.fromkeys(min(k, neighbours) for k in cfg.KNN.K))
-
-
-def setting_name(k, temperature):
-    """Neighbours and temperature as in results.json: k200_t0.07."""
-    return f"k{k}_t{temperature:g}"
-
-
-def table(results, cfg):
-    """Lines of text: the accuracies of each stage with every K and TEMPERATURE."""
-    images, stages = results["images"], results["knn"]
-    by = f"{images['train']} training images" if cfg.DATASETS.TEST else "the others"
-    lines = [f"kNN accuracy (%) of {images['test']} images of {images['classes']} classes by {by}:"]
-    width = max(map(len, ["stage", *stages]))
-    lines += [f"{'stage':{width}}  {'K':>5}  {'T':>6}   top-1   top-5"]
-    for name, k, temperature in itertools.product(stages, voting(cfg, images), cfg.KNN.TEMPERATURE):
-        tops = stages[name][setting_name(k, temperature)]
-        figures = ["     -" if tops.get(which) is None else f"{tops[which]:6.2f}" for which in ("top1", "top5")]
-        lines.append(f"{name:{width}}  {k:5}  {temperature:6g}  {'  '.join(figures)}")
-    return "\n".join(lines)
-
+from loco_det.cli.knn import main
 
 if __name__ == "__main__":
-    parser = argument_parser(EXAMPLE)
-    arguments = parser.parse_args()
-    if arguments.eval_only or arguments.resume:
-        parser.error("nothing is trained: leave out --eval-only and --resume; features are kept in FEATURES.CACHE")
-    with one_line_errors():
-        launch(main, arguments)
+    sys.exit(main())

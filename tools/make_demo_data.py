@@ -1,47 +1,13 @@
-"""Makes the demo data: generated street scenes as an image folder, in COCO's layout and in Cityscapes' layout.
+#!/usr/bin/env python3
+"""Makes the demo data: generated street scenes as an image folder, in COCO's layout and in Cityscapes' layout."""
 
-Example:
-    python tools/make_demo_data.py data/demo --unlabeled 2000 --train 200 --val 100 --size 128 160
-"""
-
-import argparse
+import os
 import sys
-from pathlib import Path
 
-# Before tools/, where pretrain.py would hide the package of the same name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from loco_det.demo_scenes.writing import LAYOUTS, make_demo_data
-from pretrain.files.atomic import FULL
-from pretrain.files.text import for_terminal
-from pretrain.processes.signals import Terminated
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", metavar="ROOT", help="folder to create")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
-    parser.add_argument("--unlabeled", type=int, default=1000, metavar="N", help="images to pretrain on (default 1000)")
-    parser.add_argument("--train", type=int, default=200, metavar="N", help="labeled images, each layout (default 200)")
-    parser.add_argument(
-        "--val", type=int, default=100, metavar="N", help="validation images, each layout (default 100)"
-    )
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 192), metavar=("H", "W"), help="default 160 192")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a processor core)")
-    parser.add_argument("--layouts", nargs="+", default=LAYOUTS, choices=LAYOUTS, help="default: all of them")
-    args = parser.parse_args()
-    try:
-        written = make_demo_data(
-            args.root, args.seed, args.unlabeled, args.train, args.val, args.size, args.workers, args.layouts
-        )
-    except (OSError, ValueError) as error:
-        print(for_terminal(f"error: {error}"), file=sys.stderr)
-        sys.exit(1 if getattr(error, "errno", None) in FULL else 2)
-    except (KeyboardInterrupt, Terminated) as error:
-        print("interrupted: nothing was written; run the same command again", file=sys.stderr)
-        sys.exit(error.code if isinstance(error, Terminated) else 130)
-    print(f"{'wrote' if written else 'already there:'} {args.root}")
-
+from loco_det.cli.make_demo_data import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

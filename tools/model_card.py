@@ -1,49 +1,13 @@
 #!/usr/bin/env python3
 """Write the model card of a pretrained checkpoint: how it was made, what it is worth, how to use it; from its files."""
 
-import argparse
 import os
 import sys
 
-# Before tools/, where the command line pretrain.py would hide the package of the same name.
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from common import one_line_errors
-
-from pretrain.files.text import for_terminal
-from pretrain.model_card import write_model_card
-
-EXAMPLE = """example:
-  python tools/model_card.py output/loco --linear output/loco_linear --knn output/loco_knn \\
-      --detection output/coco_frozen output/coco_finetune --name "LoCo ResNet-50" --license cc-by-nc-4.0
-
-exit code: 0 written, 1 failure, 2 bad input: no finished run, damaged results or those of another checkpoint"""
-
-
-def parser():
-    p = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("run", metavar="RUN_FOLDER", help="a finished run of tools/pretrain.py")
-    for kind, tool in (("linear", "linear_probe"), ("knn", "knn"), ("detection", "train_net")):
-        p.add_argument(f"--{kind}", metavar="FOLDER", nargs="+", action="extend", default=[],
-                       help=f"with the results.json of tools/{tool}.py on this checkpoint")  # fmt: skip
-    p.add_argument("--name", help="the card's title (default: method, encoder and images)")
-    p.add_argument("--license", metavar="TEXT", help="of the weights, such as cc-by-4.0 (default: not stated)")
-    p.add_argument("--encoder", metavar="package.module.function",
-                   help="code of your own that the run was made with: no file decides what code runs")  # fmt: skip
-    p.add_argument("--output", metavar="FILE.md", help="the card (default: model_card.md in RUN_FOLDER)")
-    return p
-
-
-def main(args):
-    readouts = {kind: getattr(args, kind) for kind in ("linear", "knn", "detection")}
-    about = {"name": args.name, "licence": args.license, "encoder": args.encoder}
-    card = write_model_card(args.run, args.output, **readouts, **about)
-    print(f"wrote {for_terminal(card)}")
-
+from loco_det.cli.model_card import main
 
 if __name__ == "__main__":
-    arguments = parser().parse_args()
-    with one_line_errors():
-        main(arguments)
+    sys.exit(main())

@@ -1,64 +1,13 @@
 #!/usr/bin/env python3
 """Detect objects in images with a trained run: pictures, and predictions.json in COCO's format."""
 
-import argparse
 import os
 import sys
-from pathlib import Path
 
-# Before tools/, where pretrain.py would hide the package of the same name.
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from common import merge_config, one_line_errors
-from detectron2.config import get_cfg
-
-from loco_det.config import add_loco_config
-from loco_det.engine.predict import predict_images
-from pretrain.files.text import for_terminal
-
-EXAMPLE = """examples:
-  python tools/predict.py output/coco_frozen street.jpg holiday/ --output found
-  python tools/predict.py output/coco_frozen holiday/ --output found --threshold 0.3 \\
-      MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 480
-Config options as KEY VALUE pairs come last, after --output or --threshold.
-
-exit code: 0 written (unreadable images are skipped, with a line each), 2 bad input, 1 a failure"""
-
-
-def main(args):
-    if not Path(args.config_file).is_file():
-        raise FileNotFoundError(f"{args.run}: no config.yaml in it: name a run folder of tools/train_net.py")
-    if "META_ARCHITECTURE" not in Path(args.config_file).read_text(errors="replace"):
-        raise ValueError(f"{args.config_file} is of no detector: name a run folder of tools/train_net.py")
-    if "MODEL.WEIGHTS" in args.opts[::2]:
-        raise ValueError(f"the weights are those of the run {args.run}: leave out MODEL.WEIGHTS")
-    if Path(args.output).exists() and not Path(args.output).is_dir():
-        raise ValueError(f"{args.output}: a file, but --output names a folder")
-    cfg = get_cfg()
-    add_loco_config(cfg)
-    merge_config(cfg, args)
-    done = predict_images(cfg, args.run, args.images, args.output, args.threshold)
-    skipped = f", {len(done['skipped'])} unreadable skipped" if done["skipped"] else ""
-    where = for_terminal(Path(args.output).resolve())
-    print(f"{done['images']} images{skipped}, {done['detections']} detections: {where}")
-
+from loco_det.cli.predict import main
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        usage="%(prog)s OUTPUT_DIR IMAGE [IMAGE ...] --output FOLDER [--threshold SCORE] [KEY VALUE ...]",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="OUTPUT_DIR", help="folder of a run of tools/train_net.py")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder with images at any depth")
-    parser.add_argument("--output", required=True, help="folder for predictions.json and pictures/")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn (%(default)s)")
-    a, a.opts = parser.parse_known_args()
-    if unknown := [text for text in a.opts if text.startswith("--")]:
-        parser.error(f"unknown option {unknown[0]}")
-    if not 0 <= a.threshold <= 1:
-        parser.error(f"--threshold is {a.threshold:g}, but scores are from 0 to 1")
-    a.config_file = os.path.join(a.run, "config.yaml")
-    with one_line_errors():
-        main(a)
+    sys.exit(main())

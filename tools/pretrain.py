@@ -1,56 +1,13 @@
 #!/usr/bin/env python3
 """Pretrain an encoder on a folder of unlabeled images, in Detectron2's command-line habits."""
 
-import logging
 import os
 import sys
 
-# Before tools/, where this file would hide the package of the same name.
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import torch
-from common import argument_parser, launch, merge_config, one_line_errors, quiet_trainer, refuse_finished, run_folder
-from detectron2.utils import comm
-from detectron2.utils.collect_env import collect_env_info
-from detectron2.utils.env import seed_all_rng
-
-from pretrain.config import check, get_cfg
-from pretrain.engine.logs import start_logs
-from pretrain.engine.trainer import Trainer
-from pretrain.files.checkpoints import write_config
-from pretrain.readout.knn import knn_evaluator
-
-EXAMPLE = """example:
-  python tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
-      DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
-  torchrun --nproc-per-node 8 tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
-      --resume DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
-Every key, with its default and meaning, is in pretrain/config.py."""
-
-
-def main(args):
-    quiet_trainer()
-    cfg = merge_config(get_cfg(), args)
-    check(cfg)
-    cfg.freeze()
-    with run_folder(cfg.OUTPUT_DIR):
-        if not args.resume:
-            refuse_finished(cfg.OUTPUT_DIR)
-        start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
-        torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
-        seed_all_rng(cfg.SEED)
-        trainer = Trainer(cfg, args.resume, knn_evaluator(cfg))
-        if comm.is_main_process():
-            write_config(trainer.cfg)
-        environment = collect_env_info().partition("PyTorch built with")[0]
-        logging.getLogger("pretrain").info(f"Environment info:\n{environment}")  # for the model card
-    trainer.train()
-
+from loco_det.cli.pretrain import main
 
 if __name__ == "__main__":
-    parser = argument_parser(EXAMPLE)
-    arguments = parser.parse_args()
-    if arguments.eval_only:
-        parser.error("pretraining has nothing to evaluate: convert the checkpoint and run tools/train_net.py")
-    with one_line_errors():
-        launch(main, arguments)
+    sys.exit(main())

@@ -1,45 +1,13 @@
 #!/usr/bin/env python3
 """Write one self-contained HTML page about runs: pretraining, linear probe and kNN, detection."""
 
-import argparse
 import os
 import sys
-from pathlib import Path
 
-# So that it works in a checkout that is not installed.
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from loco_det.report.page import write_report
-from loco_det.report.readouts import readouts_text
-from loco_det.report.runs import pretraining_text, seeds_text, table_text
-from loco_det.runs.find import find_runs
-from pretrain.files.atomic import FULL
-from pretrain.files.text import for_terminal
-
-EXAMPLE = """examples:
-  python tools/report.py output/demo
-  python tools/report.py output/loco_linear output/loco_knn
-  python tools/report.py output/loco output/coco_loco_frozen output/coco_loco_finetune --output loco.html --markdown
-
-A run that is missing, damaged, or not finished is shown as such.
-
-exit code: 0 written, 1 the disk is full, 2 there is no run at all that could be read, or no such place for the page"""
+from loco_det.cli.report import main
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or a folder with run folders beneath it")
-    parser.add_argument("--output", help="the page (default: report.html in the first RUN that is there)")
-    parser.add_argument("--markdown", action="store_true", help="write its tables as Markdown beside it, too")
-    args = parser.parse_args()
-    try:
-        runs = find_runs(args.runs)
-        page = Path(args.output or Path(next(run for run in args.runs if Path(run).is_dir()), "report.html"))
-        path = write_report(runs, page, page.with_suffix(".md") if args.markdown else None)
-        tables = [text for text in (table_text(runs), seeds_text(runs), readouts_text(runs)) if text]
-        print("\n\n".join(tables) or pretraining_text(runs), end="\n\n" if len(tables) > 1 else "\n")
-        print(f"report: {for_terminal(path.resolve())}")
-    except (OSError, ValueError) as error:
-        print(f"error: {for_terminal(error)}", file=sys.stderr)
-        sys.exit(1 if getattr(error, "errno", None) in FULL else 2)
+    sys.exit(main())

@@ -1,127 +1,13 @@
 #!/usr/bin/env python3
-"""Submit a training tool to Slurm, one process for each GPU. A job that is preempted or out of time is requeued and
-goes on from its checkpoint."""
+"""Submit a training tool to Slurm, one process for each GPU; a job that is preempted goes on from its checkpoint."""
 
-import argparse
-import contextlib
 import os
-import shutil
-import signal
-import subprocess
 import sys
 
-# Before tools/, where pretrain.py would hide the package of the same name.
+# Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import submitit
-from common import one_line_errors
-from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
-
-from pretrain.processes.lifetime import tied_to_this_process
-
-EXAMPLE = """example:
-  python tools/slurm.py --nodes 2 --gpus-per-node 8 --partition P --time 4320 -- \\
-      tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
-      DATASETS.TRAIN path/to/images OUTPUT_DIR output/loco
---cluster local runs the job here, without Slurm: try a command with it first."""
-
-
-class Task:
-    """What each task of the job does: run the tool as a child process that finds the other ones as under torchrun."""
-
-    child = None
-
-    def __init__(self, command, output_dir):
-        """
-        Args:
-            command: the tool and its arguments.
-            output_dir: the run's folder; if there is a checkpoint in it, the tool gets --resume.
-        """
-        self.command, self.output_dir = command, output_dir
-
-    def __call__(self):
-        """Raises RuntimeError if the tool fails, or stops before its end without the job being requeued."""
-        tag = os.path.join(self.output_dir, "last_checkpoint")
-        tool, *arguments = self.command
-        if os.path.exists(tag) and "--eval-only" not in arguments:
-            arguments.insert(0, "--resume")
-        environment = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        # Slurm sends its signals to all processes of a job; this one is for submitit, and would end the child
-        self.child = subprocess.Popen(
-            tied_to_this_process(tool, *arguments), preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        )
-        code = self.child.wait()
-        if code:
-            raise RuntimeError(f"{tool} ended with exit code {code}")
-        if environment.rank == 0 and os.path.exists(tag):
-            with open(tag) as f:
-                if f.read() != "model_final.pth":
-                    raise RuntimeError(f"{tool} was stopped before its end: submit the same command again to go on")
-
-    def checkpoint(self):
-        """submitit calls it in the first task before the job is preempted or out of time; what it returns is queued.
-        The tool's processes agree to stop when one of them gets SIGTERM."""
-        with contextlib.suppress(AttributeError, ProcessLookupError, ChildProcessError):  # not yet, or no longer there
-            os.kill(self.child.pid, signal.SIGTERM)
-            os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT)  # Popen.wait is not reentrant
-        return DelayedSubmission(Task(self.command, self.output_dir))
-
-
-def parse(arguments):
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cluster", choices=["auto", "slurm", "local", "debug"], default="auto", help="default: auto")
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--gpus-per-node", type=int, default=0)
-    parser.add_argument("--tasks-per-node", type=int, help="processes; default: one for each GPU")
-    parser.add_argument("--cpus-per-task", type=int, default=10, help="at least DATALOADER.NUM_WORKERS; default: 10")
-    parser.add_argument("--mem-gb", type=int, help="memory of a node")
-    parser.add_argument("--time", type=int, default=4320, help="minutes until the job is requeued; default: 4320")
-    parser.add_argument("--partition")
-    parser.add_argument("--sbatch", nargs="*", default=[], metavar="KEY=VALUE", help="more options, as account=NAME")
-    parser.add_argument("--name", default="loco-det", help="of the job")
-    parser.add_argument("command", nargs="+", help="after --: the tool and its arguments")
-    return parser.parse_args(arguments)
-
-
-def main(args):
-    if "OUTPUT_DIR" not in args.command[1:-1]:
-        raise ValueError("the tool needs OUTPUT_DIR FOLDER, by which a requeued job finds its checkpoint")
-    if not os.path.isfile(args.command[0]):
-        raise FileNotFoundError(f"{args.command[0]}: no such tool")
-    if not all("=" in option for option in args.sbatch):
-        raise ValueError(f"--sbatch takes KEY=VALUE, not {' '.join(args.sbatch)}")
-    if (args.cluster == "slurm" or args.cluster == "auto" and args.nodes > 1) and not shutil.which("sbatch"):
-        raise FileNotFoundError("there is no sbatch here: run this where Slurm is, or --cluster local --nodes 1")
-    output_dir = args.command[len(args.command) - args.command[::-1].index("OUTPUT_DIR")]  # the last one counts
-    executor = submitit.AutoExecutor(
-        folder=os.path.join(output_dir, "slurm", "%j"),
-        cluster=None if args.cluster == "auto" else args.cluster,
-        slurm_max_num_timeout=100,
-    )
-    executor.update_parameters(
-        name=args.name,
-        nodes=args.nodes,
-        gpus_per_node=args.gpus_per_node or None,
-        tasks_per_node=args.tasks_per_node or args.gpus_per_node or 1,
-        cpus_per_task=args.cpus_per_task,
-        mem_gb=args.mem_gb,
-        timeout_min=args.time,
-        slurm_partition=args.partition,
-        slurm_signal_delay_s=180,
-        slurm_srun_args=["--kill-on-bad-exit=1"],  # the others would wait for the one that failed
-        slurm_additional_parameters=dict(option.split("=", 1) for option in args.sbatch) or None,
-    )
-    job = executor.submit(Task(args.command, output_dir))
-    print(f"job {job.job_id}, logs in {job.paths.folder}", flush=True)
-    if executor.cluster != "slurm":
-        try:
-            job.results()
-        except Exception as error:
-            raise RuntimeError(f"job {job.job_id} failed: see the logs in {job.paths.folder}") from error
-
+from loco_det.cli.slurm import main
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main(parse(None))
+    sys.exit(main())

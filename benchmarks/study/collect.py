@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from rows import decoder
 
 from pretrain.config import get_cfg
+from pretrain.files.results import read_results
 
 
 def collect(folder):
@@ -51,22 +52,16 @@ def _run(folder):
     }
     if (folder / "diverged").exists():
         run["held_out"] = {"res5": 0.0}
-    if found := _results(folder / "linear_probe"):
-        run["linear"] = {stage: values["top1"] for stage, values in found["linear"].items()}
-        run["held_out"] = {stage: values["held_out_top1"] or 0.0 for stage, values in found["linear"].items()}
-    if found := _results(folder / "knn"):
-        run["knn"] = {stage: next(iter(values.values()))["top1"] for stage, values in found["knn"].items()}
-    for path in sorted(folder.glob("*/results.json")):
-        found = json.loads(path.read_text())
-        if found.get("kind") == "detection":
-            aps = {f"{task}_ap": found["results"][key]["AP"] for task, key in (("box", "bbox"), ("mask", "segm"))}
-            run.setdefault("detection", {})[path.parent.name] = aps
+    found = {path.parent.name: read_results(path) for path in sorted(folder.glob("*/results.json"))}
+    if probe := found.pop("linear_probe", None):
+        run["linear"] = {name: stage.top1 for name, stage in probe.linear.items()}
+        run["held_out"] = {name: stage.held_out_top1 or 0.0 for name, stage in probe.linear.items()}
+    if knn := found.pop("knn", None):
+        run["knn"] = {stage: next(iter(settings.values())).top1 for stage, settings in knn.knn.items()}
+    for name, detector in found.items():
+        aps = {f"{task}_ap": detector.results[key]["AP"] for task, key in (("box", "bbox"), ("mask", "segm"))}
+        run.setdefault("detection", {})[name] = aps
     return run | _cost(folder / "cost.jsonl")
-
-
-def _results(folder):
-    path = folder / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _cost(path):

@@ -13,11 +13,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+sys.path.insert(0, str(ROOT))
 FINDINGS = Path(__file__).with_name("findings.md")
 
 from collect import collect
-from common import one_line_errors
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 from rates import MIDDLE, SHORT
@@ -38,6 +37,7 @@ from study_tables import (
     stage_tables,
 )
 
+from loco_det.cli.common.errors import one_line_errors
 from pretrain.engine.curves import COLORS, GREY, STYLE
 
 REST = "\n\n---\n\n"  # what follows it in the findings is for docs/results.md alone

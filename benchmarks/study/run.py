@@ -20,15 +20,16 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+sys.path.insert(0, str(ROOT))
 
 import yaml
-from common import one_line_errors
 from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, missing_rates, wanted_rates
 from rows import CROP96, MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5, TUNED
 from runner import Runner, write
 
+from loco_det.cli.common.errors import one_line_errors
 from pretrain.config import get_cfg
+from pretrain.files.results import LinearResults
 
 EXAMPLE = """example:
   python benchmarks/study/run.py --imagenette imagenette96 --nuclei nuclei --output output/study      # all: two days
@@ -194,7 +195,7 @@ class Study(Runner):
             if (folder / "diverged").exists():
                 found[run.rate] = 0.0
             elif (path := folder / "linear_probe" / "results.json").exists():
-                found[run.rate] = json.loads(path.read_text())["linear"]["res5"]["held_out_top1"] or 0.0
+                found[run.rate] = LinearResults.read(path).linear["res5"].held_out_top1 or 0.0
             elif before := self.recorded.get(run):
                 found[run.rate] = before["held_out"]["res5"]
         return found

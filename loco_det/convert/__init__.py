@@ -1,25 +1,34 @@
 """From a pretrained encoder's checkpoint to a file that Detectron2 loads, and back, with a numeric proof.
 
-``pretrain.files.safe_load`` reads a checkpoint of any format without running it; ``search`` finds the encoders in it,
-``layouts`` and ``choose`` tell which project's it is and so which of them is meant, ``architecture`` which network that
-is, ``stated``, ``openmmlab`` (``python_config``) and ``huggingface`` what the file and those beside it say of it;
-``sources`` puts these in a row.
-``encoder`` makes of that a network to be read out, without Detectron2's part in it.
-``detectron2_names`` renames, ``networks`` builds both networks, ``verify`` compares them, ``writing`` leaves whole
-files only; ``conversion`` puts these in a row.
+The flow of ``conversion.convert``, a module for each step:
+
+1. ``checkpoint_file`` reads the file, once and without running what is in it; the files beside it come with it.
+2. ``search`` finds the encoders in it, ``layouts`` says which project lays them out so, and ``choose`` which one is
+   meant.
+3. ``source`` extracts it: ``architecture`` detects which encoder it is, ``metadata``, ``detectron2_runs``,
+   ``huggingface`` and ``openmmlab`` (``python_config``) what is said of its ``conventions``, and ``weights`` makes the
+   state dict whole, with torchvision's names.
+4. ``detectron2_names`` renames it, ``networks`` and ``config_text`` make its config, ``writing`` leaves whole files.
+5. ``verify`` loads the written file and compares both networks of ``networks``.
+
+``encoder``, with ``expansions``, stops after the third step: an encoder to be read out, without Detectron2.
 """
 
-from .architecture import infer_arch
-from .conversion import Conversion, check, check_output, convert, convert_back, yaml_lines
+from .config_text import yaml_lines
+from .conversion import Conversion, check, check_output, convert, convert_back
 from .detectron2_names import to_detectron2
 from .encoder import Readable, add_encoder_config, load_encoder, load_encoder_of
-from .layouts import LAYOUTS, Conventions
-from .sources import Source, load_source
+from .sources.architecture import infer_arch, infer_encoder
+from .sources.checkpoint_file import CheckpointFile, read_checkpoint
+from .sources.conventions import Conventions
+from .sources.layouts import LAYOUTS
+from .sources.source import Source, load_source
 from .verify import Difference, VerificationError
 from .writing import check_folder
 
 __all__ = [
     "LAYOUTS",
+    "CheckpointFile",
     "Conventions",
     "Conversion",
     "Difference",
@@ -33,9 +42,11 @@ __all__ = [
     "convert",
     "convert_back",
     "infer_arch",
+    "infer_encoder",
     "load_encoder",
     "load_encoder_of",
     "load_source",
+    "read_checkpoint",
     "to_detectron2",
     "yaml_lines",
 ]

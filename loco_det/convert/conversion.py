@@ -1,31 +1,29 @@
 """A checkpoint in, a verified file for ``MODEL.WEIGHTS`` and its config out, or nothing at all; and the way back."""
 
 import datetime
-import json
 import os
 import pickle
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
-import yaml
 
-from pretrain.files.atomic import sha256_of, write_new
+from pretrain.encoders import EncoderSpec
+from pretrain.files.atomic import write_new
 from pretrain.files.config_names import name_of_today
 from pretrain.files.safe_load import checksum
-from pretrain.files.yaml_files import read_config
 
+from .config_text import HEADER, config_text
 from .detectron2_names import to_detectron2
-from .layouts import Conventions
 from .networks import detectron2_config, in_detectron2
-from .sources import Source, load_source
-from .verify import source_features, verify
+from .sources.conventions import Conventions
+from .sources.source import Source, load_source
+from .verify import Difference, source_features, verify
 from .writing import check_folder, staged
-
-HEADER = "# Written by loco-det's converter"  # first line of its configs: others are never replaced
 
 
 @dataclass
@@ -52,16 +50,27 @@ class Conversion:
     size: int
     sha256: str
     date: str
-    differences: dict
+    differences: dict[str, dict[str, Difference]]
 
     @property
-    def metadata(self):
+    def metadata(self) -> dict[str, str]:
         """What the written files say of their origin."""
         source = {key: getattr(self.source, key) for key in ("layout", "location", "arch")}
         return {"source": self.source.path.name, **source, "sha256": self.sha256, "date": self.date}
 
+    def as_dict(self) -> dict:
+        """Plain values for JSON, in the order of the attributes."""
+        found = {attribute.name: getattr(self, attribute.name) for attribute in fields(self)}
+        differences = {
+            mode: {name: difference._asdict() for name, difference in stages.items()}
+            for mode, stages in self.differences.items()
+        }
+        return {**found, "source": self.source.as_dict(), "differences": differences}
 
-def convert(checkpoint, output, base=None, **options):
+
+def convert(
+    checkpoint: str | os.PathLike, output: str | os.PathLike, base: str | os.PathLike | None = None, **options: Any
+) -> Conversion:
     """Convert a checkpoint to Detectron2's format; verified from the written file before it gets its name.
 
     Args:
@@ -82,14 +91,13 @@ def convert(checkpoint, output, base=None, **options):
     """
     check_output(checkpoint, output, base)
     source, state_dict = load_source(checkpoint, **options)
-    wanted = source_features(source.arch, state_dict, source.conventions)
+    wanted = source_features(source.encoder, state_dict, source.conventions)
     config_file = Path(output).with_suffix(".yaml")
-    config = detectron2_config(source.arch, source.conventions, os.path.abspath(output))
+    config = detectron2_config(source.encoder, source.conventions, os.path.abspath(output))
     result = _summary(output, config_file, config, source, len(state_dict))
     with staged(config_file, output) as (temporary_config, temporary):
-        names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
         content = {
-            **_content(names(state_dict)),
+            **_content(_to_backbone(source.encoder, state_dict)),
             # Read by our own converter only: Detectron2 returns further keys to the caller of load(), who ignores them.
             "config": config,
             "pretraining": source.pretraining,  # for loco_det/runs/published.py
@@ -97,7 +105,7 @@ def convert(checkpoint, output, base=None, **options):
         }
         write_new(temporary, partial(pickle.dump, content), output)
         del state_dict, content  # in memory they would be there twice when the file is read back
-        write_new(temporary_config, _yaml(result, base), config_file)
+        write_new(temporary_config, config_text(config, result.metadata, config_file, base), config_file)
         result.differences = verify(temporary, config, source.conventions, wanted)
         result.size = temporary.stat().st_size
     return result
@@ -114,6 +122,11 @@ def _content(weights):
     }
 
 
+def _to_backbone(encoder: EncoderSpec, state_dict: dict) -> dict:
+    """The state dict with the names of the backbone that Detectron2 builds for this encoder."""
+    return to_detectron2(state_dict) if in_detectron2(encoder) else _to_encoder_backbone(state_dict)
+
+
 def _to_encoder_backbone(state_dict):
     """The names in ``loco_det.modeling.backbones.EncoderBackbone``."""
     return {f"encoder.{name}": tensor for name, tensor in state_dict.items()}
@@ -123,10 +136,10 @@ def _summary(output, config_file, config, source, entries):
     """A Conversion that is not done yet."""
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     config_file = config_file and str(config_file)
-    return Conversion(str(output), config_file, config, source, entries, 0, sha256_of(source.path), date, {})
+    return Conversion(str(output), config_file, config, source, entries, 0, source.sha256, date, {})
 
 
-def check(checkpoint, **options):
+def check(checkpoint: str | os.PathLike, **options: Any) -> Conversion:
     """Do everything that :func:`convert` does, in a folder of its own that is removed; returns and raises the same."""
     with tempfile.TemporaryDirectory() as folder:
         result = convert(checkpoint, Path(folder) / "checked.pkl", **options)
@@ -134,7 +147,7 @@ def check(checkpoint, **options):
     return replace(result, output=None, config_file=None)
 
 
-def convert_back(checkpoint, output, **options):
+def convert_back(checkpoint: str | os.PathLike, output: str | os.PathLike, **options: Any) -> Conversion:
     """Turn the backbone of a Detectron2 checkpoint into a state dict, verified from the written file.
 
     Args:
@@ -161,28 +174,35 @@ def convert_back(checkpoint, output, **options):
     pixels = source.conventions[:3]
     if pixels != Conventions()[:3]:
         source.notes.append("it expects {} images with mean {} and std {}, from 0 to 255".format(*pixels))
-    config = detectron2_config(source.arch, source.conventions, str(checkpoint))
+    config = detectron2_config(source.encoder, source.conventions, str(checkpoint))
     result = _summary(output, None, config, source, len(state_dict))
     with tempfile.TemporaryDirectory() as folder, staged(output) as (temporary,):
         write_new(temporary, partial(torch.save, state_dict), output)
         # The checkpoint's own names, but not the checkpoint itself: Detectron2 would unpickle whatever is in a .pkl,
         # and in a detector there is more than the backbone.
-        names = to_detectron2 if in_detectron2(source.arch) else _to_encoder_backbone
-        names = dict(zip(state_dict, names({name: name for name in state_dict}), strict=True))
-        if not (in_detectron2(source.arch) and source.location.endswith("encoder.")):
-            names |= source.names
+        names = _names_in_backbone(source, state_dict)
         weights, again = {names[name]: tensor for name, tensor in state_dict.items()}, Path(folder) / "backbone.pkl"
         write_new(again, partial(pickle.dump, _content(weights)))
         del weights, state_dict  # in memory they would be there twice when the files are read back
         written = torch.load(temporary, weights_only=True, mmap=True)
-        wanted = source_features(source.arch, written, source.conventions)
+        wanted = source_features(source.encoder, written, source.conventions)
         del written
         result.differences = verify(again, config, source.conventions, wanted)
         result.size = temporary.stat().st_size
     return result
 
 
-def check_output(checkpoint, output, base=None):
+def _names_in_backbone(source, state_dict):
+    """Names of the state dict -> those in the backbone of Detectron2: the checkpoint's own, where they are these."""
+    ours = _to_backbone(source.encoder, {name: name for name in state_dict})
+    names = dict(zip(state_dict, ours, strict=True))
+    renamed = in_detectron2(source.encoder) and source.location.endswith("encoder.")  # was an EncoderBackbone
+    return names if renamed else names | source.names
+
+
+def check_output(
+    checkpoint: str | os.PathLike, output: str | os.PathLike, base: str | os.PathLike | None = None
+) -> None:
     """Refuse, before anything is read, a file name that could not be written or that Detectron2 could not open.
 
     Raises:
@@ -201,29 +221,3 @@ def check_output(checkpoint, output, base=None):
     if base is not None and not os.path.isfile(base):
         today = name_of_today(base)
         raise FileNotFoundError(f"{base}: no such config file" + (f", it is {today} now" if today else ""))
-
-
-def _yaml(result, base):
-    """The text of the config file."""
-    # In JSON, because a line break in a name would end the comment, and a checkpoint could write the config
-    lines = [HEADER, *(f"# {key}: {json.dumps(value)}" for key, value in result.metadata.items())]
-    lines.append("# The norm is the recipe's to choose: RESNETS.NORM BN, SyncBN and FrozenBN all read these weights.")
-    if base is not None:  # relative, so that the folder can be moved with what is around it
-        path = os.path.relpath(base, Path(result.config_file).parent)
-        lines += yaml_lines({"_BASE_": path})
-        if "PUBLISHED" in read_config(str(base)):  # figures for that config's weights, not for these
-            lines += yaml_lines({"PUBLISHED": {"ROW": "", "BOX_AP": 0.0, "MASK_AP": 0.0}})
-    return "\n".join([*lines, *yaml_lines(result.config)]) + "\n"
-
-
-def yaml_lines(config, indent=""):
-    """Nested dictionaries as lines of YAML, in their order, with values in one line each."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield f"{indent}{key}:"
-            yield from yaml_lines(value, indent + "  ")
-        else:
-            plain = not isinstance(value, str) or value.isprintable()  # a path may hold line breaks
-            style = {"allow_unicode": plain, "default_style": None if plain else '"'}
-            text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), **style)
-            yield f"{indent}{key}: {text.splitlines()[0]}"

@@ -1,7 +1,10 @@
 """torchvision's names of a ResNet's parameters <-> Detectron2's names."""
 
 import re
+from collections.abc import Mapping
+from typing import TypeVar
 
+Value = TypeVar("Value")
 _NAME = re.compile(
     r"(?:layer(?P<layer>[1-4])\.(?P<block>\d+)\.)?"
     r"(?:conv(?P<conv>[1-3])|bn(?P<bn>[1-3])|(?P<shortcut>downsample)\.(?P<part>[01]))"
@@ -14,7 +17,7 @@ _DETECTRON2 = re.compile(
 )
 
 
-def to_detectron2_name(name):
+def to_detectron2_name(name: str) -> str:
     """Translate one name.
 
     Detectron2 counts stages from 2 (the stem is stage 1) and keeps a norm inside its convolution:
@@ -36,7 +39,7 @@ def to_detectron2_name(name):
     return f"{place}.{module}{'.norm' if is_norm else ''}.{match['parameter']}"
 
 
-def to_detectron2(state_dict):
+def to_detectron2(state_dict: Mapping[str, Value]) -> dict[str, Value]:
     """Rename a torchvision-style state dict for Detectron2's ``build_resnet_backbone``.
 
     Args:
@@ -51,7 +54,7 @@ def to_detectron2(state_dict):
     return {to_detectron2_name(name): value for name, value in state_dict.items()}
 
 
-def to_torchvision_name(name):
+def to_torchvision_name(name: str) -> str:
     """Translate one name back: the inverse of :func:`to_detectron2_name`.
 
     Args:

@@ -6,6 +6,7 @@ norms have the same shapes, load silently and cost several AP, so the features t
 
 import logging
 import math
+import os
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,9 +14,14 @@ import torch
 import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
 
-from .architecture import COUNTER, some
-from .networks import detectron2_network, source_network
+from pretrain.encoders import EncoderSpec
 
+from .networks import detectron2_network, source_network
+from .sources.architecture import COUNTER
+from .sources.conventions import Conventions
+from .sources.messages import first_few
+
+Features = dict[str, dict[str, torch.Tensor]]  # mode -> stage name -> (B, C, H, W)
 TOLERANCE = 1e-5  # relative; float32 rounding of the same sums in another order. The wrong stride gives 0.1.
 
 
@@ -30,29 +36,31 @@ class Difference(NamedTuple):
     relative: float
 
 
-def source_features(arch, state_dict, conventions):
+def source_features(encoder: EncoderSpec, state_dict: dict[str, torch.Tensor], conventions: Conventions) -> Features:
     """What the source network computes for the test images.
 
     Args:
-        arch: name of the encoder.
+        encoder: which it is.
         state_dict: the encoder's, complete; left as it is.
-        conventions: ``layouts.Conventions``.
+        conventions: what it expects of its surroundings.
 
     Returns:
         dict: mode ("eval", "opened", "train") -> {stage name: features, (2, C, H, W)}; see ``_features``.
     """
     # The large tensors are shared with the caller, the norms would be changed
     own = {name: tensor.clone() if tensor.dim() < 2 else tensor for name, tensor in state_dict.items()}
-    return _features(source_network(arch, own, conventions), conventions)
+    return _features(source_network(encoder, own, conventions), conventions)
 
 
-def verify(path, config, conventions, wanted):
+def verify(
+    path: str | os.PathLike, config: dict, conventions: Conventions, wanted: Features
+) -> dict[str, dict[str, Difference]]:
     """Compare Detectron2's backbone, loaded from a file, with the source network, in eval and in training mode.
 
     Args:
-        path: a file that Detectron2 reads.
+        path: of the written file, which Detectron2 reads.
         config: what Detectron2 needs for the weights (``networks.detectron2_config``).
-        conventions: ``layouts.Conventions``.
+        conventions: what the network expects of its surroundings.
         wanted: of :func:`source_features`.
 
     Returns:
@@ -67,7 +75,7 @@ def verify(path, config, conventions, wanted):
     return compare(wanted, _features(backbone, conventions))
 
 
-def compare(wanted, got):
+def compare(wanted: Features, got: Features) -> dict[str, dict[str, Difference]]:
     """Differences of all features by mode and stage; raises VerificationError as :func:`verify`."""
     differences = {
         mode: {name: _compare(name, mode, features, got[mode][name]) for name, features in stages.items()}
@@ -95,11 +103,11 @@ def _features(network, conventions):
     return features
 
 
-def test_images(conventions):
+def test_images(conventions: Conventions) -> torch.Tensor:
     """Two images of smooth noise with some grain, normalised; the same on every call.
 
     Args:
-        conventions: ``layouts.Conventions``.
+        conventions: whose mean and std they are normalised with.
 
     Returns:
         tensor: (2, 3, 97, 130) float32. The sides are odd somewhere on the way down, where padding and stride show.
@@ -112,7 +120,7 @@ def test_images(conventions):
     return (images - mean) / std
 
 
-test_images.__test__ = False  # not a test, whatever pytest makes of the name
+test_images.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test by its name
 
 
 class _Checkpointer(DetectionCheckpointer):
@@ -137,7 +145,7 @@ def _load(backbone, path):
     missing += [n for n, tensor in backbone.state_dict().items() if n.endswith(COUNTER) and (tensor == -1).all()]
     for what, names in (("of another shape", [s[0] for s in shapes]), ("missing", missing), ("left over", unexpected)):
         if names:
-            raise VerificationError(f"{len(names)} entries {what} in Detectron2's backbone ({some(names)})")
+            raise VerificationError(f"{len(names)} entries {what} in Detectron2's backbone ({first_few(names)})")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Several files that are written all or none, and a look at where they are to go."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pretrain.files.atomic import named_errors, remove_orphans, temporary_name
 
 
 @contextmanager
-def staged(*paths):
+def staged(*paths: str | os.PathLike) -> Iterator[list[Path]]:
     """Write files under temporary names beside their own, which they get when everything went well.
 
     Args:
@@ -39,7 +40,7 @@ def staged(*paths):
             temporary.unlink(missing_ok=True)
 
 
-def check_folder(checkpoint, output):
+def check_folder(checkpoint: str | os.PathLike, output: str | os.PathLike) -> None:
     """Refuse, before anything is read, a checkpoint that is not there, or a place that cannot be written to.
 
     Raises:

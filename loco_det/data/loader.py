@@ -15,7 +15,7 @@ from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_d
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 
-from pretrain.processes.sigterm import start_worker
+from pretrain.processes.lifetime import start_worker
 
 from .mapper import ImageMapper
 

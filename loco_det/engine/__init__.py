@@ -1,1 +1,1 @@
-"""Training of a detector: Detectron2's DefaultTrainer with guards, and the files that a run leaves."""
+"""Training of a detector, on Detectron2's DefaultTrainer, and the files of a run."""

@@ -1,68 +1,85 @@
-"""Detectron2's checkpointer, but nothing in a file is executed, weights that do not fill the network are an error, and
-files are whole or absent."""
+"""Checkpoints of a detector. Loading runs no code from a file and refuses incomplete weights; writing is atomic."""
 
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import _IncompatibleKeys
 
 from pretrain.files.atomic import write_whole
 from pretrain.files.checkpoints import newest_of_all
 from pretrain.files.safe_load import plain, read
 from pretrain.files.text import for_terminal
 
-# What reading a file's content as a checkpoint may raise
+# Exceptions of reading a file that is not a checkpoint
 UNREADABLE = (
     EOFError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError,
     AssertionError, RecursionError,
 )  # fmt: skip
-LONGEST = 300  # characters of a reason in a message
+LONGEST = 300  # characters of a reason in an error message
 
 
 class GuardedCheckpointer(DetectionCheckpointer):
-    """Detectron2 only warns when weights are missing or of the wrong shape, and trains from random ones.
+    """Detectron2's checkpointer that refuses weights that are missing or of the wrong shape.
+
+    Detectron2 only warns of them, and trains from random weights.
 
     Attributes:
-        required: prefix of the parameters and buffers that a loaded file has to fill; "" for all of them.
+        required: prefix of the parameters and buffers that a loaded file must fill; "": all.
     """
 
     required = "backbone.bottom_up."
 
-    def load(self, path, *args, **kwargs):
-        """As Detectron2's; raises FileNotFoundError if the file is missing, ValueError if it is no checkpoint."""
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Detectron2's.
+
+        Args:
+            path: file or URL, with ``?matching_heuristics=True`` behind it if wanted; "": nothing is loaded.
+            args: as Detectron2's.
+            kwargs: as Detectron2's.
+
+        Returns:
+            The content apart from the model and the checkpointables, such as "iteration".
+
+        Raises:
+            FileNotFoundError: if the file is missing.
+            ValueError: if it is no checkpoint, or does not fill what is ``required``.
+        """
         check_file(path)
         self._path = path
         try:
             return super().load(path, *args, **kwargs)
         except UNREADABLE as error:
-            if isinstance(error, ValueError) and str(error).startswith(str(path)):  # our own
+            if isinstance(error, ValueError) and str(error).startswith(str(path)):  # raised below
                 raise
             reason = (for_terminal(error) or type(error).__name__).strip()[:LONGEST]
             raise ValueError(f"{path} is not a checkpoint that Detectron2 can load: {reason}") from error
 
-    def resume(self, check=lambda content: None):
-        """Load the newest checkpoint of the folder that is whole, which process 0 chooses for all.
+    def resume(self, check: Callable[[Any], None] = lambda content: None) -> dict[str, Any]:
+        """Load the newest intact checkpoint in the folder; process 0 chooses it for all processes.
 
         Args:
-            check: as of :func:`pretrain.files.checkpoints.newest_readable`.
+            check: as in :func:`pretrain.files.checkpoints.newest_readable`.
 
         Returns:
-            dict: what is in it beside the model and the checkpointables, such as "iteration".
+            As :meth:`load`.
 
         Raises:
             FileNotFoundError, ValueError: as :func:`newest_readable` and :meth:`load`.
         """
         return self.load(newest_of_all(self.save_dir, check))
 
-    def _load_file(self, filename):
-        """Detectron2 tells formats by names and unpickles a .pkl; here the content counts, and runs nothing."""
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read a file by its content, without running code; Detectron2 goes by its name and unpickles a .pkl."""
         try:
             content = read(filename, remedy="convert it with tools/convert_to_d2.py --unsafe-load")
             model = content.get("model", content.get("model_state")) if isinstance(content, dict) else None
             if model is None and isinstance(content, dict):
-                model = content.get("blobs", content)  # Detectron1's; or a bare state dict
+                model = content.get("blobs", content)  # of Detectron 1, or a bare state dict
             content = {**content, "model": plain(model)} if isinstance(model, dict) else None
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"{self._path} is not a checkpoint that Detectron2 can load: {error}") from None
@@ -79,19 +96,19 @@ class GuardedCheckpointer(DetectionCheckpointer):
             raise ValueError(f"{self._path}: unknown option {self._parsed_url_during_load.query!r} behind its name")
         return content
 
-    def _load_model(self, checkpoint):
-        # What is really given, after name matching and dropping of wrong shapes. load_state_dict's own list of missing
-        # keys will not do: Detectron2's FrozenBatchNorm2d fills in missing running statistics and says nothing.
-        given = set()
+    def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys:
+        # The names that reach the model, after name matching and dropping of wrong shapes. The missing keys that
+        # load_state_dict returns are incomplete: Detectron2's FrozenBatchNorm2d fills in running statistics silently.
+        given: set[str] = set()
         hook = self.model.register_load_state_dict_pre_hook(lambda _, state_dict, *__: given.update(state_dict))
         try:
             incompatible = super()._load_model(checkpoint)
         finally:
             hook.remove()
-        # BN counts its batches for a cumulative average only, which nothing here uses
+        # num_batches_tracked is used for cumulative averages only, which nothing here computes
         needed = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
         prefix = self.required if any(k.startswith(self.required) for k in needed) else "backbone."  # without FPN
-        # In C4 detectors the last stage of the ResNet is in the head; its norm behind that stage is new
+        # In C4 detectors the last stage of the ResNet is in the head; the norm after that stage is new
         needed = [k for k in needed if k.startswith(prefix) or (prefix and re.match(r"roi_heads\.res5\.\d", k))]
         wrong = [k for k in needed if k not in given]
         if wrong:
@@ -103,8 +120,16 @@ class GuardedCheckpointer(DetectionCheckpointer):
             )
         return incompatible
 
-    def save(self, name, **kwargs):
-        """As Detectron2's, whole or not at all; OSError leaves the older files as they were."""
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name.pth`` atomically, and name it in ``last_checkpoint``.
+
+        Args:
+            name: of the file, without its suffix.
+            kwargs: further content, such as the iteration.
+
+        Raises:
+            OSError: if it cannot be written; older files stay as they were.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
@@ -112,13 +137,13 @@ class GuardedCheckpointer(DetectionCheckpointer):
         write_whole(os.path.join(self.save_dir, f"{name}.pth"), lambda f: torch.save({**data, **kwargs}, f))
         self.tag_last_checkpoint(f"{name}.pth")
 
-    def tag_last_checkpoint(self, last_filename_basename):
-        """Let ``last_checkpoint`` name a file; OSError if it cannot be written."""
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of a file into ``last_checkpoint``; raises OSError if it cannot be written."""
         write_whole(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
 
-def check_file(path):
-    """Raise FileNotFoundError if ``path`` is a local file that is not there; URLs and "" pass."""
-    url = urlparse(path)  # Detectron2 takes ?matching_heuristics=True after a name
+def check_file(path: str) -> None:
+    """Raise FileNotFoundError if ``path`` is a local file that does not exist; URLs and "" pass."""
+    url = urlparse(path)  # without Detectron2's ?matching_heuristics=True
     if path and not url.scheme and not os.path.isfile(url.path):
         raise FileNotFoundError(f"{path}: no such file")

@@ -1,55 +1,31 @@
 """The files that a detection run leaves: ``results.json`` for scripts, ``analysis.json`` and ``.png``, ``pictures/``.
 
-Keys of ``results.json``; null where something is not known:
-
-================== ====================================================================================================
-kind               "detection"
-results            task ("bbox", "segm") -> metric ("AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>") -> percent;
-                   of several test sets, data set -> that
-dataset            DATASETS.TEST, joined by commas
-train_dataset      DATASETS.TRAIN, joined by commas
-iteration          iterations that the evaluated network has been trained for
-seconds            of training, over all parts of a resumed run, evaluations in between included, the last one not
-evaluation_seconds of the last evaluation, on all test sets
-peak_memory        bytes in the main process: on a GPU what torch had allocated there, on the CPU the resident memory
-device             MODEL.DEVICE
-processes          number of processes of the run that wrote this file
-images_per_step    SOLVER.IMS_PER_BATCH, of all processes together
-max_iter           SOLVER.MAX_ITER
-schedule           the same as the field says it: "1x" (of COCO), "64 epochs" (of Cityscapes), or "15000 x 16 images"
-backbone           MODEL.ENCODER, or "ResNet-<depth>"
-freeze_at          MODEL.BACKBONE.FREEZE_AT
-frozen             whether no parameter of the backbone learns
-norm               norm of the backbone
-heads_norm         norm of FPN, box head and mask head, each named once
-weights            MODEL.WEIGHTS of the run's beginning
-weights_sha256     of that file
-weights_metadata   what tools/convert_to_d2.py wrote into it: "source", "layout", "location", "arch", "sha256", "date"
-decoder            of the pretraining, if the weights lie in a run folder of tools/pretrain.py
-published          "row", "box_ap", "mask_ap" of PUBLISHED, and "differences": in what this run differs from that row, a
-                   line each; its figures are to be printed only if there are none (loco_det/runs/published.py)
-problems           what has failed in evaluation, analysis or pictures, a line each; empty if nothing has
-thing_classes      names of the classes, in the network's order
-category_ids       their ids in the data set
-================== ====================================================================================================
+The keys of ``results.json`` are the fields of :class:`pretrain.files.results.DetectionResults`.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
-import math
 import os
 import resource
 import shlex
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
 from detectron2.utils import comm
+from torch import nn
 
 from pretrain.files.atomic import sha256_of, write_whole
 from pretrain.files.figures import png
+from pretrain.files.results import DetectionResults, Published
+from pretrain.files.results.detection import without_nan
 from pretrain.files.safe_load import read
 from pretrain.files.text import for_figure
 from pretrain.files.yaml_files import parse_yaml
@@ -57,7 +33,6 @@ from pretrain.files.yaml_files import parse_yaml
 from ..data.mapper import ImageMapper
 from ..evaluation.analysis import analyze
 from ..report.analysis_plot import draw_analysis
-from ..report.tables import decoder_name
 from ..report.visualize import pick_records, save_comparisons
 from ..runs.folder import is_finished, read_run
 from ..runs.published import published_row
@@ -70,7 +45,15 @@ CITYSCAPES_IMAGES = 2975  # of the fine training set
 COCO_1X = 90000 * 16  # images that Detectron2's 1x schedule of COCO sees
 
 
-def finish(cfg, model, results, state, evaluation_seconds=None, problems=(), resume=True):
+def finish(
+    cfg: CfgNode,
+    model: nn.Module,
+    results: dict,
+    state: dict,
+    evaluation_seconds: float | None = None,
+    problems: Sequence[str] = (),
+    resume: bool = True,
+) -> None:
     """Write ``results.json``; of the last test set, the analysis; of the first, ``pictures/*.png``.
 
     What fails is left out, with a warning in the log and a line in results.json, which has the rest. Where there are no
@@ -94,9 +77,10 @@ def finish(cfg, model, results, state, evaluation_seconds=None, problems=(), res
         return
     if problems and not any(results.values()) and is_finished(folder):
         raise UnfinishedRun(_what_is_missing(folder, problems, resume))
-    content = {"kind": "detection", "results": _without_nan(results), "evaluation_seconds": evaluation_seconds}
+    content = DetectionResults()
     with recorded(problems, "description of the run"):
-        content |= describe(cfg, model, state)
+        content = describe(cfg, model, state)
+    content.results, content.evaluation_seconds = without_nan(results), evaluation_seconds
     _write_results(folder, content, problems)
     written = len(problems)
     with recorded(problems, "analysis"):
@@ -110,9 +94,9 @@ def finish(cfg, model, results, state, evaluation_seconds=None, problems=(), res
     logger.info(f"results in {folder / 'results.json'}, pictures in {folder / 'pictures'}")
 
 
-def _write_results(folder, content, problems):
+def _write_results(folder: Path, content: DetectionResults, problems: list[str]) -> None:
     with recorded(problems, "results.json"):
-        write_whole(folder / "results.json", json.dumps(content | {"problems": problems}, indent=2))
+        dataclasses.replace(content, problems=problems).write(folder / "results.json")
 
 
 def _what_is_missing(folder, problems, resume):
@@ -123,53 +107,53 @@ def _what_is_missing(folder, problems, resume):
     return f"{'; '.join(problems)}. With that mended, this goes on: {shlex.join(command)}"
 
 
-def describe(cfg, model, state):
-    """What was run: the keys of ``results.json`` that the evaluation does not give; arguments as in :func:`finish`."""
+def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
+    """What was run: all results that the evaluation does not give; arguments as in :func:`finish`."""
     trained, iteration = state.get("trainer", {}), state["iteration"] + 1 if "iteration" in state else None
     weights = trained.get("weights", cfg.MODEL.WEIGHTS)
-    backbone = getattr(model.backbone, "bottom_up", model.backbone)
+    backbone: Any = getattr(model.backbone, "bottom_up", model.backbone)
     frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
     origin = _origin(weights)
-    pretraining = origin.pop("pretraining")
     heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
-    return {
-        "dataset": ", ".join(cfg.DATASETS.TEST),
-        "train_dataset": ", ".join(cfg.DATASETS.TRAIN),
-        "iteration": iteration,
-        "seconds": trained.get("seconds"),
-        "peak_memory": peak_memory(cfg.MODEL.DEVICE),
-        "device": cfg.MODEL.DEVICE,
-        "processes": comm.get_world_size(),
-        "images_per_step": cfg.SOLVER.IMS_PER_BATCH,
-        "max_iter": cfg.SOLVER.MAX_ITER,
-        "schedule": schedule(cfg),
-        "backbone": cfg.MODEL.ENCODER or f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
-        "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-        "frozen": frozen,
-        "norm": "FrozenBN" if frozen else cfg.MODEL.RESNETS.NORM,
-        "heads_norm": ", ".join(dict.fromkeys(part.NORM or "none" for part in heads)),
-        "weights": weights,
+    published = published_row(
+        parse_yaml(cfg.dump(), "the config"),
+        weights=weights,
+        metadata=origin["weights_metadata"],
+        images=_image_counts(cfg.DATASETS.TEST) | trained.get("images", {}),
+        pretraining=origin.pop("pretraining"),
+        iteration=iteration,
+    )
+    return DetectionResults(
+        dataset=", ".join(cfg.DATASETS.TEST),
+        train_dataset=", ".join(cfg.DATASETS.TRAIN),
+        iteration=iteration,
+        seconds=trained.get("seconds"),
+        peak_memory=peak_memory(cfg.MODEL.DEVICE),
+        device=cfg.MODEL.DEVICE,
+        processes=comm.get_world_size(),
+        images_per_step=cfg.SOLVER.IMS_PER_BATCH,
+        max_iter=cfg.SOLVER.MAX_ITER,
+        schedule=schedule(cfg),
+        backbone=cfg.MODEL.ENCODER or f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        frozen=frozen,
+        norm="FrozenBN" if frozen else cfg.MODEL.RESNETS.NORM,
+        heads_norm=", ".join(dict.fromkeys(part.NORM or "none" for part in heads)),
+        weights=weights,
         **origin,
-        "published": published_row(
-            parse_yaml(cfg.dump(), "the config"),
-            weights=weights,
-            metadata=origin["weights_metadata"],
-            images=_image_counts(cfg.DATASETS.TEST) | trained.get("images", {}),
-            pretraining=pretraining,
-            iteration=iteration,
-        ),
+        published=Published.from_json(published) if published else None,
         **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
-    }
+    )
 
 
-def peak_memory(device):
+def peak_memory(device: str) -> int:
     """Bytes: the most that torch allocated on a GPU, or on the CPU the most that this process held in memory."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def schedule(cfg):
+def schedule(cfg: CfgNode) -> str:
     """The training's length as the field says it."""
     images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
     if cfg.DATASETS.TRAIN == ("coco_2017_train",):
@@ -203,7 +187,7 @@ def _origin(weights):
             known["weights_metadata"] = {key: content[key] for key in keys if isinstance(content.get(key), str)}
             known["pretraining"] = content.get("pretraining")
     try:
-        known["decoder"] = decoder_name(read_run(Path(weights).parent))
+        known["decoder"] = read_run(Path(weights).parent).decoder
     except (FileNotFoundError, ValueError):  # the folder is no run
         pass
     return known
@@ -217,14 +201,14 @@ def _classes(metadata):
     return {"thing_classes": list(names), "category_ids": sorted(places, key=places.get)}
 
 
-def write_pictures(cfg, model):
+def write_pictures(cfg: CfgNode, model: nn.Module) -> None:
     """Draw ground truth and predictions of some images of the first test set: ``pictures/*.png``."""
     name = cfg.DATASETS.TEST[0]
     pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
     save_comparisons(pairs, MetadataCatalog.get(name), Path(cfg.OUTPUT_DIR, "pictures"), cfg.TEST.PICTURE_THRESHOLD)
 
 
-def write_analysis(cfg):
+def write_analysis(cfg: CfgNode) -> None:
     """Analyse the last test set from its files: ``analysis.json`` and ``analysis.png``, or none if there is no file of
     predictions and ground truth in COCO's format.
     """
@@ -242,14 +226,7 @@ def write_analysis(cfg):
     write_whole(folder / "analysis.png", png(draw_analysis(analysis, title), dpi=110))
 
 
-def _without_nan(value):
-    """The same with None for NaN, which JSON does not have: COCO's AP of sizes or classes without objects."""
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    return None if math.isnan(value) else value
-
-
-def predict(cfg, model, records):
+def predict(cfg: CfgNode, model: nn.Module, records: Iterable[dict]) -> Iterator[tuple[dict, Instances]]:
     """Run the detector on Detectron2 dataset dicts.
 
     Yields:

@@ -6,6 +6,8 @@ import io
 import json
 import os
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -19,7 +21,13 @@ SIZES = ("all", "small", "medium", "large")  # pycocotools' order; limits are 32
 CURVES = {"0.50": 0, "0.75": 5, "0.50:0.95": slice(None)}  # name -> index among pycocotools' IoU thresholds
 
 
-def analyze(ground_truth, predictions, threshold=0.5, evaluation=COCOeval, masks=False):
+def analyze(
+    ground_truth: str | os.PathLike[str],
+    predictions: str | os.PathLike[str],
+    threshold: float = 0.5,
+    evaluation: Callable[..., Any] = COCOeval,
+    masks: bool = False,
+) -> dict[str, Any]:
     """Analyse predictions by pycocotools' own arrays, so that AP here is the AP of the COCO evaluation.
 
     Args:
@@ -105,7 +113,7 @@ def _as_coco(truth, found, task):
     return no_detections(truth)
 
 
-def no_detections(truth):
+def no_detections(truth: COCO) -> COCO:
     """An empty set of detections on the images of ``truth``, both pycocotools' ``COCO``."""
     empty = COCO()
     empty.dataset = {**{key: truth.dataset[key] for key in ("images", "categories")}, "annotations": []}
@@ -119,7 +127,7 @@ def _mean(values):
     return round(float(values.mean()), 3) if values.size else None
 
 
-def confusion(truth, found, threshold):
+def confusion(truth: COCO, found: list[dict[str, Any]], threshold: float) -> dict[str, Any]:
     """Count which class was detected where, by boxes, at IoU 0.5.
 
     A detection, the highest score first, takes the object of its own class that it overlaps most, as in COCO's
@@ -151,7 +159,8 @@ def confusion(truth, found, threshold):
         for d, g in enumerate(match):
             if g is None or not crowd[g]:
                 matrix[-1 if g is None else true[g], guessed[d]] += 1
-        np.add.at(matrix, (true[[g for g in np.flatnonzero(~crowd) if g not in set(match)]], -1), 1)
+        missed_classes = true[[g for g in np.flatnonzero(~crowd) if g not in set(match)]]
+        np.add.at(matrix[:, -1], missed_classes, 1)
     right, real = int(np.trace(matrix)), int(matrix[:-1, :-1].sum())
     missed, spurious = int(matrix[:-1, -1].sum()), int(matrix[-1, :-1].sum())
     sums = {"right": right, "confused": real - right, "missed": missed, "spurious": spurious}
@@ -174,7 +183,7 @@ def _match(objects, detections, true, guessed, crowd):
     return match
 
 
-def most_confused(analysis, count=15):
+def most_confused(analysis: dict[str, Any], count: int = 15) -> list[tuple[str, str, int, float]]:
     """The pairs of classes that are taken for each other most often.
 
     Returns:

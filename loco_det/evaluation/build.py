@@ -3,6 +3,7 @@
 import os
 
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
 
 from .cityscapes import CityscapesEvaluator
 from .coco import FastCOCOEvaluator, ReferenceCOCOEvaluator
@@ -11,7 +12,7 @@ from .coco import FastCOCOEvaluator, ReferenceCOCOEvaluator
 COCO_EVALUATORS = {"fast": FastCOCOEvaluator, "pycocotools": ReferenceCOCOEvaluator}
 
 
-def build_evaluator(dataset_name, output_dir, coco_evaluator="fast"):
+def build_evaluator(dataset_name: str, output_dir: str, coco_evaluator: str = "fast") -> DatasetEvaluator:
     """The evaluator of a registered data set, by its metadata's ``evaluator_type``.
 
     Args:
@@ -30,7 +31,7 @@ def build_evaluator(dataset_name, output_dir, coco_evaluator="fast"):
     return CityscapesEvaluator(dataset_name)
 
 
-def evaluator_type(dataset_name):
+def evaluator_type(dataset_name: str) -> str:
     """The kind of evaluator of a data set, "coco" or "cityscapes_instance"; ValueError if there is none for it."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in ("coco", "cityscapes_instance"):

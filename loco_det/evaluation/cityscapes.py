@@ -4,7 +4,7 @@ import contextlib
 import glob
 import io
 import os
-from unittest import mock
+from collections.abc import Sequence
 
 import numpy as np
 from detectron2.evaluation import CityscapesInstanceEvaluator
@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.cityscapes import alias_cityscapesscripts
+from .replaced import replaced
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # of COCOeval.stats, in this order
 
@@ -31,19 +32,20 @@ class CityscapesEvaluator(CityscapesInstanceEvaluator):
     crowd region as in Detectron2's loader: detections with most of their area in its box count neither as hits nor as
     misses. Void regions play no part. Converters that drop the groups count such detections as false.
 
-    cityscapesScripts 2.3.0 calls ``np.in1d``, which numpy 2.4 has no more, writes ``matches.json`` into the working
-    directory, and cannot write numpy's integers as JSON. None of the files is read again by the evaluation.
+    cityscapesScripts 2.3.0 is one function without arguments for this: it calls ``np.in1d``, which numpy 2.4 has no
+    more, writes ``matches.json`` into the working directory, and cannot write numpy's integers as JSON. So ``np.in1d``
+    is there while it runs, and it writes no files, of which none is read again by the evaluation.
     """
 
-    def __init__(self, dataset_name):
+    def __init__(self, dataset_name: str):
         alias_cityscapesscripts()
         super().__init__(dataset_name)
 
-    def reset(self):
+    def reset(self) -> None:
         super().reset()
-        self._boxes = []  # (stem of the image, (N, 4) XYXY, (N,) scores, (N,) classes)
+        self._boxes: list[tuple] = []  # (stem of the image, (N, 4) XYXY, (N,) scores, (N,) classes)
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         super().process(inputs, outputs)
         for record, output in zip(inputs, outputs, strict=True):
             found = output["instances"].to("cpu")
@@ -51,14 +53,11 @@ class CityscapesEvaluator(CityscapesInstanceEvaluator):
             boxes = found.pred_boxes.tensor.numpy().astype(float)
             self._boxes.append((stem, boxes, found.scores.tolist(), found.pred_classes.tolist()))
 
-    def evaluate(self):
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Returns {"bbox": {...}, "segm": {...}} in percent; None on all processes but the first."""
         import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as script
 
-        with (
-            mock.patch.object(np, "in1d", np.isin, create=True),
-            mock.patch.object(script, "writeDict2JSON", lambda *_: None),
-        ):
+        with replaced(np, in1d=np.isin), replaced(script, writeDict2JSON=lambda *_: None):
             results = super().evaluate()
         gathered = comm.gather(self._boxes)
         if results is None:
@@ -69,7 +68,7 @@ class CityscapesEvaluator(CityscapesInstanceEvaluator):
         return {"bbox": box_ap(truth, predictions, names), **results}
 
 
-def cityscapes_boxes(gt_dir, names):
+def cityscapes_boxes(gt_dir: str, names: Sequence[str]) -> dict[str, list[tuple]]:
     """The boxes of the instances and groups of a split.
 
     Args:
@@ -83,7 +82,7 @@ def cityscapes_boxes(gt_dir, names):
     from cityscapesscripts.helpers.labels import name2label
 
     classes = {name2label[name].id: index for index, name in enumerate(names)}
-    truth = {}
+    truth: dict[str, list[tuple]] = {}
     for path in sorted(glob.glob(os.path.join(gt_dir, "*", "*_gtFine_instanceIds.png"))):
         with Image.open(path, formats=["PNG"]) as image:
             ids = np.asarray(image)
@@ -97,7 +96,7 @@ def cityscapes_boxes(gt_dir, names):
     return truth
 
 
-def box_ap(truth, predictions, names):
+def box_ap(truth: dict[str, list[tuple]], predictions: dict[str, Sequence], names: Sequence[str]) -> dict[str, float]:
     """COCO's AP of boxes.
 
     Args:

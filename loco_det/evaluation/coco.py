@@ -10,7 +10,8 @@ hotcoco's; where the two need not agree, pycocotools does the work, and the log 
 import logging
 import math
 import os
-from unittest import mock
+from collections.abc import Sequence
+from typing import Any
 
 import hotcoco
 import numpy as np
@@ -18,11 +19,14 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from pretrain.files.text import for_terminal
 
 from ..data.coco_files import KEYPOINTS, as_coco, evaluated, read_ground_truth
 from .analysis import no_detections
+from .replaced import replaced
 
 logger = logging.getLogger(__name__)
 _threads_of = None  # the process in which hotcoco has started its threads
@@ -41,22 +45,22 @@ class ReducedCOCOEvaluator(COCOEvaluator):
 
     def __init__(
         self,
-        dataset_name,
-        tasks=None,
-        distributed=True,
-        output_dir=None,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
         *,
-        max_dets_per_image=None,
-        use_fast_impl=False,
-        kpt_oks_sigmas=(),
-        allow_cached_coco=True,
-    ):
+        max_dets_per_image: int | None = None,
+        use_fast_impl: bool = False,
+        kpt_oks_sigmas: Sequence[float] = (),
+        allow_cached_coco: bool = True,
+    ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         if not metadata.get("json_file"):  # a data set that is no file: Detectron2 writes one
             options = {"max_dets_per_image": max_dets_per_image, "kpt_oks_sigmas": kpt_oks_sigmas}
             options |= {"use_fast_impl": False, "allow_cached_coco": allow_cached_coco}
             super().__init__(dataset_name, tasks, distributed, output_dir, **options)
-            self._coco_api = as_coco(evaluated(self._coco_api.dataset, KEYPOINTS))
+            self._coco_api: COCO = as_coco(evaluated(self._coco_api.dataset, KEYPOINTS))
             return
         # Detectron2's __init__ but for its reading of the file
         self._logger = logging.getLogger(COCOEvaluator.__module__)
@@ -75,11 +79,11 @@ class ReferenceCOCOEvaluator(ReducedCOCOEvaluator):
     Detectron2 has NaN for every metric then, and none for masks. NaN stays for sizes and classes without objects.
     """
 
-    def reset(self):
+    def reset(self) -> None:
         super().reset()
         self._masks = False  # whether the detector predicts masks, which empty results in COCO's format do not tell
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         super().process(inputs, outputs)
         self._masks |= any(o["instances"].has("pred_masks") for o in outputs if "instances" in o)
 
@@ -130,15 +134,16 @@ class FastCOCOEvaluator(ReferenceCOCOEvaluator):
         if not fast:
             super()._eval_predictions(predictions, img_ids)
             return
-        # Without a task it converts the classes to the data set's ids, in place, and writes the file
-        with mock.patch.multiple(self, _tasks=iter(()), _use_fast_impl=True):
+        # With no task left, which an empty list would not say, Detectron2 converts the classes to the data set's ids,
+        # in place, and writes the file: it has no method for that alone
+        with replaced(self, _tasks=iter(()), _use_fast_impl=True):
             super()._eval_predictions(predictions)
         for task in tasks:
             found = evaluate(self._coco_api, detections, task, img_ids, self._max_dets_per_image)
             self._results[task] = self._derive_coco_results(found, task, self._metadata.get("thing_classes"))
 
 
-def unsupported(coco_gt, detections, tasks):
+def unsupported(coco_gt: COCO, detections: list[dict[str, Any]], tasks: Sequence[str]) -> str | None:
     """Why hotcoco 1.3 need not equal pycocotools on these data; None if it does.
 
     Args:
@@ -171,7 +176,13 @@ def _without_masks(dataset):
     return dataset | {"annotations": annotations}
 
 
-def evaluate(coco_gt, detections, task, img_ids=None, max_dets=(1, 10, 100)):
+def evaluate(
+    coco_gt: COCO,
+    detections: list[dict[str, Any]],
+    task: str,
+    img_ids: Sequence[int] | None = None,
+    max_dets: Sequence[int] = (1, 10, 100),
+) -> COCOeval:
     """COCO's figures of boxes or masks.
 
     Args:
@@ -220,6 +231,6 @@ def evaluate(coco_gt, detections, task, img_ids=None, max_dets=(1, 10, 100)):
         params.imgIds = np.unique(official.params.imgIds if img_ids is None else img_ids).tolist()
     fast.evaluate()
     fast.accumulate()
-    official.eval = {**fast.eval, "params": official.params}
+    official.eval = {**(fast.eval or {}), "params": official.params}
     official.summarize()
     return official

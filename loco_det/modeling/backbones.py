@@ -1,15 +1,18 @@
 """Any encoder of pretraining as a Detectron2 backbone, alone or under an FPN."""
 
 import math
+from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pretrain.encoders import build_encoder
+from pretrain.encoders import Encoder, build_encoder
 
 
 class EncoderBackbone(Backbone):
@@ -27,7 +30,14 @@ class EncoderBackbone(Backbone):
         encoder: the encoder; its parameters are ``encoder.<the encoder's own names>`` here.
     """
 
-    def __init__(self, encoder, out_features, norm="BN", freeze_at=0, pyramid=False):
+    def __init__(
+        self,
+        encoder: Encoder,
+        out_features: Iterable[str],
+        norm: str = "BN",
+        freeze_at: int = 0,
+        pyramid: bool = False,
+    ) -> None:
         """
         Args:
             encoder: see :class:`pretrain.encoders.Encoder`; ``strides`` are required here. It becomes part of the
@@ -77,7 +87,7 @@ class EncoderBackbone(Backbone):
                 if isinstance(child, _BatchNorm) and child not in training:
                     setattr(module, name, FrozenBatchNorm2d.convert_frozen_batchnorm(child))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
             x: images, (B, 3, H, W), normalised.
@@ -95,10 +105,11 @@ class EncoderBackbone(Backbone):
                     size = [math.ceil(side / self._resized[name]) for side in sides]
                     features[name] = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             if name == self._out_features[-1]:
-                return features
+                break  # nothing above is needed
+        return features
 
 
-def nearest_power(stride):
+def nearest_power(stride: float) -> int:
     """The power of two whose logarithm is nearest to that of ``stride``."""
     return 2 ** round(math.log2(stride))
 
@@ -122,18 +133,21 @@ def _bottom_up(cfg, pyramid):
 
 
 @BACKBONE_REGISTRY.register()
-def build_encoder_backbone(cfg, input_shape):
-    """``MODEL.ENCODER`` with its features as they are; raises ValueError as :class:`EncoderBackbone`.
+def build_encoder_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> EncoderBackbone:
+    """``MODEL.ENCODER`` with its features as they are.
 
     Args:
         cfg: a Detectron2 config with loco-det's keys.
-        input_shape: Detectron2's ShapeSpec of the images; not needed.
+        input_shape: of the images; not needed.
+
+    Raises:
+        ValueError: as :class:`EncoderBackbone`.
     """
     return _bottom_up(cfg, pyramid=False)
 
 
 @BACKBONE_REGISTRY.register()
-def build_encoder_fpn_backbone(cfg, input_shape):
+def build_encoder_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """``MODEL.ENCODER`` under Detectron2's FPN with p6, as ``build_resnet_fpn_backbone``.
 
     Args:

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 1e-4  # relative difference of features that folding may make by rounding
 
 
-def speed_up(module, compile=False):
+def speed_up(module: nn.Module, compile: bool = False) -> bool:
     """Let a frozen module run by a folded copy of itself; its parameters, their names and its checkpoints stay.
 
     Args:
@@ -69,11 +69,14 @@ class _FastForward:
         return type(self.module).forward(self.module, x)
 
 
-def fold(module):
+def fold(module: nn.Module) -> None:
     """Fold every FrozenBatchNorm2d into the conv before it, in place.
 
     A conv's norm is the one that it holds (Detectron2's), or the next child of the same parent, as in torchvision's
     blocks; PResNet-50's bilinear interpolation between the two changes nothing, because its weights sum up to one.
+
+    Args:
+        module: changed in place: convs get the norms' scale and shift, and norms are gone or ``nn.Identity``.
     """
     for parent in list(module.modules()):
         conv = parent if isinstance(parent, nn.Conv2d) else None
@@ -85,5 +88,5 @@ def fold(module):
                     setattr(parent, name, None if conv is parent else nn.Identity())
                 conv = None
             else:
-                conv = child[0] if isinstance(child, nn.Sequential) and len(child) else child
-                conv = conv if isinstance(conv, nn.Conv2d) else None
+                below = child[0] if isinstance(child, nn.Sequential) and len(child) else child
+                conv = below if isinstance(below, nn.Conv2d) else None

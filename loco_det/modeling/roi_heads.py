@@ -1,6 +1,7 @@
 """The ROI heads of MoCo's C4 recipe, which Detectron2 does not have."""
 
-from detectron2.layers import get_norm
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 
 
@@ -15,7 +16,8 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
     """
 
     @classmethod
-    def from_config(cls, cfg, input_shape):
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Arguments of the constructor, with the norm in "res5"; as Detectron2's ``configurable`` calls it."""
         parts = super().from_config(cfg, input_shape)
         norm = get_norm(cfg.MODEL.RESNETS.NORM, parts["res5"][-1].out_channels)
         parts["res5"].add_module("norm", norm)

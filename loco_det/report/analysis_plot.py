@@ -16,7 +16,7 @@ SHORT = 22  # columns of a class's name
 TASKS = {"bbox": "box", "segm": "mask"}
 
 
-def draw_analysis(analysis, title=""):
+def draw_analysis(analysis: dict, title: str = "") -> Figure:
     """A figure of what :func:`loco_det.evaluation.analysis.analyze` returned.
 
     Returns:

@@ -1,7 +1,9 @@
 """Curves of runs by iteration, as PNG."""
 
 import math
+from collections.abc import Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -9,11 +11,18 @@ from matplotlib.figure import Figure
 from pretrain.files.figures import png
 from pretrain.files.text import for_figure
 
+from ..runs.folder import Run
 from .tables import finite
 
 # Okabe and Ito, safe for the colour-blind
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
 
 
 def _plot(axes, run, names, labels, title, ylabel, first_color=0):
@@ -26,7 +35,7 @@ def _plot(axes, run, names, labels, title, ylabel, first_color=0):
     axes.set_ylabel(ylabel)
 
 
-def pretraining_curves(run):
+def pretraining_curves(run: Run) -> bytes:
     """PNG bytes: the loss of every unit, their sum (if there are several) and the learning rate, by iteration."""
     units = run.unit_losses
     panels = ["units", "total", "lr"] if len(units) > 1 else ["units", "lr"]
@@ -49,7 +58,7 @@ def pretraining_curves(run):
         return png(figure)
 
 
-def detection_curves(run):
+def detection_curves(run: Run) -> bytes:
     """PNG bytes: the losses and, if evaluated more than once, box and mask AP, by iteration."""
     losses = ["total_loss", *run.unit_losses]
     aps = [key for key in ("bbox/AP", "segm/AP") if len(run.series(key)[0]) > 1]
@@ -69,12 +78,12 @@ def detection_curves(run):
         return png(figure)
 
 
-def ap_curves(runs, dataset):
+def ap_curves(runs: Sequence[Run], dataset: str) -> bytes:
     """PNG bytes: box and mask AP of several detection runs on the same dataset, by iteration."""
     return _joint(runs, (("bbox/AP", "Box AP"), ("segm/AP", "Mask AP")), dataset, "AP (%)")
 
 
-def joint_curves(runs, dataset):
+def joint_curves(runs: Sequence[Run], dataset: str) -> bytes:
     """PNG bytes: total and mask loss of several detection runs on the same dataset, by iteration."""
     return _joint(runs, (("total_loss", "Total loss"), ("loss_mask", "Mask loss")), dataset, "loss")
 
@@ -89,7 +98,7 @@ def _joint(runs, panels, dataset, ylabel):
     return png(figure)
 
 
-def pr_curves(runs, dataset):
+def pr_curves(runs: Sequence[Run], dataset: str) -> bytes:
     """PNG bytes: precision by recall of several analysed runs on the same dataset, at IoU 0.5 and as the mean over IoU
     0.5 to 0.95 (its area is the AP); of masks where there are any.
     """

@@ -1,82 +1,81 @@
 """Table of readouts: what linear probe and kNN found on each stage of an encoder."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from .tables import NOTHING, Cell, terminal_table, without_empty
+from pretrain.files.results import KnnResults, LinearResults, ReadoutResults, Results
+from pretrain.files.tables import GENERAL, PLAIN, Column, Table, decimals
 
-KINDS = {"linear": "linear", "knn": "kNN"}  # part of results.json -> name in the table
+from ..runs.folder import Run
+from .tables import names, number
+
+KINDS = {"linear": "linear", "knn": "kNN"}  # kind of results -> name in the table
+ACCURACY = decimals(2)
+COLUMNS = [
+    *(Column("run"), Column("state"), Column("readout"), Column("encoder"), names("weights"), names("dataset")),
+    *(Column("stage"), Column("top-1", ACCURACY, style="ap"), number("top-5", ACCURACY)),
+    *(number("learning rate", GENERAL), Column("chosen on"), number("k", PLAIN), number("temperature", GENERAL)),
+]
+OPTIONAL = ("top-5", "learning rate", "chosen on", "k", "temperature")
 
 
-def readout_rows(runs):
-    """Rows (column -> text) of the runs of tools/linear_probe.py and tools/knn.py.
+def readout_table(runs: Sequence[Run]) -> Table:
+    """The runs of tools/linear_probe.py and tools/knn.py; those of other kinds are passed over.
 
-    Args:
-        runs: list of Run; those of other kinds are passed over.
-
-    Returns:
-        list of dicts: one for each stage, of kNN for each stage, K and TEMPERATURE, none of which is chosen for being
-        the best; one for a run without results.
+    A row for each stage, of kNN for each stage, K and TEMPERATURE, none of which is chosen for being the best; one for
+    a run without results.
     """
-    rows = []
-    for run in runs:
-        if run.kind == "readout":
-            about, figures = _about(run), _linear_figures(run) + _knn_figures(run)
-            rows += [about | cells for cells in figures or [_figures(NOTHING, {})]]
-    return without_empty(rows, ["top-5", "learning rate", "chosen on", "k", "temperature"])
+    table = Table(COLUMNS)
+    for run in (run for run in runs if run.kind == "readout"):
+        table.rows += [{**_about(run), **cells} for cells in _figures(run.results) or [{}]]
+    return table.without_empty(OPTIONAL)
 
 
-def readouts_text(runs):
-    """The table of :func:`readout_rows` for a terminal; empty if there is no readout."""
-    rows = readout_rows(runs)
-    return terminal_table(rows) if rows else ""
+def readouts_text(runs: Sequence[Run]) -> str:
+    """The table of :func:`readout_table` for a terminal; empty if there is no readout."""
+    table = readout_table(runs)
+    return table.terminal() if table else ""
 
 
-def _about(run):
+def _about(run: Run) -> dict[str, str | None]:
     """The cells that all rows of a run share."""
-    weights = run.results.get("weights") or {}
-    path = weights.get("path") or run.key("MODEL.WEIGHTS")
-    images = run.key("DATASETS.TEST") or run.key("DATASETS.TRAIN")
+    results = run.results if isinstance(run.results, ReadoutResults) else ReadoutResults()
+    weights, images = results.weights or {}, run.key("DATASETS.TEST") or run.key("DATASETS.TRAIN")
     alone = "" if run.key("DATASETS.TEST") or not images else " (leave-one-out)"
-    known = [name for part, name in KINDS.items() if part in run.results]
     return {
         "run": run.name,
         "state": run.state,
-        "readout": known[0] if known else NOTHING,
-        "encoder": weights.get("arch") or NOTHING,
-        "weights": _short(path),
-        "dataset": _short(images) + alone,
+        "readout": KINDS[results.KIND] if run.results else None,
+        "encoder": weights.get("arch"),
+        "weights": _short(weights.get("path") or run.key("MODEL.WEIGHTS")),
+        "dataset": f"{_short(images)}{alone}" if images else None,
     }
 
 
-def _short(path):
+def _short(path: Any) -> str | None:
     """The last two parts of a path: runs and data sets tend to lie in folders that tell what they are."""
-    return "/".join(Path(str(path)).parts[-2:]) if path else NOTHING
+    return "/".join(Path(str(path)).parts[-2:]) if path else None
 
 
-def _figures(stage, row, **setting):
-    """The cells of a row of results.json; ``setting`` has those that tell how it came about."""
-    blank = dict.fromkeys(("learning rate", "chosen on", "k", "temperature"), NOTHING)
-    return {"stage": stage, "top-1": _percent(row.get("top1")), "top-5": _percent(row.get("top5"))} | blank | setting
+def _figures(results: Results | None) -> list[dict[str, Any]]:
+    if isinstance(results, LinearResults):
+        return _linear_rows(results)
+    return _knn_rows(results) if isinstance(results, KnnResults) else []
 
 
-def _percent(value):
-    return NOTHING if value is None else Cell(f"{value:.2f}", value)
-
-
-def _linear_figures(run):
-    where = (run.results.get("protocol") or {}).get("chosen_on") or NOTHING
-    rows = []
-    for stage, row in (run.results.get("linear") or {}).items():
-        rate = row.get("lr")
-        learning_rate = "all diverged" if rate is None else Cell(f"{rate:g}", rate)
-        rows.append(_figures(stage, row, **{"learning rate": learning_rate, "chosen on": where}))
+def _linear_rows(results: LinearResults) -> list[dict[str, Any]]:
+    where, rows = (results.protocol or {}).get("chosen_on"), []
+    for name, stage in results.linear.items():
+        rate = "all diverged" if stage.lr is None else stage.lr
+        row = {"stage": name, "top-1": stage.top1, "top-5": stage.top5, "learning rate": rate, "chosen on": where}
+        rows.append(row)
     return rows
 
 
-def _knn_figures(run):
-    rows = []
-    for stage, settings in (run.results.get("knn") or {}).items():
-        for name, row in settings.items():  # such as k200_t0.07
-            k, _, temperature = name.removeprefix("k").partition("_t")
-            rows.append(_figures(stage, row, k=Cell(k, float(k)), temperature=Cell(temperature, float(temperature))))
-    return rows
+def _knn_rows(results: KnnResults) -> list[dict[str, Any]]:
+    return [
+        {"stage": stage, "top-1": tops.top1, "top-5": tops.top5, **key._asdict()}
+        for stage, settings in results.knn.items()
+        for key, tops in settings.items()
+    ]

@@ -1,153 +1,151 @@
-"""Tables of runs: APs, classes, pretraining, seeds."""
+"""Tables of runs: detection, classes, pretraining."""
 
-import math
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pretrain.files.tables import DURATION, MEMORY, PLAIN, PROGRESS, Column, Progress, Table, several
 from pretrain.files.text import for_terminal, shortened
 
-from .seeds import seeds_rows
-from .tables import (
-    APS,
-    NOTHING,
-    Cell,
-    ap,
-    decoder_name,
-    duration,
-    finite,
-    memory,
-    one_decimal,
-    terminal_table,
-    without_empty,
-)
+from ..runs.folder import Run
+from .tables import APS, DIFFERENCE, PERCENT, ap, ap_column, minus, names, number, wrapped
 
 OTHER = "another: see below"  # instead of a published row
 LONGEST_NOTE = 600  # characters on a terminal
+TASKS = (("box", "bbox"), ("mask", "segm"))
+PUBLISHED = [
+    [ap_column(f"{name} AP"), number(f"published {name} AP", PERCENT), number(f"{name} AP − published", DIFFERENCE)]
+    for name, _ in TASKS
+]
+SIZES = [Column(f"{name} APs / m / l", several(PERCENT), style="small") for name, _ in TASKS]
+COLUMNS = [
+    *(Column("run"), Column("state"), Column("backbone"), names("weights"), wrapped("decoder"), Column("trained")),
+    *(names("schedule"), names("dataset"), *itertools.chain(*PUBLISHED), names("published row")),
+    *(ap_column(name) for name in APS if not name.endswith("AP")),
+    *(*SIZES, number("iterations", PROGRESS), number("time", DURATION), number("memory", MEMORY)),
+]
+OPTIONAL = ["decoder", "memory", *(column.name for column in COLUMNS if "published" in column.name)]
 
 
-def _iterations(run):
-    planned, done = run.key("SOLVER.MAX_ITER"), run.iterations
-    if done is None:
-        return NOTHING
-    return Cell(f"{done} of {planned}" if planned and done < planned else str(done), done)
+def _iterations(run: Run) -> Progress | None:
+    return None if run.iterations is None else Progress(run.iterations, run.key("SOLVER.MAX_ITER"))
 
 
-def _trained(run):
+def _trained(run: Run) -> str | None:
     """How much of the backbone learns."""
-    level = run.results.get("freeze_at", run.key("MODEL.BACKBONE.FREEZE_AT", 0))
-    if run.results.get("frozen", level >= 5):
+    if run.problem:
+        return None
+    level, frozen = run.detection.freeze_at, run.detection.frozen
+    level = run.key("MODEL.BACKBONE.FREEZE_AT", 0) if level is None else level
+    if level >= 5 if frozen is None else frozen:
         return "frozen"
     return "fine-tuned" if level < 1 else f"fine-tuned above {'stem' if level == 1 else f'res{level}'}"
 
 
-def _schedule(run):
+def _schedule(run: Run) -> str | None:
     iterations, images = run.key("SOLVER.MAX_ITER"), run.key("SOLVER.IMS_PER_BATCH")
-    return run.results.get("schedule") or (f"{iterations} x {images} images" if iterations and images else NOTHING)
+    return run.detection.schedule or (f"{iterations} x {images} images" if iterations and images else None)
 
 
-def detection_rows(runs):
-    """One row (column -> text) for each detection run and test set; before its evaluation it comes from its config."""
+def _network(run: Run, pretrained: dict[Path, Run]) -> dict[str, str | None]:
+    """What was trained, from which weights."""
+    depth, weights = run.key("MODEL.RESNETS.DEPTH"), run.detection.weights or run.key("MODEL.WEIGHTS")
+    source = pretrained.get(Path(weights).resolve().parent) if weights else None
+    backbone = run.detection.backbone or run.key("MODEL.ENCODER") or (f"ResNet-{depth}" if depth else None)
+    decoder = run.detection.decoder or (source.decoder if source else None)
+    return {
+        "backbone": backbone,
+        "weights": "/".join(Path(weights).parts[-2:]) if weights else None,
+        "decoder": decoder,
+        "trained": _trained(run),
+        "schedule": _schedule(run),
+    }
+
+
+def detection_table(runs: Sequence[Run]) -> Table:
+    """A row for each detection run and test set; before its evaluation it comes from its config."""
     pretrained = {run.folder.resolve(): run for run in runs if run.kind == "pretraining"}
-    rows = []
-    for run in runs:
-        weights = Path(str(run.results.get("weights") or run.key("MODEL.WEIGHTS") or NOTHING))
-        source = pretrained.get(weights.resolve().parent)
-        depth = run.key("MODEL.RESNETS.DEPTH")
-        for dataset, tasks in run.evaluations.items() if run.kind == "detection" else ():
-            cells = {
-                "run": run.name,
-                "state": run.state,
-                "backbone": str(run.results.get("backbone") or run.key("MODEL.ENCODER") or "")
-                or (f"ResNet-{depth}" if depth else NOTHING),
-                "weights": "/".join(weights.parts[-2:]),
-                "decoder": run.results.get("decoder") or (decoder_name(source) if source else None) or NOTHING,
-                "trained": NOTHING if run.problem else _trained(run),
-                "schedule": _schedule(run),
-                "dataset": dataset,
-            }
-            published = {} if run.published.get("differences") else run.published
-            for name, task in (("box", "bbox"), ("mask", "segm")):
-                figure = published.get(f"{name}_ap") or math.nan
-                cells[f"{name} AP"] = one_decimal(ap(tasks, task, "AP"))
-                cells[f"published {name} AP"] = one_decimal(figure)
-                cells[f"{name} AP − published"] = one_decimal(ap(tasks, task, "AP") - figure, "+")
-            cells["published row"] = published.get("row") or (OTHER if run.published else NOTHING)
-            cells |= {column: one_decimal(ap(tasks, *keys)) for column, keys in APS.items() if column not in cells}
-            for name, task in (("box", "bbox"), ("mask", "segm")):
-                sizes = (one_decimal(ap(tasks, task, f"AP{size}")) for size in "sml")
-                cells[f"{name} APs / m / l"] = " / ".join(sizes)
-            cells["iterations"], cells["time"] = _iterations(run), duration(run.seconds)
-            cells["memory"] = memory(run.results.get("peak_memory"))
-            rows.append(cells)
-    published = [column for row in rows[:1] for column in row if "published" in column]
-    return without_empty(rows, ["decoder", "memory", *published])
+    table = Table(COLUMNS)
+    for run in (run for run in runs if run.kind == "detection"):
+        about: dict[str, Any] = {"run": run.name, "state": run.state, **_network(run, pretrained)}
+        about |= {"iterations": _iterations(run), "time": run.seconds, "memory": run.detection.peak_memory}
+        row = run.published if run.published and run.published.comparable else None
+        for dataset, tasks in run.evaluations.items():
+            cells: dict[str, Any] = {column: ap(tasks, *keys) for column, keys in APS.items()}
+            for name, task in TASKS:
+                figure = getattr(row, f"{name}_ap", None) or None
+                cells[f"published {name} AP"] = figure
+                cells[f"{name} AP − published"] = minus(ap(tasks, task, "AP"), figure)
+                cells[f"{name} APs / m / l"] = [ap(tasks, task, f"AP{size}") for size in "sml"]
+            cells["published row"] = row.row if row else OTHER if run.published else None
+            table.rows.append({**about, "dataset": dataset, **cells})
+    return table.without_empty(OPTIONAL)
 
 
-def published_sentence(row):
+def published_sentence(row: str, differences: Sequence[str]) -> str:
     """In what a run differs from a published row, in words.
 
     Args:
-        row: ``Run.published``, with differences.
+        row: its name.
+        differences: a text each.
     """
-    return f"differs from the published row ({row['row']}) in: {', '.join(row['differences'])}"
+    return f"differs from the published row ({row}) in: {', '.join(differences)}"
 
 
-def published_notes(runs):
+def published_notes(runs: Sequence[Run]) -> list[str]:
     """A sentence for each run that names a published row and is not that row."""
-    named = [(run.name, run.published) for run in runs if run.kind == "detection"]
-    return [f"{name} {published_sentence(row)}." for name, row in named if row.get("differences")]
+    named = [(run.name, run.published) for run in runs if run.kind == "detection" and run.published]
+    return [f"{name} {published_sentence(row.row, row.differences)}." for name, row in named if row.differences]
 
 
-def pretraining_rows(runs):
-    """One row (column -> text) for each pretraining run."""
-    rows = []
-    for run in runs:
-        if run.kind != "pretraining":
-            continue
+def pretraining_table(runs: Sequence[Run]) -> Table:
+    """A row for each pretraining run."""
+    columns = [Column("run"), number("iterations", PROGRESS), number("time", DURATION), Column("encoder")]
+    table = Table([*columns, wrapped("units"), wrapped("decoder"), wrapped("loss, first → last logged")])
+    for run in (run for run in runs if run.kind == "pretraining"):
         units = run.key("MODEL.UNITS")
         losses = {name.removeprefix("loss_"): run.series(name)[1] for name in run.unit_losses}
         change = ", ".join(f"{name} {values[0]:.2f} → {values[-1]:.2f}" for name, values in losses.items())
         cells = {
             "run": run.name,
             "iterations": _iterations(run),
-            "time": duration(run.seconds),
-            "encoder": str(run.key("MODEL.ENCODER", NOTHING)),
-            "units": NOTHING if units is None else ", ".join("+".join(unit) for unit in units) or "none: random",
-            "decoder": decoder_name(run) or NOTHING,
-            "loss, first → last logged": change or NOTHING,
+            "time": run.seconds,
+            "encoder": run.key("MODEL.ENCODER"),
+            "units": None if units is None else ", ".join("+".join(unit) for unit in units) or "none: random",
+            "decoder": run.decoder,
+            "loss, first → last logged": change or None,
         }
-        rows.append(cells)
-    return rows
+        table.rows.append(cells)
+    return table
 
 
-def class_rows(runs, dataset):
-    """One row for each class of a data set, with the AP (of masks, if there are any) of each run that was analysed."""
+def class_table(runs: Sequence[Run], dataset: str) -> Table:
+    """A row for each class of a data set, with the AP (of masks, if there are any) of each run that was analysed."""
     runs = [run for run in runs if run.analysis.get("dataset") == dataset]
-    rows = []
-    for name in dict.fromkeys(name for run in runs for name in run.analysis["classes"]):
-        cells = {"class": name, "objects": NOTHING}
-        for run in runs:
-            task, part = list(run.analysis["tasks"].items())[-1]
+    table = Table([Column("class"), number("objects", PLAIN)])
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        task, part = list(run.analysis["tasks"].items())[-1]
+        key = str(run.folder)
+        title = f"{run.name}: {'mask' if task == 'segm' else 'box'} AP"
+        table.columns.append(Column(title, PERCENT, style="number", key=key))
+        for name in run.analysis["classes"]:
             known = part["per_class"].get(name, {})
-            cells["objects"] = Cell(str(known["objects"]), known["objects"]) if known else cells["objects"]
-            cells[f"{run.name}: {'mask' if task == 'segm' else 'box'} AP"] = one_decimal(finite(known.get("AP")))
-        rows.append(cells)
-    return rows
+            cells = found.setdefault(name, {"class": name, "objects": None})
+            cells |= {"objects": known.get("objects", cells["objects"]), key: known.get("AP")}
+    table.rows = list(found.values())
+    return table
 
 
-def table_text(runs):
+def table_text(runs: Sequence[Run]) -> str:
     """The AP table of the detection runs for a terminal (the page also has APs / m / l); empty if there is none."""
-    rows = [{k: v for k, v in row.items() if " / " not in k} for row in detection_rows(runs)]
+    table = detection_table(runs).without([column.name for column in SIZES])
     notes = [shortened(for_terminal(note), LONGEST_NOTE) for note in published_notes(runs)]
-    return "\n".join([terminal_table(rows), *notes]) if rows else ""
+    return "\n".join([table.terminal(), *notes]) if table else ""
 
 
-def pretraining_text(runs):
-    """The table of :func:`pretraining_rows` for a terminal; empty if there is none."""
-    rows = pretraining_rows(runs)
-    return terminal_table(rows) if rows else ""
-
-
-def seeds_text(runs):
-    """The table of :func:`seeds_rows` for a terminal; empty if no run has several seeds."""
-    rows = seeds_rows(runs)
-    return terminal_table(rows) if rows else ""
+def pretraining_text(runs: Sequence[Run]) -> str:
+    """The table of :func:`pretraining_table` for a terminal; empty if there is none."""
+    table = pretraining_table(runs)
+    return table.terminal() if table else ""

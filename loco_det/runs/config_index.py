@@ -9,9 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrain.files.shipped_configs import CONFIGS
 from pretrain.files.yaml_files import read_yaml
-
-from .published import CONFIGS
 
 README = CONFIGS / "README.md"
 HEAD = """# Configs
@@ -62,13 +61,13 @@ class Published(NamedTuple):
     path: str
 
 
-def comment_of(path):
+def comment_of(path: Path) -> list[str]:
     """The lines of the comment at a config's top."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
-def published_rows(path):
+def published_rows(path: Path) -> list[Published]:
     """The rows of published tables that a config defines.
 
     Args:
@@ -80,12 +79,12 @@ def published_rows(path):
     name = Path(path).relative_to(CONFIGS).as_posix()
     published = read_yaml(path).get("PUBLISHED") or {}
     if published:
-        row, source = re.fullmatch(r"(.+) \((.+)\)", published["ROW"]).groups()
+        row, _, source = published["ROW"].removesuffix(")").rpartition(" (")
         return [Published(source, row, f"{published['BOX_AP']} / {published['MASK_AP']}", name)]
-    return [Published(*match.groups(), name) for line in comment_of(path) if (match := TOP1.match(line))]
+    return [Published(match[1], match[2], match[3], name) for line in comment_of(path) if (match := TOP1.match(line))]
 
 
-def index():
+def index() -> str:
     """The text of ``configs/README.md``."""
     files = [path for path in sorted(CONFIGS.rglob("*.yaml")) if not path.name.startswith("_")]
     rows = {path: published_rows(path) for path in files}
@@ -120,7 +119,7 @@ def _table(head, rows):
     return "\n".join(lines) + "\n"
 
 
-def main():
+def main() -> None:
     """Write ``configs/README.md``."""
     README.write_text(index(), encoding="utf-8")
 

@@ -1,14 +1,17 @@
 """Runs beneath a folder."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from .folder import lost_run, read_run
+from pretrain.files.results import NewerVersionError
+
+from .folder import Run, lost_run, read_run
 
 FILES = ("metrics.json", "results.json")
 
 
-def find_runs(roots):
+def find_runs(roots: str | Path | Sequence[str | Path]) -> list[Run]:
     """Read every run at or beneath the given folders.
 
     Args:
@@ -22,7 +25,8 @@ def find_runs(roots):
         FileNotFoundError: if a folder is not there or holds no run, and there is no other run.
         ValueError: as :func:`read_run`, if there is no other run.
     """
-    runs, errors = {}, []  # by folder, in the order of insertion, each once
+    runs: dict[Path, Run] = {}  # in the order of insertion, each folder once
+    errors: list[Exception] = []
     for root in [roots] if isinstance(roots, str | Path) else roots:
         try:
             if not Path(root).is_dir():
@@ -42,7 +46,9 @@ def find_runs(roots):
                     runs[folder.resolve()] = read_run(folder)
                 except ValueError as error:
                     errors.append(error)
-                    runs[folder.resolve()] = lost_run(folder, "damaged")
+                    runs[folder.resolve()] = lost_run(
+                        folder, "of a later version" if isinstance(error, NewerVersionError) else "damaged"
+                    )
     if errors and all(run.problem for run in runs.values()):
         raise errors[0]
     if len(runs) > 1:

@@ -9,15 +9,16 @@ import functools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 
 from pretrain.config import get_cfg as get_pretraining_cfg
+from pretrain.files.shipped_configs import CONFIGS
 from pretrain.files.yaml_files import merge_config_file, read_yaml
 
 from ..config import add_loco_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 IMAGENET = "datasets/imagenet/train", 1_281_167  # as pretraining configs call it, and its number of images
 # Nothing that is learned or measured depends on these
 FREE = re.compile(
@@ -39,7 +40,14 @@ IMAGES = {"coco_2017_val": 5000, "coco_2017_train": 117_266, "cityscapes_fine_in
 MOST = 4  # keys of a group that are named
 
 
-def differences(config, weights, metadata=None, pretraining=None, iteration=None, images=None):
+def differences(
+    config: dict[str, Any],
+    weights: str | None,
+    metadata: dict[str, Any] | None = None,
+    pretraining: dict[str, Any] | None = None,
+    iteration: int | None = None,
+    images: dict[str, int] | None = None,
+) -> list[str]:
     """In what a run differs from the row that its config names.
 
     Args:
@@ -65,7 +73,7 @@ def differences(config, weights, metadata=None, pretraining=None, iteration=None
         run["SOLVER.MAX_ITER"] = min(iteration, run["SOLVER.MAX_ITER"])
     found += [f"weights ({text})"] if (text := _other_weights(row, weights, metadata, pretraining)) else []
     keys = _other_keys(run, _flat(row), FREE)
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for name, count in (images or {}).items():
         if count != IMAGES.get(name, count):
             groups.setdefault("data", []).append(f"{count} images in {name}, the row has {IMAGES[name]}")
@@ -74,7 +82,7 @@ def differences(config, weights, metadata=None, pretraining=None, iteration=None
     return found + [f"{name} ({_listed(groups[name])})" for name in ("data", "schedule", "settings") if name in groups]
 
 
-def published_row(config, **run):
+def published_row(config: dict[str, Any], **run: Any) -> dict[str, Any] | None:
     """The row that a config names and how a run compares with it; further arguments as of :func:`differences`.
 
     Returns:
@@ -89,7 +97,7 @@ def published_row(config, **run):
 
 
 @functools.cache
-def row_config(name):
+def row_config(name: str) -> CfgNode | None:
     """The config of the file in ``configs/`` that defines the row of this name; None if there is none."""
     for path in sorted(CONFIGS.rglob("*.yaml")):
         if read_yaml(path).get("PUBLISHED", {}).get("ROW") == name:

@@ -1,46 +1,53 @@
-"""SimCLR's augmentation (arXiv 2002.05709, Appendix A): one image to one random view.
+"""SimCLR's augmentation (arXiv 2002.05709, Appendix A): a random view of an image.
 
-Distributions are those of torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur and
-RandomSolarize (``tests/pretrain/data/test_augment.py``). :class:`SimCLRView` does all of it on the CPU, an image at a
-time, with OpenCV; :class:`DeviceAugment` does all but crop and flip for a batch on its device, with kornia.
+The distributions are those of torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur and
+RandomSolarize (``tests/pretrain/data/test_augment.py``). :class:`SimCLRView` augments one image at a time on the CPU,
+with OpenCV; :class:`.device_augment.DeviceAugment` does all but crop and flip for a batch on its device.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 import torch
+from fvcore.common.config import CfgNode as CN
 from PIL import Image
 
+from ..files import StrPath
 from ..files.atomic import write_whole
 
-cv2.setNumThreads(0)  # the loader's workers are the parallelism
+cv2.setNumThreads(0)  # the loader's workers run in parallel already
+
+# (image (H, W, 3) uint8 RGB, generator, 0 or 1 for the first or second view) -> view (S, S, 3) uint8 RGB
+View: TypeAlias = Callable[[np.ndarray, np.random.Generator, int], np.ndarray]
 
 
 class SimCLRView:
     """Random resized crop, flip, colour jitter, grayscale, blur and solarize, in this order."""
 
-    def __init__(self, cfg, colour=True):
+    def __init__(self, cfg: CN, colour: bool = True) -> None:
         """
         Args:
             cfg: the INPUT node of the config.
-            colour: False: stop after crop and flip; :class:`DeviceAugment` does the rest.
+            colour: False: only crop and flip; :class:`.device_augment.DeviceAugment` does the rest.
         """
         self.size, self.area, self.colour = cfg.CROP_SIZE, cfg.CROP_AREA, colour
-        self.jitter_prob, self.jitter_limits = cfg.JITTER_PROB, _jitter_limits(cfg.JITTER)
+        self.jitter_prob, self.jitter_limits = cfg.JITTER_PROB, jitter_limits(cfg.JITTER)
         self.gray_prob = cfg.GRAYSCALE_PROB
         self.blur_prob, self.sigma = cfg.BLUR_PROB, cfg.BLUR_SIGMA
         self.solarize_prob = cfg.SOLARIZE_PROB
 
-    def __call__(self, image, rng, which):
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, which: int) -> np.ndarray:
         """
         Args:
             image: (H, W, 3) uint8 RGB.
-            rng: numpy Generator, the only source of randomness.
-            which: 0 or 1, the first or the second view of the image, for the probabilities that differ.
+            rng: the only source of randomness.
+            which: 0 for the first and 1 for the second view of the image, whose probabilities may differ.
 
         Returns:
-            ndarray: (size, size, 3) uint8 RGB.
+            (S, S, 3) uint8 RGB, S = INPUT.CROP_SIZE.
         """
         view = self._crop(image, rng)
         if rng.random() < 0.5:
@@ -51,14 +58,14 @@ class SimCLRView:
             view = self._jitter(view, rng)
         gray = rng.random() < self.gray_prob
         if gray:
-            view = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)  # one channel until the end: a third of the work
+            view = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)  # blur and solarize then process one channel instead of three
         if rng.random() < self.blur_prob[which]:
             view = _blur(view, rng.uniform(*self.sigma), self.size // 20)
         if rng.random() < self.solarize_prob[which]:
-            view = cv2.min(view, ~view)  # inverts what is 128 or more
+            view = cv2.min(view, ~view)  # inverts values of 128 and more
         return cv2.cvtColor(view, cv2.COLOR_GRAY2RGB) if gray else view
 
-    def _crop(self, image, rng):
+    def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         height, width = image.shape[:2]
         for _ in range(10):
             area = height * width * rng.uniform(*self.area)
@@ -67,16 +74,16 @@ class SimCLRView:
             if 0 < w <= width and 0 < h <= height:
                 y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
                 break
-        else:  # as torchvision: the largest central crop within the ratios
+        else:  # like torchvision: the largest central crop within the limits of the ratio
             w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
             y, x = (height - h) // 2, (width - w) // 2
-        # what torchvision itself calls: antialiased, and on channels_last bytes faster than OpenCV's INTER_AREA
-        # (a contiguous copy by numpy: torch's own would wake its threads)
+        # torchvision's own resize: antialiased, and on channels_last bytes faster than OpenCV's INTER_AREA.
+        # numpy makes the contiguous copy, because torch would use its threads for it.
         crop = torch.from_numpy(np.ascontiguousarray(image[y : y + h, x : x + w]))[None].permute(0, 3, 1, 2)
         crop = torch.nn.functional.interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True)
         return crop[0].permute(1, 2, 0).contiguous().numpy()
 
-    def _jitter(self, view, rng):
+    def _jitter(self, view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         for kind in rng.permutation(4):
             factor = rng.uniform(*self.jitter_limits[kind])
             if kind == 0:  # brightness
@@ -91,111 +98,45 @@ class SimCLRView:
         return view
 
 
-def _jitter_limits(jitter):
-    """Ranges of the factors of brightness, contrast and saturation, and of the shift of hue in turns."""
+def jitter_limits(jitter: Sequence[float]) -> list[tuple[float, float]]:
+    """Ranges of the factors of brightness, contrast and saturation, and of the hue's shift in turns.
+
+    Args:
+        jitter: INPUT.JITTER, the strengths of these four.
+    """
     *factors, hue = jitter
     return [(max(0, 1 - width), 1 + width) for width in factors] + [(-hue, hue)]
 
 
-def _gray(view):
+def _gray(view: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-def _shift_hue(view, turns):
+def _shift_hue(view: np.ndarray, turns: float) -> np.ndarray:
     hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(round(turns * 256) % 256)  # wraps around, as hue does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-def _blur(view, sigma, radius):
-    """Gaussian blur with at most ``radius`` pixels to each side (SimCLR: a kernel of a tenth of the image's side).
+def _blur(view: np.ndarray, sigma: float, radius: int) -> np.ndarray:
+    """Gaussian blur of at most ``radius`` pixels to each side (SimCLR: a kernel of a tenth of the image's side).
 
-    Beyond 3 sigma the kernel does not change 8-bit images (OpenCV's own rule). Float weights: GaussianBlur rounds
-    them to 8 bits for such images, and is slower.
+    The kernel ends at 3 sigma: beyond, it does not change 8-bit images (OpenCV's own rule). Its weights are floats;
+    cv2.GaussianBlur rounds them to 8 bits for such images, and is slower.
     """
     kernel = cv2.getGaussianKernel(2 * min(radius, math.ceil(3 * sigma)) + 1, sigma, cv2.CV_32F)
     return cv2.sepFilter2D(view, -1, kernel, kernel)
 
 
-class DeviceAugment:
-    """Colour jitter, grayscale, blur and solarize for a batch of views that are cropped and flipped.
-
-    Each view has factors and an order of the jitter's operations of its own, drawn from torch's global generator of
-    the CPU whatever the device, so that its seed decides. (kornia.augmentation.ColorJitter would draw one order for
-    the whole batch.)
-    """
-
-    def __init__(self, cfg):
-        """
-        Args:
-            cfg: the INPUT node of the config.
-
-        Raises:
-            ValueError: if kornia is not installed.
-        """
-        try:
-            import kornia
-        except ImportError:
-            raise ValueError(
-                "INPUT.ON_DEVICE True needs kornia: pip install 'kornia>=0.7', or set INPUT.ON_DEVICE False"
-            ) from None
-        self.cfg, self.jitter_limits = cfg, _jitter_limits(cfg.JITTER)
-        self.jitter = (  # the ones that mean what torchvision's mean
-            kornia.enhance.adjust_brightness_accumulative,  # a factor; adjust_brightness adds
-            kornia.enhance.adjust_contrast_with_mean_subtraction,  # about the mean gray; adjust_contrast: about black
-            kornia.enhance.adjust_saturation_with_gray_subtraction,  # about gray; adjust_saturation scales HSV's S
-            lambda views, turns: kornia.enhance.adjust_hue(views, 2 * math.pi * turns),  # in radians
-        )
-        self.gray, self.blur, self.solarize = (
-            kornia.color.rgb_to_grayscale, kornia.filters.gaussian_blur2d, kornia.enhance.solarize,
-        )  # fmt: skip
-
-    @torch.no_grad()
-    def __call__(self, views):
-        """
-        Args:
-            views: (2B, 3, S, S) uint8 RGB, the first views of all images, then the second ones.
-
-        Returns:
-            Tensor: (2B, 3, S, S) float32 in 0..255, in the memory format of ``views``.
-        """
-        cfg, count = self.cfg, len(views)
-        views = views / 255
-
-        def some(prob):  # of all views, or one of the first and one of the second views
-            return torch.rand(count) < torch.as_tensor(prob).expand(2).repeat_interleave(count // 2)
-
-        order = torch.rand(count, 4).argsort(1)  # of the four operations, for each view
-        order[~some(cfg.JITTER_PROB)] = -1
-        factors = [torch.empty(count).uniform_(*limits) for limits in self.jitter_limits]
-        for turn in order.T:
-            for kind, operation in enumerate(self.jitter):
-                _apply(operation, views, turn == kind, factors[kind])
-        _apply(self.gray, views, some(cfg.GRAYSCALE_PROB))
-        kernel = 2 * (cfg.CROP_SIZE // 20) + 1
-        sigma = torch.empty(count, 1).uniform_(*cfg.BLUR_SIGMA).expand(-1, 2)  # of y and x
-        _apply(lambda x, s: self.blur(x.contiguous(), (kernel, kernel), s), views, some(cfg.BLUR_PROB), sigma)
-        _apply(lambda x: self.solarize(x, 0.5), views, some(cfg.SOLARIZE_PROB))
-        return views.mul_(255)
-
-
-def _apply(operation, views, chosen, *parameters):
-    """Replace the views where the mask is set by operation(views, *parameters), in place."""
-    index = chosen.nonzero()[:, 0]
-    if len(index):
-        own = [parameter[index].to(views.device) for parameter in parameters]
-        index = index.to(views.device)
-        views[index] = operation(views[index], *own).expand(-1, 3, -1, -1)
-
-
-def save_views(path, images, view, seed, height=128):
-    """Write a picture with a row for each image: the image and two views of it, ``height`` pixels high.
+def save_views(path: StrPath, images: Iterable[np.ndarray], view: View, seed: int, height: int = 128) -> None:
+    """Write a picture with a row for each image: the image and two views of it.
 
     Args:
-        path: PNG to write.
-        images: iterable of (H, W, 3) uint8 RGB; nothing is written if there are none.
-        view: function (image, numpy Generator, 0 or 1) -> (S, S, 3) uint8.
+        path: the PNG file.
+        images: (H, W, 3) uint8 RGB each; if there are none, nothing is written.
+        view: makes the views.
         seed: of the augmentation.
+        height: of a row, in pixels, without its margins.
 
     Raises:
         OSError: naming the file, if it cannot be written.

@@ -1,47 +1,68 @@
 """A folder of images as an endless, seeded, resumable stream of two-view batches."""
 
 import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from fvcore.common.config import CfgNode as CN
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..files.images import UNREADABLE, read_image
-from ..processes.sigterm import start_worker
-from .augment import SimCLRView
+from ..processes.lifetime import start_worker
+from .augment import SimCLRView, View
+
+
+def first_readable(paths: Sequence[str], index: int) -> tuple[np.ndarray, int, list[str]]:
+    """An image; in place of one that cannot be read, the next one that can.
+
+    Args:
+        paths: of images.
+        index: which one.
+
+    Returns:
+        tuple: (H, W, 3) uint8 RGB, its own index, and the files before it that could not be read.
+
+    Raises:
+        OSError: if a hundred in a row, or all, cannot be read.
+    """
+    unreadable: list[str] = []
+    while True:
+        path = paths[index]
+        try:
+            return read_image(path), index, unreadable
+        except UNREADABLE as error:
+            unreadable.append(path)
+            if len(unreadable) >= min(100, len(paths)):
+                raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
+            index = (index + 1) % len(paths)
 
 
 class TwoViews(Dataset):
-    """Images as pairs of views. Indexed by (position in the stream, image): the position seeds the augmentation, so
-    that a run is the same whatever the number of workers, and goes on exactly where it was stopped."""
+    """Images as pairs of views, indexed by (position in the stream, image).
 
-    def __init__(self, images, view, seed):
+    The position seeds the augmentation: the views do not depend on the number of workers or on where a run resumed.
+    """
+
+    def __init__(self, images: Sequence[str], view: View, seed: int) -> None:
         """
         Args:
-            images: list of paths.
-            view: function (image, numpy Generator, 0 or 1) -> (S, S, 3) uint8: its first and its second view.
-            seed: int, of the run.
+            images: paths.
+            view: makes the views.
+            seed: of the run.
         """
         self.images, self.view, self.seed = images, view, seed
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
         """
         Returns:
-            tuple: views (2, S, S, 3) uint8, and the list of files that could not be read. An unreadable image is
-            replaced by the next one that can be read; if a hundred in a row cannot, OSError is raised.
+            Views (2, S, S, 3) uint8 RGB, and the files that could not be read: the next readable image replaces one.
+
+        Raises:
+            OSError: if a hundred images in a row, or all of them, cannot be read.
         """
         position, index = key
-        unreadable = []
-        while True:
-            path = self.images[index]
-            try:
-                image = read_image(path)
-                break
-            except UNREADABLE as error:
-                unreadable.append(path)
-                if len(unreadable) >= min(100, len(self.images)):
-                    raise OSError(f"{len(unreadable)} images in a row are unreadable, the last: {path}") from error
-                index = (index + 1) % len(self.images)
+        image, _, unreadable = first_readable(self.images, index)
         rng = np.random.default_rng([self.seed, position])
         return np.stack([self.view(image, rng, which) for which in range(2)]), unreadable
 
@@ -49,23 +70,27 @@ class TwoViews(Dataset):
 class StreamSampler(Sampler):
     """Endless stream of (position, image) keys: a new permutation of the images in each epoch.
 
-    An epoch is as many whole batches as there are; what is left of the permutation is dropped, because a batch across
-    two epochs might hold an image twice, which would be its own negative. Process ``rank`` of ``world_size`` takes
-    its slice of each global batch, so that the global batches do not depend on the number of processes.
+    An epoch consists of whole batches, and the rest of the permutation is dropped: a batch across two epochs could
+    hold an image twice, which would be its own negative. Each process takes its slice of a global batch, so that the
+    global batches do not depend on the number of processes.
     """
 
-    def __init__(self, num_images, batch_size, seed, start, rank=0, world_size=1):
+    def __init__(
+        self, num_images: int, batch_size: int, seed: int, start: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         """
         Args:
-            num_images: images in an epoch.
-            batch_size: images in a global batch.
+            num_images: images in the folder, at least ``batch_size``.
+            batch_size: images in a global batch, a multiple of ``world_size``.
             seed: of the permutations.
-            start: global batches to pass over (the iteration at which a run is resumed).
+            start: global batches to skip (the iteration at which a run is resumed).
+            rank: of this process.
+            world_size: number of processes.
         """
         self.num_images, self.seed = num_images, seed
         self.batch_size, self.start, self.rank, self.world_size = batch_size, start, rank, world_size
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, local = None, self.batch_size // self.world_size
         for iteration in itertools.count(self.start):
             now, step = divmod(iteration, self.num_images // self.batch_size)
@@ -77,26 +102,30 @@ class StreamSampler(Sampler):
                 yield iteration * self.batch_size + i, order[step * self.batch_size + i]
 
 
-def _collate(samples):
-    """Samples to (2B, 3, S, S) uint8 views, all first ones then all second ones, and the unreadable files."""
+def _collate(samples: list[tuple[np.ndarray, list[str]]]) -> tuple[torch.Tensor, list[str]]:
+    """Samples as (2B, 3, S, S) uint8 views, all first ones then all second ones, and the unreadable files."""
     views = torch.from_numpy(np.stack([views for views, _ in samples], axis=1)).flatten(0, 1)
     return views.permute(0, 3, 1, 2), [path for _, paths in samples for path in paths]
 
 
-def build_loader(cfg, images, start, rank=0, world_size=1):
-    """The stream of batches, from iteration ``start`` on.
+def build_loader(cfg: CN, images: Sequence[str], start: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """The stream of one process's batches, from iteration ``start`` on.
 
     Args:
         cfg: the config.
-        images: list of paths.
+        images: paths.
+        start: iterations to skip.
+        rank: of this process.
+        world_size: number of processes.
 
     Returns:
-        DataLoader: yields (views (2B, 3, S, S) uint8 in channels_last, list of unreadable files). With INPUT.ON_DEVICE
-        the views are cropped and flipped only; :class:`DeviceAugment` does the rest.
+        Yields (views (2B, 3, S, S) uint8 RGB in channels_last, list of unreadable files). B is SOLVER.IMS_PER_BATCH /
+        ``world_size``; the first views of all images come first. With INPUT.ON_DEVICE the views are only cropped and
+        flipped, and :class:`.device_augment.DeviceAugment` does the rest.
 
     Raises:
-        ValueError: if the folder has fewer images than a batch (an image would be its own negative), or the batch
-            cannot be divided among the processes.
+        ValueError: if there are fewer images than in a batch (an image would be its own negative), or the batch cannot
+            be divided among the processes.
     """
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch % world_size:

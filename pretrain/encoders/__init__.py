@@ -1,17 +1,8 @@
 """Image encoders as ordered lists of stages."""
 
-from .base import (
-    BUILDERS,
-    ENCODERS,
-    RESNETS,
-    STAGE_NAMES,
-    Encoder,
-    ResNetEncoder,
-    StageEncoder,
-    build_encoder,
-    is_own_code,
-)
-from .resnet import ResNetShape, resnet_shape
+from .base import BUILDERS, ENCODERS, STAGE_NAMES, Encoder, ResNetEncoder, StageEncoder, build_encoder
+from .resnet import RESNETS, ResNetShape, resnet_shape
+from .spec import EncoderSpec, NamedEncoder, is_own_code, parse_encoder
 
 __all__ = [
     "BUILDERS",
@@ -19,10 +10,13 @@ __all__ = [
     "RESNETS",
     "STAGE_NAMES",
     "Encoder",
+    "EncoderSpec",
+    "NamedEncoder",
     "ResNetEncoder",
     "ResNetShape",
     "StageEncoder",
     "build_encoder",
     "is_own_code",
+    "parse_encoder",
     "resnet_shape",
 ]

@@ -1,15 +1,19 @@
 """Encoders as ordered lists of stages: the unit of locality in LoCo, Greedy InfoMax and their relatives."""
 
 import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from .presnet import presnet50
-from .resnet import RESNETS, resnet, resnet_shape
+from .resnet import RESNETS, ResNetShape, resnet
 from .shufflenet import shufflenetv2_50
+from .spec import EncoderSpec, parse_encoder
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")  # Detectron2's names; "res2" includes the stem, as in the LoCo paper
-BUILDERS = {"presnet50": presnet50, "shufflenetv2_50": shufflenetv2_50}
+BUILDERS: dict[str, Callable[[], tuple[Any, ...]]] = {"presnet50": presnet50, "shufflenetv2_50": shufflenetv2_50}
 ENCODERS = (*RESNETS, *BUILDERS)
 
 
@@ -27,7 +31,15 @@ class Encoder(nn.Module):
         groups: of the convs in each stage's bottleneck blocks, which decoders follow; optional, all 1.
     """
 
-    def forward(self, x):
+    stage_names: tuple[str, ...]
+    channels: tuple[int, ...]
+    strides: tuple[float, ...]
+
+    @property
+    def stages(self) -> Sequence[nn.Sequential]:
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
             x: images, (B, 3, H, W), normalised.
@@ -44,7 +56,13 @@ class Encoder(nn.Module):
 class StageEncoder(Encoder):
     """An encoder given as its stages, whose names are also those in the state dict (``res2.0...``)."""
 
-    def __init__(self, stages, channels, strides, groups=None):
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Sequential],
+        channels: Sequence[int],
+        strides: Sequence[float],
+        groups: Sequence[int] | None = None,
+    ) -> None:
         """
         Args:
             stages: dict from the name of a stage to its ``nn.Sequential`` of blocks, from the image upwards.
@@ -68,7 +86,7 @@ class StageEncoder(Encoder):
             raise ValueError(f"{len(self.stage_names)} stages, but {counts}")
 
     @property
-    def stages(self):
+    def stages(self) -> list[nn.Sequential]:
         return [getattr(self, name) for name in self.stage_names]
 
 
@@ -82,28 +100,24 @@ class ResNetEncoder(Encoder):
     stage_names = STAGE_NAMES
     strides = (4, 8, 16, 32)
 
-    def __init__(self, name):
+    def __init__(self, shape: ResNetShape) -> None:
         """
         Args:
-            name: see :func:`resnet_shape`.
-
-        Raises:
-            ValueError: if it is not the name of a ResNet.
+            shape: depth and widths; of a name: :func:`resnet_shape`.
         """
         super().__init__()
-        shape = resnet_shape(name)
-        if shape is None:
-            raise ValueError(f"{name!r} is not a ResNet: expected a name such as {', '.join(RESNETS)}, resnet50x2")
         for child, module in resnet(shape).items():
             self.add_module(child, module)
         self.channels = tuple(shape.out * 2**k for k in range(4))
         _initialise(self)
 
     @property
-    def stages(self):
+    def stages(self) -> list[nn.Sequential]:
         """Views of the children, made anew: they are right also after a child was replaced (SyncBatchNorm)."""
-        stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
-        return [nn.Sequential(stem, *self.layer1), self.layer2, self.layer3, self.layer4]
+        children = dict(self.named_children())
+        stem = nn.Sequential(*(children[name] for name in ("conv1", "bn1", "relu", "maxpool")))
+        layers = [cast(nn.Sequential, children[f"layer{k}"]) for k in (1, 2, 3, 4)]
+        return [nn.Sequential(stem, *layers[0]), *layers[1:]]
 
 
 def _initialise(encoder):
@@ -113,35 +127,38 @@ def _initialise(encoder):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def is_own_code(name):
-    """Whether the name of an encoder is the ``package.module.function`` of a user: calling it runs their code, which
-    they ask for on a command line, and no file does.
-    """
-    return isinstance(name, str) and "." in name and resnet_shape(name) is None
-
-
-def build_encoder(name):
+def build_encoder(name: str | EncoderSpec) -> Encoder:
     """Build a randomly initialised encoder: as torchvision's ResNets, ``kaiming_normal_(mode="fan_out")``.
 
     Args:
         name: one of ``ENCODERS``, another ResNet (:func:`resnet_shape`), or ``package.module.function`` of your own,
-            called without arguments, which returns an encoder (:class:`Encoder`) and initialises it.
+            called without arguments, which returns an encoder (:class:`Encoder`) and initialises it; or the same
+            parsed (:func:`parse_encoder`).
+
+    Returns:
+        The encoder. Your own need not derive from :class:`Encoder`, but has its attributes.
 
     Raises:
         ValueError: if the name is not known, or what it names cannot be imported, fails, or returns no encoder.
     """
-    if resnet_shape(name):
-        return ResNetEncoder(name)
-    if name in BUILDERS:
-        encoder = StageEncoder(*BUILDERS[name]())
+    spec = parse_encoder(name) if isinstance(name, str) else name
+    if isinstance(spec, ResNetShape):
+        return ResNetEncoder(spec)
+    if spec.name in BUILDERS:
+        encoder = StageEncoder(*BUILDERS[spec.name]())
         _initialise(encoder)
         return encoder
-    module, dot, function = name.rpartition(".")
-    if not dot:
-        raise ValueError(
-            f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}, a variant such as resnet18x0.5 or "
-            "wide_resnet50_2, or package.module.function"
-        )
+    if spec.is_own_code:
+        return _build_own(spec.name)
+    raise ValueError(
+        f"unknown encoder {spec.name!r}: choose one of {', '.join(ENCODERS)}, a variant such as resnet18x0.5 or "
+        "wide_resnet50_2, or package.module.function"
+    )
+
+
+def _build_own(name: str) -> Encoder:
+    """Call a user's ``package.module.function``; raises ValueError as :func:`build_encoder`."""
+    module, _, function = name.rpartition(".")
     try:
         builder = getattr(importlib.import_module(module), function)
     except Exception as error:  # the user's module may raise anything
@@ -157,8 +174,11 @@ def build_encoder(name):
     return encoder
 
 
-def check_encoder(encoder):
+def check_encoder(encoder: Any) -> None:
     """Refuse what has not the attributes of :class:`Encoder`; ``strides`` may be missing, pretraining needs none.
+
+    Args:
+        encoder: what a builder returned.
 
     Raises:
         ValueError: saying what is wrong.
@@ -167,6 +187,7 @@ def check_encoder(encoder):
     if lacking or not isinstance(encoder, nn.Module):
         what = f"without {', '.join(lacking)}" if lacking else "that is no nn.Module"
         raise ValueError(f"expected an encoder, got a {type(encoder).__name__} {what}")
+    encoder = cast(Encoder, encoder)
     counts = [len(encoder.stages), len(encoder.stage_names), len(encoder.channels)]
     if len(set(counts)) != 1 or not counts[0]:
         raise ValueError("{} stages, {} stage_names and {} channels: expected as many of each".format(*counts))

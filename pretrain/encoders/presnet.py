@@ -1,5 +1,6 @@
 """PResNet-50: LoCo's ResNet with six stages of about the same FLOPs and memory (Xiong, Ren, Urtasun 2020, Table 7)."""
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -11,7 +12,7 @@ GROUPS = (1, 1, 1, 2, 16, 128)
 BLOCKS = 3  # in every stage
 
 
-def presnet50():
+def presnet50() -> tuple[dict[str, nn.Sequential], list[int], list[float], tuple[int, ...]]:
     """The stages res2 (with the stem) to res7, three residual blocks each.
 
     The paper's supplement gives sizes, widths and groups, "downsampling by bilinear interpolation", an ungrouped last
@@ -74,13 +75,14 @@ class Resize(nn.Module):
     ``SIDES`` for 224 pixels; 25, 16, 11, 7, 5, 3 for 97. One pixel stays one, since no ratio is below 1/2.
     """
 
-    def __init__(self, ratio):
+    def __init__(self, ratio: float) -> None:
         super().__init__()
         self.ratio = ratio
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, about ratio * H, about ratio * W)."""
         size = [int(side * self.ratio + 0.5) for side in x.shape[2:]]
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"ratio={self.ratio:.4g}"

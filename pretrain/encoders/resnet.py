@@ -1,9 +1,11 @@
 """ResNets (He et al. 2016) of any depth and width, from a name: torchvision's, and their wide and thin variants."""
 
+import functools
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -37,35 +39,53 @@ class ResNetShape(NamedTuple):
     same: bool = False
 
     @property
-    def blocks(self):
+    def blocks(self) -> tuple[int, int, int, int]:
         """Number of blocks in res2 to res5."""
         return BLOCKS[self.depth]
 
     @property
-    def bottleneck(self):
+    def bottleneck(self) -> bool:
         """Whether its blocks are bottlenecks (1x1, 3x3, 1x1) and not basic (3x3, 3x3)."""
         return self.depth >= 50
 
     @property
-    def name(self):
-        """A name from which :func:`resnet_shape` makes it."""
-        depth, stem, groups, width, out, same = self
-        suffix = "_same" if same else ""
-        candidates = [f"resnet{depth}", f"resnet{depth}x{stem / 64:g}", f"wide_resnet{depth}_2"]
-        candidates += [f"resnext{depth}_{groups}x{width}d"]
-        for name in candidates:
-            if resnet_shape(name + suffix) == self:
-                return name + suffix
-        return f"resnet{depth}_stem{stem}_{groups}x{width}d_out{out}{suffix}"
+    def is_buildable(self) -> bool:
+        """Whether there are such blocks: basic ones have no groups, and bottlenecks a quarter of their output."""
+        if min(self[:5]) < 1:
+            return False
+        return self.out % 4 == 0 if self.bottleneck else (self.groups, self.width) == (1, self.out)
+
+    @property
+    def name(self) -> str:
+        """The shortest name from which :func:`resnet_shape` makes it."""
+        return _shortest_name(self)
+
+    def __str__(self) -> str:
+        return self.name
 
 
-def resnet_shape(name):
-    """Read the name of a ResNet.
+@functools.lru_cache  # also one text object for one shape, which a pickle with the name in two places holds once
+def _shortest_name(shape):
+    depth, stem, groups, width, out, same = shape
+    suffix = "_same" if same else ""
+    candidates = [f"resnet{depth}", f"resnet{depth}x{stem / 64:g}", f"wide_resnet{depth}_2"]
+    candidates += [f"resnext{depth}_{groups}x{width}d"]
+    for name in candidates:
+        if resnet_shape(name + suffix) == shape:
+            return name + suffix
+    return f"resnet{depth}_stem{stem}_{groups}x{width}d_out{out}{suffix}"
+
+
+def resnet_shape(name: str) -> ResNetShape | None:
+    """Parse the name of a ResNet.
 
     ``resnet50``, ``wide_resnet50_2`` and ``resnext50_32x4d`` are torchvision's names, for any of the depths;
     ``resnet50x2`` and ``resnet18x0.5`` have all channels times that number, as in SimCLR (arXiv 2002.05709) and SwAV;
     ``resnet50_stem64_1x32d_out128`` spells everything out: stem, groups x width, output of res2. ``resnet50_same``
     pads as BYOL's did (arXiv 2006.07733).
+
+    Args:
+        name: any text.
 
     Returns:
         ResNetShape, or None if it is not the name of a ResNet.
@@ -83,7 +103,7 @@ def resnet_shape(name):
     if numbers["depth"] not in BLOCKS:
         return None
     basic = numbers["depth"] < 50
-    shape = ResNetShape(**{"stem": 64, "groups": 1, "width": 64, "out": 64 if basic else 256, **numbers})
+    shape = ResNetShape(**{"stem": 64, "groups": 1, "width": 64, "out": 64 if basic else 256, **numbers})  # type: ignore[arg-type]
     if pattern is _WIDE:
         shape = shape._replace(width=128)
     if times != 1:
@@ -91,22 +111,21 @@ def resnet_shape(name):
             return None
         stem, width, out = (int(channels * times) for channels in (shape.stem, shape.width, shape.out))
         shape = shape._replace(stem=stem, width=width, out=out)
-    impossible = min(shape[:5]) < 1 or (basic and (shape.groups, shape.width) != (1, shape.out))
-    return None if impossible or (not basic and shape.out % 4) else shape
+    return shape if shape.is_buildable else None
 
 
-def resnet(shape):
+def resnet(shape: ResNetShape) -> dict[str, nn.Module]:
     """Build a ResNet without its classifier, of torchvision's blocks and with its names.
 
     It is assembled here because torchvision's own class has its stem and the width of its first stage fixed.
 
     Args:
-        shape: a ResNetShape.
+        shape: what to build, see :attr:`ResNetShape.is_buildable`.
 
     Returns:
         dict: the children in order: conv1, bn1, relu, maxpool, layer1 to layer4.
     """
-    children = {
+    children: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(3, shape.stem, 7, stride=2, padding=3, bias=False),
         "bn1": nn.BatchNorm2d(shape.stem),
         "relu": nn.ReLU(inplace=True),
@@ -120,10 +139,8 @@ def resnet(shape):
         children[f"layer{k + 1}"] = nn.Sequential(*blocks)
         below = out
     if shape.same:
+        children["conv1"] = SameConv2d.like(cast(nn.Conv2d, children["conv1"]))
         children["maxpool"] = SameMaxPool2d(3, stride=2)
-        for module in nn.ModuleDict(children).modules():
-            if isinstance(module, nn.Conv2d) and module.stride == (2, 2) and module.kernel_size != (1, 1):
-                module.__class__ = SameConv2d  # an nn.Conv2d but for its forward
     return children
 
 
@@ -133,17 +150,32 @@ def _block(shape, in_channels, out_channels, stride=1):
     if stride != 1 or in_channels != out_channels:
         conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
         shortcut = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
-    if not shape.bottleneck:
-        return BasicBlock(in_channels, out_channels, stride, shortcut)
-    # torchvision's words for the width of the 3x3 conv: groups * int(planes * base_width / 64), so nothing below it
-    planes, base_width = out_channels // 4, 256 * shape.width / shape.out * (1 + 1e-9)
-    return Bottleneck(in_channels, planes, stride, shortcut, groups=shape.groups, base_width=base_width)
+    if shape.bottleneck:
+        # torchvision's words for the width of the 3x3 conv: groups * int(planes * base_width / 64), so nothing below it
+        planes, base_width = out_channels // 4, 256 * shape.width / shape.out * (1 + 1e-9)
+        block = Bottleneck(in_channels, planes, stride, shortcut, groups=shape.groups, base_width=base_width)
+    else:
+        block = BasicBlock(in_channels, out_channels, stride, shortcut)
+    if shape.same and stride != 1:
+        strided = "conv2" if shape.bottleneck else "conv1"
+        setattr(block, strided, SameConv2d.like(getattr(block, strided)))
+    return block
 
 
 class SameConv2d(nn.Conv2d):
     """A conv padded as in TensorFlow's SAME; its own ``padding`` is not used."""
 
-    def forward(self, x):
+    @classmethod
+    def like(cls, conv: nn.Conv2d) -> "SameConv2d":
+        """A conv of the same sizes, without bias, that takes over the weight of ``conv``."""
+        sizes: dict[str, Any] = {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": conv.padding}
+        options: dict[str, Any] = {"groups": conv.groups, "bias": False, "device": "meta"}  # draws no random numbers
+        same = cls(conv.in_channels, conv.out_channels, **sizes, **options)
+        same.weight = conv.weight
+        return same
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
         x = _pad_same(x, self.kernel_size, self.stride, 0.0)
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
@@ -151,7 +183,8 @@ class SameConv2d(nn.Conv2d):
 class SameMaxPool2d(nn.MaxPool2d):
     """A max-pool padded as in TensorFlow's SAME."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
         return super().forward(_pad_same(x, (self.kernel_size,) * 2, (self.stride,) * 2, -math.inf))
 
 

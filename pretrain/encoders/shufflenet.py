@@ -9,7 +9,7 @@ UNITS = (3, 4, 6, 3)
 HEAD = 2048  # channels of the 1x1 conv on top, which belongs to res5
 
 
-def shufflenetv2_50():
+def shufflenetv2_50() -> tuple[dict[str, nn.Sequential], tuple[int, ...], tuple[int, ...]]:
     """The stages res2 (with the stem) to res5 (with the last 1x1 conv).
 
     The table states a 3x3 conv with 64 channels and stride 2, a max-pool, 3, 4, 6 and 3 units with 244, 488, 976 and

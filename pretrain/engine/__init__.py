@@ -1,1 +1,1 @@
-"""The training loop and what any run needs: optimiser, hooks, writers, logs, precision, checkpoints."""
+"""The training loop and its optimiser, hooks, writers, logs, precision and checkpoints."""

@@ -1,17 +1,27 @@
-"""Checkpoints of pretraining: everything needed to go on exactly, written whole, read with care."""
+"""Checkpoints of pretraining, from which a run resumes bit for bit."""
 
 import contextlib
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
+from fvcore.common.config import CfgNode
+from torch import nn
 
 from ..files.atomic import write_whole
-from ..files.checkpoints import checkpoint_names, differing_keys, newest_of_all, refuse_other_config, saved_config
+from ..files.checkpoints import (
+    FORMAT,
+    checkpoint_names,
+    differing_keys,
+    newest_of_all,
+    refuse_other_config,
+    saved_config,
+)
 
-FORMAT = "loco-det pretraining"  # by which the converter knows our files
-# What may change when a run is resumed, because nothing that is learned depends on it
+# Keys that may change when a run is resumed, because no weight depends on them
 FREE = {
     "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.RECOMPUTE", "DATALOADER.NUM_WORKERS", "DATASETS.TRAIN",
     "DATASETS.MAX_UNREADABLE", "KNN.TRAIN", "KNN.TEST", "KNN.PERIOD", "KNN.K", "KNN.TEMPERATURE",
@@ -20,36 +30,35 @@ FREE = {
 
 
 class AtomicCheckpointer(Checkpointer):
-    """fvcore's Checkpointer, whose files are complete or not there, and of which the last few are kept.
+    """fvcore's Checkpointer that writes files atomically, and keeps the last few.
 
-    No state of a random generator is stored because none lasts longer than a step: the order of the data and every
-    augmentation are functions of the seed and of the position in the stream (``pretrain/data/loader.py``), and the
-    trainer seeds all generators anew in each step.
+    No state of a random generator is stored: the order of the data and every augmentation are functions of the seed and
+    of the position in the stream (``pretrain/data/loader.py``), and the trainer seeds all generators in each step.
     """
 
-    def __init__(self, cfg, model, num_images=0, names="", **kwargs):
+    def __init__(self, cfg: CfgNode, model: nn.Module, num_images: int = 0, names: str = "", **kwargs: Any) -> None:
         """
         Args:
             cfg: the run's config, stored in every checkpoint.
             model: the learner.
-            num_images: images that the run learns from, stored as well.
-            names: digest of their names, stored as well; "": not known.
-            kwargs: as fvcore's.
+            num_images: number of training images, stored as well.
+            names: digest of the images' names, stored as well; "": not known.
+            kwargs: as fvcore's, such as checkpointables.
         """
         super().__init__(model, cfg.OUTPUT_DIR, **kwargs)
         self.cfg = cfg
-        self.mine = []  # checkpoints that this run has written or goes on from, the oldest first: what may be deleted
-        self.run = {"images": num_images, "names": names, "processes": comm.get_world_size()}
+        self.mine: list[str] = []  # checkpoints of this run, oldest first; only these are ever deleted
+        self.run: dict[str, Any] = {"images": num_images, "names": names, "processes": comm.get_world_size()}
 
-    def resume(self):
-        """Load the newest readable checkpoint of the run, which process 0 chooses for all.
+    def resume(self) -> int:
+        """Load the newest readable checkpoint of the run; process 0 chooses it for all processes.
 
         Returns:
-            int: the iteration after which it was written.
+            The iteration after which it was written.
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if none can be read, or it is of a run with another config or other data.
+            ValueError: if none can be read, or the run had another config or other data.
         """
         found = newest_of_all(self.save_dir, self._check)
         self.logger.info(f"Resuming from {found}")
@@ -62,13 +71,13 @@ class AtomicCheckpointer(Checkpointer):
             return int(saved["iteration"])
         except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
             why = " ".join(str(error).split())[:300]
-            raise ValueError(f"{found} is none of this run ({why}): start anew without --resume") from error
+            raise ValueError(f"{found} is not of this run ({why}): start anew without --resume") from error
 
-    def _check(self, content):
-        """ValueError if a checkpoint is of another run, KeyError or TypeError if it is none of ours."""
+    def _check(self, content: Mapping[str, Any]) -> None:
+        """Raise ValueError for a checkpoint of another run, KeyError or TypeError for a file that is none of ours."""
         self._refuse_another_run(saved_config(content), content["run"])
 
-    def _refuse_another_run(self, config, run):
+    def _refuse_another_run(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         refuse_other_config(self.save_dir, differing_keys(self.cfg, config, FREE))
         if run["images"] != self.run["images"]:
             raise ValueError(
@@ -87,12 +96,16 @@ class AtomicCheckpointer(Checkpointer):
                 "the same, but not the last bits of the weights"
             )
 
-    def save(self, name, **kwargs):
+    def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name.pth``, name it in ``last_checkpoint``, and delete all but the last CHECKPOINTS_KEPT of this run.
+
+        Args:
+            name: of the file, without its suffix.
+            kwargs: further content, such as the iteration.
 
         Raises:
             FloatingPointError: if a weight or a running statistic is not finite; nothing is written.
-            OSError: if it cannot be written; the older files are as they were.
+            OSError: if it cannot be written; older files stay as they were.
         """
         if not self.save_to_disk:
             return
@@ -115,11 +128,18 @@ class AtomicCheckpointer(Checkpointer):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(os.path.join(self.save_dir, self.mine.pop(0)))
 
-    def save_final(self, iteration):
-        """Write the ``model_final.pth`` that a run lacks if it was killed after its last iteration's checkpoint."""
+    def save_final(self, iteration: int) -> None:
+        """Write ``model_final.pth`` if it is missing because the run was killed after its last checkpoint.
+
+        Args:
+            iteration: the last one, counted from 0.
+
+        Raises:
+            FloatingPointError, OSError: as :meth:`save`.
+        """
         if self.save_to_disk and checkpoint_names(self.save_dir)[0] != "model_final.pth":
             self.save("model_final", iteration=iteration)
 
-    def tag_last_checkpoint(self, last_filename_basename):
-        """Let ``last_checkpoint`` name a file; OSError if it cannot be written."""
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of a file into ``last_checkpoint``; raises OSError if it cannot be written."""
         write_whole(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)

@@ -1,29 +1,31 @@
-"""How long a run takes: a warning before one that is sized for GPUs, and one line after its first iterations."""
+"""Duration of a run: a warning before one that is sized for GPUs, and an estimate after its first iterations."""
 
 import logging
 import statistics
 import time
+from collections.abc import Iterable
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
-ENOUGH = 10.0  # seconds of iterations that tell how long they are; two iterations at least
-TOO_LONG = 5.0  # seconds; the steps of a recipe for a CPU take less
+ENOUGH = 10.0  # seconds of iterations, two at least, before their duration is estimated
+TOO_LONG = 5.0  # seconds; steps of the configs for a CPU take less
 
 
-def warning_of_size(device, images, height, width, seconds, config):
-    """What to say before a run whose steps are sized for GPUs starts on a CPU.
+def warning_of_size(device: str, images: int, height: int, width: int, seconds: float, config: str) -> str | None:
+    """A warning of a run on a CPU whose steps are sized for GPUs.
 
     Args:
-        device: as MODEL.DEVICE.
-        images: in a step, over all processes.
-        height, width: of an image, in pixels.
-        seconds: that two CPU cores take for a million pixels, as measured with a ResNet-50.
-        config: file of a recipe for a CPU.
+        device: MODEL.DEVICE.
+        images: images in a step, over all processes.
+        height: of an image, in pixels.
+        width: of an image, in pixels.
+        seconds: duration of a million pixels on two CPU cores, measured with a ResNet-50.
+        config: file of a config for a CPU, which the warning names.
 
     Returns:
-        str: one line; None on other devices, and for steps that a CPU can do.
+        One line; None on other devices, and for steps that are short enough on a CPU.
     """
     step = images * height * width / 1e6 * seconds
     if not device.startswith("cpu") or step <= TOO_LONG:
@@ -35,24 +37,25 @@ def warning_of_size(device, images, height, width, seconds, config):
 
 
 class TimeEstimate(HookBase):
-    """Says once, after the first seconds, how long the run takes; nothing in runs that are over by then."""
+    """Logs once, after the first seconds, how long the run takes; nothing in runs that are shorter."""
 
-    def __init__(self, device, extras=()):
+    def __init__(self, device: str, extras: Iterable[tuple[str, float]] = ()) -> None:
         """
         Args:
-            device: where it runs, in a word.
-            extras: what else takes time until the end, as pairs of a name and how many iterations take as long.
+            device: for the log line, such as "cpu".
+            extras: other work until the end of the run: name, and duration in iterations.
         """
         self.device, self.extras = device, [(name, count) for name, count in extras if count]
 
-    def before_train(self):
-        self.times, self.last = [], None
+    def before_train(self) -> None:
+        self.times: list[float] | None = []  # None: the line is logged
+        self.last: float | None = None
 
-    def after_step(self):
+    def after_step(self) -> None:
         if self.times is None:
             return
         now = time.perf_counter()
-        if self.last is not None:  # the first iteration also starts loaders and chooses kernels
+        if self.last is not None:  # the first iteration is slower: it starts loaders and chooses kernels
             self.times.append(now - self.last)
         self.last = now
         if len(self.times) >= 2 and sum(self.times) >= ENOUGH:
@@ -60,7 +63,7 @@ class TimeEstimate(HookBase):
                 logger.info(self._text(statistics.median(self.times)))
             self.times = None
 
-    def _text(self, seconds):
+    def _text(self, seconds: float) -> str:
         trainer = self.trainer
         iterations = trainer.max_iter - trainer.start_iter
         parts = [f"{name} (about {duration(count * seconds)})" for name, count in self.extras]
@@ -71,18 +74,19 @@ class TimeEstimate(HookBase):
         )
 
 
-def times_due(start, end, period):
-    """How often something is done that is due every ``period`` iterations (0: never) and after the last.
+def times_due(start: int, end: int, period: int) -> int:
+    """How often something happens that is due every ``period`` iterations and after the last one.
 
     Args:
-        start, end: iterations that are done before the run, and at its end.
-        period: between two times.
+        start: iterations done before the run.
+        end: iterations done at its end.
+        period: in iterations; 0: only after the last one.
     """
     return (end // period - start // period if period else 0) + (not period or end % period != 0)
 
 
-def duration(seconds):
-    """In one or two units, to two figures or so: 0.31 s, 2.2 s, 45 s, 17 min, 3 h 20 min, 12 days."""
+def duration(seconds: float) -> str:
+    """A duration as text, to about two digits: 0.31 s, 2.2 s, 45 s, 17 min, 3 h 20 min, 12 days."""
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

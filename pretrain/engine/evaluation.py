@@ -1,46 +1,56 @@
-"""When a readout is tested, while it or its encoder is trained."""
+"""Evaluation during training, of a readout or of an encoder."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from detectron2.engine import hooks
+from detectron2.utils.events import EventWriter
 from torch import nn
+
+from ..processes.sigterm_hook import StopOnSigterm
 
 
 class EncoderEvaluator(NamedTuple):
-    """How a trainer measures its encoder while it learns. The trainer does not know what is measured.
+    """An evaluation of the encoder during pretraining.
 
     Attributes:
-        name: in the log, "kNN".
+        name: for the log, such as "kNN".
         period: epochs between two evaluations.
-        images: number of images that the encoder sees in each.
-        evaluate: function of the encoder to a dict from names of figures to figures; every process calls it.
+        images: number of images that an evaluation passes through the encoder.
+        evaluate: from the encoder to metrics by name, possibly nested; called in every process.
     """
 
     name: str
     period: float
     images: int
-    evaluate: Callable[[nn.Module], dict]
+    evaluate: Callable[[nn.Module], dict[str, Any]]
 
 
 class Evaluation(hooks.EvalHook):
-    """Evaluates every ``period`` iterations and in the last one, and has each evaluation written at once.
+    """Evaluates every ``period`` iterations and in the last one, and writes the metrics at once.
 
-    Detectron2's evaluates after the last iteration, in curves a step beyond the end; and what it finds between two
-    lines of metrics.json replaces what it has found there before.
+    Detectron2's EvalHook evaluates after the last iteration, which puts a point beyond the end of the curves; and of
+    several evaluations between two lines of metrics.json it keeps only the last.
     """
 
-    def __init__(self, period, function, writers, stop):
+    def __init__(
+        self,
+        period: int,
+        function: Callable[[], dict[str, Any]],
+        writers: Iterable[EventWriter],
+        stop: StopOnSigterm,
+    ) -> None:
         """
         Args:
-            period, function: as Detectron2's.
-            writers: EventWriters that write scalars once only.
-            stop: the trainer's :class:`StopOnSigterm`.
+            period: iterations between two evaluations.
+            function: evaluates, and returns metrics by name, possibly nested.
+            writers: writers that write each scalar only once.
+            stop: the trainer's.
         """
         super().__init__(period, function, eval_after_train=False)
         self.writers, self.stop = writers, stop
 
-    def after_step(self):
+    def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self._period == 0 or done == self.trainer.max_iter:
             with self.stop.at_once():

@@ -1,4 +1,4 @@
-"""Logs of a run: lines on the terminal and in log.txt, which stops nothing when the disk is full."""
+"""Logs of a run, on the terminal and in log.txt. A full disk ends the log and not the run."""
 
 import logging
 import os
@@ -8,19 +8,19 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
-_files = {}  # path -> its LogFile: the loggers of a run share it
+_files: dict[str, "LogFile"] = {}  # by path; the loggers of a run share a file
 
 
 class LogFile(logging.FileHandler):
-    """A log file that is given up, with a line on stderr, when it cannot be written.
+    """A log file that ends, with a line on stderr, when it cannot be written.
 
     Attributes:
-        error: the OSError that ended it, or None.
+        error: what ended it, or None.
     """
 
-    error = None
+    error: OSError | None = None
 
-    def handleError(self, record):  # noqa: N802, logging's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's name
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -29,30 +29,31 @@ class LogFile(logging.FileHandler):
         print(f"warning: {self.baseFilename}: {error.strerror}: the run goes on without this log", file=sys.stderr)
         self._drop_stream()
 
-    def close(self):
+    def close(self) -> None:
         try:
             super().close()
-        except OSError as error:  # what is left in its buffer
+        except OSError as error:  # of writing the rest of the buffer
             self.error = OSError(error.errno, error.strerror, self.baseFilename)
 
-    def _drop_stream(self):
-        """Write to nowhere from now on; the file, with a full buffer, cannot even be closed without an error."""
+    def _drop_stream(self) -> None:
+        """Discard all further lines. Closing the file may fail too, because its buffer is full."""
         stream, self.stream = self.stream, open(os.devnull, "w")
         try:
-            stream.close()
+            if stream:
+                stream.close()
         except OSError:
             pass
 
 
-def start_logs(output_dir, *names):
-    """Send the lines of some loggers to the terminal (process 0) and to ``output_dir/log.txt``, as Detectron2 does.
+def start_logs(output_dir: str, *names: str) -> None:
+    """Send the lines of loggers to the terminal (process 0) and to ``log.txt``, as Detectron2 does.
 
     Args:
-        output_dir: made if need be; other processes write ``log.txt.rank<N>``.
-        names: of loggers.
+        output_dir: folder of log.txt (in other processes log.txt.rank<N>), made if need be.
+        names: names of the loggers.
 
     Raises:
-        OSError: if there can be no such file.
+        OSError: if the file cannot be opened.
     """
     rank = comm.get_rank()
     path = os.path.abspath(os.path.join(output_dir, "log.txt" if rank == 0 else f"log.txt.rank{rank}"))
@@ -63,13 +64,13 @@ def start_logs(output_dir, *names):
     for name in names:
         logger = logging.getLogger(name)
         if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
-            setup_logger.__wrapped__(distributed_rank=rank, name=name)  # not the cached one, which does it once
+            setup_logger.__wrapped__(distributed_rank=rank, name=name)  # without its cache, which sets up only once
         if _files[path] not in logger.handlers:
             logger.addHandler(_files[path])
 
 
-def raise_log_errors():
-    """To be called when all else is done: OSError if a log of this process is not complete."""
+def raise_log_errors() -> None:
+    """Raise OSError if a log of this process is incomplete; to be called at the very end."""
     for file in _files.values():
         if file.error:
             raise file.error

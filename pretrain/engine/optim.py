@@ -1,35 +1,57 @@
 """Parameter groups, optimiser and schedule of the SimCLR family."""
 
+from typing import Any
+
 import torch
+from detectron2.engine import hooks
 from detectron2.solver import LRMultiplier
-from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler, LinearParamScheduler
+from fvcore.common.config import CfgNode
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    ParamScheduler,
+)
+from torch import nn
 
 
-def build_optimizer(cfg, model):
-    """The optimiser, with neither weight decay nor LARS adaptation on BN and biases (SimCLR, Sec. 2.2 and code).
+def lars(weights: list[dict], rest: list[dict], **options: Any) -> torch.optim.Optimizer:
+    """LARS of the SimCLR family: trust coefficient 0.001, neither weight decay nor adaptation of BN and biases.
+
+    Its momentum leaves the learning rate outside the buffer, as torch's SGD; SimCLR's code has it inside.
+
+    Args:
+        weights: groups of parameters whose learning rate is adapted, even where their decay is 0.
+        rest: groups of BN's parameters and of biases.
+        options: of all groups that do not have their own: "lr", "momentum", "nesterov".
+    """
+    from timm.optim import Lars  # here, because importing timm takes seconds
+
+    adapted = [{**group, "always_adapt": True} for group in weights]  # timm's would skip those without decay
+    return Lars([*adapted, *({**group, "weight_decay": 0.0} for group in rest)], trust_coeff=0.001, **options)
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser, without weight decay and LARS adaptation on BN and biases (SimCLR, Sec. 2.2 and code).
 
     Args:
         cfg: the SOLVER node.
-        model: module whose parameters are trained.
+        model: the module to train.
 
     Returns:
-        Optimizer: its learning rate is BASE_LR * IMS_PER_BATCH / 256, and BIAS_LR_FACTOR times that for BN and biases.
+        LARS, SGD or AdamW with a learning rate of BASE_LR * IMS_PER_BATCH / 256, for BN and biases times
+        BIAS_LR_FACTOR.
 
     Raises:
         ValueError: if OPTIMIZER is not known.
     """
     weights = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]  # BN's weights and biases, and biases
+    rest = [p for p in model.parameters() if p.ndim <= 1]  # weights and biases of BN, and all other biases
     groups = [{"params": weights, "weight_decay": cfg.WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
     lr = cfg.BASE_LR * cfg.IMS_PER_BATCH / 256
     groups[1]["lr"] = lr * cfg.BIAS_LR_FACTOR
     if cfg.OPTIMIZER == "LARS":
-        from timm.optim import Lars  # here, because importing timm takes seconds
-
-        # Adaptation of the weights even where their decay is 0, which timm's would skip, and none of the rest. Its
-        # momentum leaves the learning rate outside the buffer, as torch's; SimCLR's code has it inside.
-        groups[0]["always_adapt"] = True
-        return Lars(groups, lr=lr, momentum=cfg.MOMENTUM, trust_coeff=0.001)
+        return lars(groups[:1], groups[1:], lr=lr, momentum=cfg.MOMENTUM)
     if cfg.OPTIMIZER == "SGD":
         return torch.optim.SGD(groups, lr=lr, momentum=cfg.MOMENTUM)
     if cfg.OPTIMIZER == "AdamW":
@@ -37,11 +59,12 @@ def build_optimizer(cfg, model):
     raise ValueError(f"unknown SOLVER.OPTIMIZER {cfg.OPTIMIZER!r}: choose one of LARS, SGD, AdamW")
 
 
-def build_scheduler(cfg, optimizer, max_iter):
+def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, max_iter: int) -> LRMultiplier:
     """Linear warm-up from 0 over WARMUP_EPOCHS of EPOCHS, then a cosine to 0 without restarts.
 
     Args:
         cfg: the SOLVER node.
+        optimizer: whose learning rates are scaled.
         max_iter: iterations in the run.
 
     Raises:
@@ -50,9 +73,20 @@ def build_scheduler(cfg, optimizer, max_iter):
     warmup = cfg.WARMUP_EPOCHS / cfg.EPOCHS
     if not 0 <= warmup < 1:
         raise ValueError(f"SOLVER.WARMUP_EPOCHS {cfg.WARMUP_EPOCHS} must be less than SOLVER.EPOCHS {cfg.EPOCHS}")
-    schedule = CosineParamScheduler(1, 0)
+    schedule: ParamScheduler = CosineParamScheduler(1, 0)
     if warmup:
         schedule = CompositeParamScheduler(
             [LinearParamScheduler(0, 1), schedule], [warmup, 1 - warmup], ["rescaled", "rescaled"]
         )
     return LRMultiplier(optimizer, schedule, max_iter)
+
+
+class WeightsLRScheduler(hooks.LRScheduler):
+    """Detectron2's LRScheduler that logs the learning rate of the weights.
+
+    Detectron2 logs that of the group with the most tensors, which is BN and biases.
+    """
+
+    def before_train(self) -> None:
+        super().before_train()
+        self._best_param_group_id = 0

@@ -1,4 +1,4 @@
-"""Which type the forward passes compute in: what SOLVER.AMP.ENABLED ``auto`` stands for on a device."""
+"""The data type of the forward passes: what SOLVER.AMP.ENABLED ``auto`` means on a device."""
 
 import logging
 import os
@@ -6,40 +6,42 @@ import time
 
 import torch
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 
 from ..files.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 AUTO = "auto"
-# With these a step of configs/pretrain/demo_loco.yaml takes 0.3 s in bfloat16 and 0.7 s in float32 (2 cores
-# of an AMD EPYC); without them 0.8 s and 0.5 s (no bfloat16), or 12 s and 0.7 s (AVX2): benchmarks/precision.py.
+# CPU flags of fast bfloat16. A step of configs/pretrain/demo_loco.yaml takes 0.3 s in bfloat16 and 0.7 s in float32
+# with them (2 cores of an AMD EPYC); without them 0.8 s and 0.5 s, or with AVX2 only 12 s and 0.7 s
+# (benchmarks/precision.py).
 FAST = {"amx_bf16", "avx512_bf16"}
-# ARM has instructions, but not every build of torch has kernels, and then the gradient of a convolution is very slow.
+# ARM's flag is not enough: without a kernel in the build of torch, the gradient of a convolution is very slow.
 TO_BE_MEASURED = {"bf16"}
 
 
-def with_precision(cfg, resume=False):
-    """Decide what SOLVER.AMP.ENABLED ``auto`` stands for, say why, and warn of a bfloat16 that is slow here.
+def with_precision(cfg: CfgNode, resume: bool = False) -> CfgNode:
+    """Replace SOLVER.AMP.ENABLED ``auto`` by True or False, log why, and warn if bfloat16 is slow on the device.
 
-    A run that goes on does so in the type that it began with, which its config.yaml tells.
+    A resumed run keeps the value in its config.yaml.
 
     Args:
         cfg: config with SOLVER.AMP.ENABLED (True, False or auto), MODEL.DEVICE and OUTPUT_DIR; not changed.
         resume: whether the run in OUTPUT_DIR is resumed.
 
     Returns:
-        CfgNode: ``cfg``, or a copy, whose SOLVER.AMP.ENABLED is True or False, the same in all processes.
+        ``cfg`` or a copy, whose SOLVER.AMP.ENABLED is True or False, the same in all processes.
     """
     wanted = cfg.SOLVER.AMP.ENABLED
     if wanted is False:
         return cfg
     begun = _precision_of_run(cfg.OUTPUT_DIR) if resume else None
     answers = comm.all_gather((*bfloat16_support(cfg.MODEL.DEVICE), begun))
-    fast, why, _ = min(answers, key=lambda answer: answer[0])  # False if it is so in any process
+    fast, why, _ = min(answers, key=lambda answer: answer[0])  # False if it is False in any process
     begun = answers[0][2]
     enabled = wanted if wanted != AUTO else fast if begun is None else begun
     if wanted == AUTO:
-        reason = why if begun is None else "the run began so"
+        reason = why if begun is None else "the run began with it"
         logger.info(f"SOLVER.AMP.ENABLED auto: {'bfloat16' if enabled else 'float32'}, because {reason}")
         frozen, cfg = cfg.is_frozen(), cfg.clone()
         cfg.defrost()
@@ -52,14 +54,14 @@ def with_precision(cfg, resume=False):
     return cfg
 
 
-def bfloat16_support(device):
+def bfloat16_support(device: str) -> tuple[bool, str]:
     """Whether a device computes convolutions faster in bfloat16 than in float32.
 
     Args:
-        device: as MODEL.DEVICE, such as "cpu" or "cuda:1".
+        device: MODEL.DEVICE, such as "cpu" or "cuda:1".
 
     Returns:
-        tuple: True or False; and what tells, a clause such as "this CPU has avx512_bf16".
+        The answer, and the reason as a clause, such as "this CPU has avx512_bf16".
     """
     kind = device.partition(":")[0]
     if kind == "cuda":
@@ -78,9 +80,9 @@ def bfloat16_support(device):
     return bfloat16 < float32, f"a convolution took {bfloat16 * 1e3:.3g} ms in bfloat16, {float32 * 1e3:.3g} in float32"
 
 
-def cpu_flags():
-    """Names of the instruction sets that this CPU has, as a set; what cannot be asked has none."""
-    if hasattr(torch.cpu, "get_capabilities"):  # of newer torch, for every operating system
+def cpu_flags() -> set[str]:
+    """Names of the CPU's instruction sets; empty if the system does not tell them."""
+    if hasattr(torch.cpu, "get_capabilities"):  # newer torch, on every operating system
         return {name for name, value in torch.cpu.get_capabilities().items() if value is True}
     try:
         with open("/proc/cpuinfo") as f:
@@ -89,10 +91,13 @@ def cpu_flags():
         return set()
 
 
-def conv_seconds(dtype):
-    """Seconds of a 3x3 convolution of ResNet-18's first stage, forward and backward, the least of five.
+def conv_seconds(dtype: torch.dtype) -> float:
+    """Seconds of a 3x3 convolution of ResNet-18's first stage, forward and backward; the minimum of five.
 
-    It draws no random numbers, so that those of the run stay what they are.
+    No random numbers are drawn, so that the run's random numbers do not change.
+
+    Args:
+        dtype: torch.bfloat16, by autocast, or torch.float32.
     """
     weight = torch.ones(64, 64, 3, 3, requires_grad=True)
     images = torch.ones(8, 64, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -106,10 +111,10 @@ def conv_seconds(dtype):
     return min(times)
 
 
-def _precision_of_run(folder):
-    """SOLVER.AMP.ENABLED in a run's config.yaml; None if it is not told there."""
+def _precision_of_run(folder: str) -> bool | None:
+    """SOLVER.AMP.ENABLED in a run's config.yaml; None if it is not there."""
     try:
         enabled = read_yaml(os.path.join(folder, "config.yaml"))["SOLVER"]["AMP"]["ENABLED"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # the checkpoint has it too, and is refused if it differs
+        return None  # the checkpoint has it too, and is refused if the value differs
     return enabled if isinstance(enabled, bool) else None

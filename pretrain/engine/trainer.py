@@ -1,69 +1,73 @@
 """The pretraining loop, on Detectron2's TrainerBase, hooks and EventStorage."""
 
-import functools
 import itertools
 import logging
 import math
 import os
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.engine import TrainerBase, hooks
+from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
+from detectron2.utils.events import get_event_storage
+from fvcore.common.config import CfgNode
 
-from ..data.augment import DeviceAugment, SimCLRView, save_views
+from ..data.augment import SimCLRView, save_views
+from ..data.device_augment import DeviceAugment
 from ..data.loader import build_loader
-from ..files.images import UNREADABLE, list_images, names_digest, read_image
-from ..learner import build_learner
-from ..processes.distributed import GradientReducer, broadcast_state, worst_of_processes
+from ..files.image_folders import list_images, names_digest
+from ..files.images import UNREADABLE, read_image
+from ..learning.build import build_learner
+from ..processes.distributed import GradientReducer, broadcast_state
 from ..processes.signals import Terminated
-from ..processes.sigterm import StopOnSigterm
+from ..processes.sigterm_hook import StopOnSigterm
 from .checkpoint import AtomicCheckpointer
 from .curves import LossPlot
+from .divergence import refuse_divergence
 from .estimate import TimeEstimate, times_due, warning_of_size
-from .evaluation import Evaluation
+from .evaluation import EncoderEvaluator, Evaluation
+from .loop import hooks_of_every_loop
 from .optim import build_optimizer, build_scheduler
 from .precision import with_precision
-from .writers import MetricsWriter, TensorboardWriter
 
 logger = logging.getLogger(__name__)
 # Measured with LoCo and a ResNet-50 at 224 pixels, in float32 (2 cores of an AMD EPYC)
-STEP_SECONDS = 6.0  # for a million pixels of images, both views of them
-FEATURES_OF_IMAGE = 0.1  # time of an image's features, x that of an image in a step
+STEP_SECONDS = 6.0  # for a million pixels of images, with both views
+FEATURES_OF_IMAGE = 0.1  # time of an image's features, relative to its time in a step
 
 
 class Trainer(TrainerBase):
     """Trains a :class:`LocalLearner` on a folder of images.
 
-    With several processes BN is synchronised on GPUs; on the CPU, for which torch has no SyncBatchNorm, every process
-    normalises its own part of the batch. Statistics in the checkpoint, and logged losses, are those of process 0.
+    With several processes BN is synchronised on GPUs. On the CPU, where torch has no SyncBatchNorm, every process
+    normalises its own part of the batch. BN statistics in the checkpoint, and logged losses, are those of process 0.
 
-    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of every unit, their sum ``total_loss``, ``grad_norm``,
-    ``lr``, ``images_per_second``, ``time``, ``data_time`` and ``eta_seconds``.
+    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of each unit, their sum ``total_loss``, ``grad_norm``,
+    ``lr``, ``images_per_second``, ``time`` and ``data_time`` (seconds), and ``eta_seconds``.
 
     Attributes:
-        cfg: the config, in which SOLVER.AMP.ENABLED auto has become True or False.
+        cfg: the config, with SOLVER.AMP.ENABLED True or False in place of auto.
     """
 
-    def __init__(self, cfg, resume=False, evaluator=None):
+    def __init__(self, cfg: CfgNode, resume: bool = False, evaluator: EncoderEvaluator | None = None) -> None:
         """
         Args:
-            cfg: the config.
-            resume: go on from the last checkpoint in OUTPUT_DIR.
-            evaluator: EncoderEvaluator, as of :func:`pretrain.readout.knn.knn_evaluator`; None: the encoder is not
-                measured.
+            cfg: the pretraining config.
+            resume: resume from the newest checkpoint in OUTPUT_DIR.
+            evaluator: evaluation of the encoder, as :func:`pretrain.readout.knn.knn_evaluator` returns it; None: none.
 
         Raises:
             FileNotFoundError: if there are no images, or nothing to resume.
-            ValueError: if the config cannot work, or what is to be resumed is damaged or another run.
+            ValueError: if the config cannot work, or the checkpoint is damaged or of another run.
         """
         super().__init__()
         self.cfg = cfg = with_precision(cfg, resume)
         if cfg.KNN.TRAIN and evaluator is None:
-            raise ValueError("KNN.TRAIN asks for kNN: hand knn_evaluator(cfg) of pretrain.readout.knn to the trainer")
+            raise ValueError("KNN.TRAIN is set: pass knn_evaluator(cfg) of pretrain.readout.knn to the trainer")
         self.evaluator = evaluator
         solver = cfg.SOLVER
         if comm.get_world_size() > 1 and (cfg.MODEL.DEVICE == "cuda") != (torch.distributed.get_backend() == "nccl"):
@@ -78,7 +82,7 @@ class Trainer(TrainerBase):
         if large and comm.is_main_process():
             logger.warning(large)
         self.images = images = list_images(cfg.DATASETS.TRAIN)
-        # without units nothing learns, but BN's averages must forget where they started
+        # Without units only BN's running averages change; 100 iterations make them independent of their start
         self.max_iter = max(1 if cfg.MODEL.UNITS else 100, round(solver.EPOCHS * (len(images) // solver.IMS_PER_BATCH)))
         self.learner = build_learner(cfg)
         self.optimizer = build_optimizer(solver, self.learner)
@@ -93,13 +97,13 @@ class Trainer(TrainerBase):
             scheduler=self.scheduler,
         )
         stages = zip(self.learner.encoder.stage_names, self.learner.encoder.stages, strict=True)
-        self.parts = {name: list(stage.parameters()) for name, stage in stages}  # whose gradients are looked at
+        self.parts = {name: list(stage.parameters()) for name, stage in stages}  # whose gradients are checked
         self.parts.update({f"{name}'s decoder": list(d.parameters()) for name, d in self.learner.decoders.items()})
         self.start_iter = self.checkpointer.resume() + 1 if resume else 0
         broadcast_state(self.learner)
         self.reduce_gradients = GradientReducer()
         self.loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())
-        self.unreadable = set()
+        self.unreadable: set[str] = set()
         self.mean, self.std = (
             torch.tensor(value, device=cfg.MODEL.DEVICE).view(3, 1, 1)
             for value in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
@@ -108,18 +112,12 @@ class Trainer(TrainerBase):
         self.stop = StopOnSigterm()
         self.register_hooks(self._build_hooks())
 
-    def _build_hooks(self):
-        solver, out = self.cfg.SOLVER, self.cfg.OUTPUT_DIR
-        chosen = [hooks.IterationTimer(), WeightsLRScheduler(self.optimizer, self.scheduler)]
-        writers, extras = [], []
-        if comm.is_main_process():
-            os.makedirs(out, exist_ok=True)
-            writers = [MetricsWriter(os.path.join(out, "metrics.json")), TensorboardWriter(out)]
-            # Before any checkpoint: a run that goes on from it must not lack the line
-            chosen.append(hooks.PeriodicWriter([TerminalWriter(self.max_iter), *writers], solver.LOG_PERIOD))
-        chosen.append(self.stop)  # before all that takes time: after SIGTERM there may be seconds left
-        if comm.is_main_process():
-            chosen.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+    def _build_hooks(self) -> list[HookBase]:
+        solver = self.cfg.SOLVER
+        extras: list[tuple[str, float]] = []
+        chosen, writers = hooks_of_every_loop(
+            self.cfg, self.optimizer, self.scheduler, self.checkpointer, self.stop, self.max_iter
+        )
         if self.evaluator:
             period = max(1, round(self.evaluator.period * (len(self.images) // solver.IMS_PER_BATCH)))
             chosen.append(Evaluation(period, self._evaluate, writers, self.stop))
@@ -130,27 +128,30 @@ class Trainer(TrainerBase):
             chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
 
-    def _evaluate(self):
-        broadcast_state(self.learner.encoder)  # BN's averages may differ between processes: those that are saved count
+    def _evaluate(self) -> dict[str, Any]:
+        assert self.evaluator
+        broadcast_state(self.learner.encoder)  # BN's averages may differ between processes; process 0 saves its own
         return self.evaluator.evaluate(self.learner.encoder)
 
-    def train(self):
-        """Run to the end; or, on SIGTERM, to the end of the iteration, which gets a checkpoint. The kNN evaluation is
-        left at once, and --resume goes on behind it.
+    def train(self) -> None:
+        """Train to the last iteration.
+
+        On SIGTERM the iteration at hand is finished and saved. An evaluation is left at once, and --resume goes on
+        after it.
 
         Raises:
-            FloatingPointError: when a loss explodes, or a loss, a gradient or a weight to be saved is not finite.
-            OSError: when too many images cannot be read, or a file cannot be written.
+            FloatingPointError: if a loss explodes, or a loss, a gradient or a weight to be saved is not finite.
+            OSError: if too many images are unreadable, or a file cannot be written.
         """
         if self.start_iter >= self.max_iter:
             logger.info(f"{self.cfg.OUTPUT_DIR}: all {self.max_iter} iterations are done, there is nothing to resume")
             self.checkpointer.save_final(self.start_iter - 1)
             if comm.is_main_process():
-                LossPlot(self.cfg).write()  # which a process lacks that was killed after its last checkpoint
+                LossPlot(self.cfg).write()  # missing if the run was killed after its last checkpoint
             return
         self._log_plan()
         if comm.is_main_process() and self.start_iter == 0:
-            view = SimCLRView(self.cfg.INPUT)  # the whole augmentation, also when the device does a part of it
+            view = SimCLRView(self.cfg.INPUT)  # the whole augmentation, also if the device does a part of it
             save_views(os.path.join(self.cfg.OUTPUT_DIR, "views.png"), self._sample_images(), view, self.cfg.SEED)
         self.batches = iter(self.loader)
         self.learner.train()
@@ -159,7 +160,7 @@ class Trainer(TrainerBase):
         except Terminated:
             pass
 
-    def _log_plan(self):
+    def _log_plan(self) -> None:
         solver, processes = self.cfg.SOLVER, comm.get_world_size()
         local = solver.IMS_PER_BATCH // processes
         logger.info(
@@ -169,28 +170,28 @@ class Trainer(TrainerBase):
             f"{self.optimizer.param_groups[0]['initial_lr']:.6g} = {solver.BASE_LR} * {solver.IMS_PER_BATCH} / 256"
         )
 
-    def _sample_images(self, count=6):
+    def _sample_images(self, count: int = 6) -> Iterator[np.ndarray]:
         for path in self.images[:: math.ceil(len(self.images) / count)]:
             try:
                 yield read_image(path)
             except UNREADABLE:
-                continue  # the loader counts and names it
+                continue  # the training loop counts and logs it
 
-    def run_step(self):
-        """One iteration. Whatever draws random numbers in it gets them from generators that are seeded here by (SEED,
-        iteration, process), so that a resumed run goes on with the same bits, and no generator's state is stored."""
+    def run_step(self) -> None:
+        """One iteration. All random generators are seeded by (SEED, iteration, process), so that a resumed run has the
+        same bits and no generator's state is stored."""
         start = time.perf_counter()
         seed_all_rng(int(np.random.SeedSequence([self.cfg.SEED, self.iter, comm.get_rank()]).generate_state(1)[0]))
         views, unreadable = next(self.batches)
         data_time = time.perf_counter() - start
         self._note_unreadable(unreadable)
-        views = views.to(self.cfg.MODEL.DEVICE, non_blocking=True)  # keeps channels_last, as what follows
+        views = views.to(self.cfg.MODEL.DEVICE, non_blocking=True)  # keeps channels_last
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
             losses = self.learner.forward_backward(
                 views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients, self._prepare
             )
         self.reduce_gradients.wait()
-        grad_norm = self._check(losses)
+        grad_norm = refuse_divergence(losses, self.parts, self.cfg.SOLVER.MAX_LOSS, self.iter)
         self.optimizer.step()
         self.optimizer.zero_grad()
         storage = get_event_storage()
@@ -201,35 +202,11 @@ class Trainer(TrainerBase):
         storage.put_scalar("data_time", data_time)
         storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
 
-    def _prepare(self, views):
-        """uint8 views to the network's input, (2B, 3, S, S); of a large batch one chunk at a time."""
+    def _prepare(self, views: torch.Tensor) -> torch.Tensor:
+        """The network's input, (2B, 3, S, S) float, of the uint8 views of a batch or chunk."""
         return ((self.augment(views) if self.augment else views) - self.mean) / self.std
 
-    def _check(self, losses):
-        """Refuse a loss that has exploded or a gradient that is not finite, before the optimiser's step, so that no
-        checkpoint holds what comes of it. All processes decide alike.
-
-        Returns:
-            float: the norm of the gradient.
-        """
-        grads = {part: [p.grad for p in params if p.grad is not None] for part, params in self.parts.items()}
-        norms = {part: torch.nn.utils.get_total_norm(g) for part, g in grads.items() if g}
-        worst = worst_of_processes([*losses.values(), *norms.values()])
-        norms = dict(zip(norms, worst[len(losses) :], strict=True))
-        limit = self.cfg.SOLVER.MAX_LOSS
-        wrong = [
-            f"loss_{name} is {'not finite' if math.isinf(loss) else f'{loss:.4g}, above SOLVER.MAX_LOSS {limit:g}'}"
-            for name, loss in zip(losses, worst, strict=False)
-            if math.isinf(loss) or loss > limit
-        ] or [f"the gradient of {part} is not finite" for part, norm in norms.items() if math.isinf(norm)]
-        if wrong:
-            raise FloatingPointError(
-                f"{', '.join(wrong)} at iteration {self.iter}: start anew with a lower SOLVER.BASE_LR or a longer "
-                "warm-up; the checkpoints until then are kept"
-            )
-        return math.hypot(*norms.values())
-
-    def _note_unreadable(self, paths):
+    def _note_unreadable(self, paths: Iterable[str]) -> None:
         if comm.get_world_size() > 1 and (self.iter + 1) % self.cfg.SOLVER.LOG_PERIOD == 0:
             paths = itertools.chain(paths, *comm.all_gather(sorted(self.unreadable)))  # what the others have met
         for path in set(paths) - self.unreadable:
@@ -241,32 +218,3 @@ class Trainer(TrainerBase):
                     f"{len(self.unreadable)} of {len(self.images)} images are unreadable, more than "
                     f"DATASETS.MAX_UNREADABLE {self.cfg.DATASETS.MAX_UNREADABLE}; the last: {path}"
                 )
-
-
-class WeightsLRScheduler(hooks.LRScheduler):
-    """Logs the learning rate of the weights; Detectron2 would take the group of most tensors, BN and biases."""
-
-    def before_train(self):
-        super().before_train()
-        self._best_param_group_id = 0
-
-
-class TerminalWriter(EventWriter):
-    """One line: ETA, iteration, losses, learning rate, images a second."""
-
-    def __init__(self, max_iter):
-        self._eta = functools.partial(CommonMetricPrinter._get_eta, CommonMetricPrinter(max_iter))
-        self.max_iter, self.written = max_iter, None
-
-    def write(self):
-        storage = get_event_storage()
-        if storage.iter == self.written or storage.latest().get("lr", (0, -1))[1] != storage.iter:
-            return  # it is reported already, or the step came to nothing
-        self.written = storage.iter
-        smooth = {name: history.median(20) for name, history in storage.histories().items()}
-        losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)
-        logger.info(
-            f"eta: {self._eta(storage) or 'unknown'}  iter: {storage.iter + 1}/{self.max_iter}  {losses}  "
-            f"lr: {storage.history('lr').latest():.5g}  {smooth['images_per_second']:.1f} images/s  "
-            f"data_time: {smooth['data_time']:.3f}"
-        )

@@ -1,1 +1,6 @@
-"""What is read from disk and written to it: whole files, locks, YAML, JSON, checkpoints, metrics, images, safe text."""
+"""Reading and writing files: whole files, locks, YAML, JSON, checkpoints, metrics, images, safe text."""
+
+import os
+from typing import TypeAlias
+
+StrPath: TypeAlias = str | os.PathLike[str]

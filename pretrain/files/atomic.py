@@ -1,4 +1,4 @@
-"""Files that are complete or not there, errors that name them, and what killed runs have left behind."""
+"""Files that are written whole or not at all, errors that name them, and the temporary files of killed runs."""
 
 import contextlib
 import errno
@@ -10,34 +10,39 @@ import re
 import socket
 import stat
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
 
 from ..processes.lifetime import is_running
+from . import StrPath
 
-# names of temporary_name(); the first group is the machine and the second the process that writes the file
+Content: TypeAlias = str | bytes | Callable[[BinaryIO], object]  # a function writes into the open file
+
+# Names of temporary_name(): group 1 is the machine and group 2 the process that writes the file
 TEMPORARY = re.compile(r"\..+?\.(?:([0-9a-f]{8})-(\d{1,18})\.)?[0-9a-f]{8}\.tmp(?:\.\w+)?")
-OLDER = re.compile(  # those of version 0.1, and no others that look like them
+OLDER = re.compile(  # temporary names of version 0.1
     r"checkpoint\.tmp"
     r"|(model_(\d+|final)\.pth|last_checkpoint|config\.yaml|results\.json|features\.pth|(losses|probe)\.png)\.tmp\d+"
     r"|\.(results\.json|analysis\.json|analysis\.png)\.\d+\.tmp"
 )
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of errors: the disk, a quota, a limit is reached
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is full, or a quota or a limit of size is reached
 
 
-def write_whole(path, content):
-    """Write a file whole or not at all, down to the disk; its folder is made if need be.
+def write_whole(path: StrPath, content: Content) -> None:
+    """Write a file whole or not at all, synced to the disk; missing folders are created.
 
     Args:
-        path: of the file; a pipe or a device is written to as it is.
-        content: str, bytes, or a function that writes into an open binary file.
+        path: the file. A pipe or a device is written to directly.
+        content: text, bytes, or a function that writes into an open binary file.
 
     Raises:
-        OSError: naming ``path``, if it cannot be written; what was there stays.
+        OSError: naming ``path``, if it cannot be written; an existing file stays as it was.
     """
     with named_errors(path):
         device = os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path)
-    if device:  # such as /dev/null: renaming a file to it would replace it
+    if device:  # such as /dev/null, which a rename would replace
         with named_errors(path), open(path, "wb") as file:
             _fill(file, content)
         return
@@ -45,22 +50,23 @@ def write_whole(path, content):
         write_new(temporary, content, path)
 
 
-def write_new(path, content, name=None):
-    """Write a file that is not there yet, down to the disk.
+def write_new(path: StrPath, content: Content, name: StrPath | None = None) -> None:
+    """Write a file that does not exist yet, synced to the disk.
 
     Args:
-        path, content: as of :func:`write_whole`.
-        name: that errors name instead of ``path``.
+        path: the file.
+        content: as in :func:`write_whole`.
+        name: the path that errors name; None: ``path``.
 
     Raises:
-        OSError: if it cannot be written; a part of it may be there.
+        OSError: if it exists or cannot be written; a part of it may then be on the disk.
     """
     with named_errors(name or path), open(path, "xb") as file:
         _fill(file, content)
         os.fsync(file.fileno())
 
 
-def _fill(file, content):
+def _fill(file: BinaryIO, content: Content) -> None:
     if callable(content):
         content(file)
     else:
@@ -68,17 +74,22 @@ def _fill(file, content):
     file.flush()
 
 
-def write_json(path, content, indent=2):
-    """Write a JSON file as :func:`write_whole` does; ValueError if a number is not finite, which JSON does not have."""
+def write_json(path: StrPath, content: Any, indent: int | None = 2) -> None:
+    """Write a JSON file as :func:`write_whole` does.
+
+    Raises:
+        OSError: naming ``path``, if it cannot be written.
+        ValueError: if a number is not finite, which JSON cannot express.
+    """
     write_whole(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
-def whole_file(path):
-    """Give the name of a temporary file, which becomes ``path`` if the context ends well, and is removed otherwise.
+def whole_file(path: StrPath) -> Iterator[Path]:
+    """A context with a temporary file, which is renamed to ``path`` at its end, or removed after an error.
 
     Yields:
-        Path: of a file beside ``path`` that is not there yet, with the same suffix.
+        The temporary file's path, beside ``path`` and with its suffix; the file does not exist yet.
 
     Raises:
         OSError: naming ``path``.
@@ -96,15 +107,15 @@ def whole_file(path):
         temporary.unlink(missing_ok=True)
 
 
-def temporary_name(path):
-    """A name beside ``path`` that no other file has and that says who is writing, for :func:`remove_leftovers`."""
-    stem = Path(path).stem[:180]  # a name of 255 bytes would grow too long
+def temporary_name(path: StrPath) -> Path:
+    """A unique path beside ``path``; its name holds the machine and the process, for :func:`remove_orphans`."""
+    stem = Path(path).stem[:180]  # file systems allow 255 bytes
     return Path(path).with_name(f".{stem}.{_machine()}-{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp{Path(path).suffix}")
 
 
 @functools.cache
-def _machine():
-    """By what the process ids of this machine, or of this container, are told from those of others: 8 hex digits."""
+def _machine() -> str:
+    """8 hex digits that identify this machine's, or this container's, set of process ids."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux
@@ -112,19 +123,21 @@ def _machine():
     return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
 
 
-def remove_leftovers(folder):
-    """Remove the temporary files that a killed process has left. To be called by who has the folder's lock."""
+def remove_leftovers(folder: StrPath) -> None:
+    """Remove the temporary files of killed processes; the caller holds the folder's lock."""
     _remove(folder, lambda match: True)
 
 
 @functools.cache
-def remove_orphans(folder):
-    """Remove the temporary files of processes of this machine that have ended, once for each folder: for folders that
-    nobody locks, where others may be writing."""
+def remove_orphans(folder: StrPath) -> None:
+    """Remove the temporary files of this machine's ended processes, once for each folder.
+
+    For folders without a lock, in which other processes may be writing.
+    """
     _remove(folder, lambda match: match and match[1] == _machine() and not is_running(int(match[2])))
 
 
-def _remove(folder, is_left):
+def _remove(folder: StrPath, is_left: Callable[[re.Match[str] | None], object]) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = TEMPORARY.fullmatch(entry.name)
@@ -134,30 +147,30 @@ def _remove(folder, is_left):
 
 
 @contextlib.contextmanager
-def named_errors(path):
-    """Say of which file an error of writing is: neither a full disk nor torch does, and no temporary file is meant.
+def named_errors(path: StrPath) -> Iterator[None]:
+    """A context whose errors of writing name ``path``: a full disk and torch name no file, or a temporary one.
 
     Raises:
-        OSError: with the number of the error that it was.
+        OSError: with the original ``errno`` where there is one.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if str(error).startswith("DataLoader worker"):  # torch's handler of SIGCHLD raises it wherever the process is
+        if str(error).startswith("DataLoader worker"):  # torch's SIGCHLD handler raises it anywhere in the process
             raise
-        cause = error if isinstance(error, OSError) else error.__context__  # of torch's RuntimeError: what it met
+        cause = error if isinstance(error, OSError) else error.__context__  # torch chains its RuntimeError to it
         if isinstance(cause, OSError) and cause.errno:
             raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise OSError(f"cannot write {path}: {' '.join(str(error).split())}") from error
 
 
-def sha256_of(path):
-    """SHA-256 of a file, in hexadecimal."""
+def sha256_of(path: StrPath) -> str:
+    """SHA-256 of a file, in hexadecimal; OSError if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
 
-def _digest(file):
+def _digest(file: BinaryIO) -> str:
     """For Python 3.10, which has no hashlib.file_digest."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
@@ -165,14 +178,14 @@ def _digest(file):
     return digest.hexdigest()
 
 
-def text_of(path):
-    """The text of a file, empty if there is none."""
+def text_of(path: StrPath) -> str:
+    """The text of a file; "" if there is no such file."""
     path = Path(path)
     return path.read_text(errors="replace") if path.is_file() else ""
 
 
-def _sync_folder(folder):
-    """Bring a new name down to the disk; some file systems cannot."""
+def _sync_folder(folder: Path) -> None:
+    """Sync a folder, and so a renamed file's name, to the disk; some file systems cannot."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

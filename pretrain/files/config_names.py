@@ -1,9 +1,9 @@
 """What the files in ``configs/`` were called before: command lines, a ``_BASE_`` and stored runs may still say so."""
 
 import os
-from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from .shipped_configs import CONFIGS
+
 # Old name -> name of today, below configs/ and without .yaml. What a * stands for is the same on both sides; the first
 # line that fits counts
 RENAMED = {
@@ -46,7 +46,7 @@ RENAMED = {
 }
 
 
-def name_of_today(path):
+def name_of_today(path: str | os.PathLike[str]) -> str | None:
     """What a config is called today whose name was another one.
 
     Args:
@@ -65,7 +65,7 @@ def name_of_today(path):
     return None
 
 
-def moved_to(path):
+def moved_to(path: str | os.PathLike[str]) -> str | None:
     """Where a config is today that is no longer at this path: the file in the same ``configs/``.
 
     Args:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock that ends with its process, however that ends."""
+"""One run at a time in a folder: a lock that the system releases when its process ends."""
 
 import atexit
 import contextlib
@@ -9,37 +9,37 @@ import json
 import logging
 import os
 import socket
+from typing import IO
 
+from . import StrPath
 from .atomic import named_errors, remove_leftovers
 
 logger = logging.getLogger(__name__)
 NAME = ".lock"
 HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
-_held = {}  # real path of a folder -> the open file with this process's lock
+_held: dict[str, IO[str]] = {}  # real path of a folder -> the open file that this process has locked
 
 
 @atexit.register
-def unlock_all():
-    """Give all locks of this process back."""
+def unlock_all() -> None:
+    """Release all locks of this process."""
     for folder in list(_held):
         unlock_folder(folder)
 
 
-def lock_folder(folder):
-    """Lock a folder for this process, and remove what a killed one has left in it.
+def lock_folder(folder: StrPath) -> None:
+    """Lock a folder for this process, and remove the temporary files that killed processes have left in it.
 
-    The lock is POSIX's (fcntl), which file servers keep, too, and the system drops when the process ends; forked
-    children do not have it. The file says who has the lock, and goes when it is given back. A folder that this
-    process has locked already stays so.
-
-    Where the file system has no locks, a warning says that two runs would not be told apart.
+    The lock is a POSIX one (fcntl): it works on file servers, too, ends with the process, and is not inherited by
+    forked children. The lock file names its owner and is removed on release. Locking a folder twice has no effect.
+    Where the file system has no locks, a warning is logged instead.
 
     Args:
-        folder: made if need be.
+        folder: created if it is missing.
 
     Raises:
-        ValueError: if another process has it.
-        OSError: if nothing can be written in the folder.
+        ValueError: if another process has the lock.
+        OSError: if the folder cannot be written to.
     """
     path = os.path.join(folder, NAME)
     with named_errors(path):
@@ -47,24 +47,25 @@ def lock_folder(folder):
         key = os.path.realpath(folder)
         if key in _held:
             return
-        file = open(path, "a+")  # it stays open as long as the lock is held
+        file = open(path, "a+")  # open as long as the lock is held
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(file, path):  # who had it has removed the file meanwhile
+        if not _is_at(file, path):  # the last owner has just removed the file
             file.close()
-            return lock_folder(folder)
+            lock_folder(folder)
+            return
     except OSError as error:
         owner = _owner(file)
         file.close()
         if error.errno in HELD_BY_ANOTHER:
             raise ValueError(
-                f"{folder}: another run{owner} is at work in this folder: wait for its end, or name another OUTPUT_DIR"
+                f"{folder}: another run{owner} uses this folder: wait until it ends, or set another OUTPUT_DIR"
             ) from None
         logger.warning(f"{path}: no locks on this file system ({error.strerror}): start no second run in this folder")
         return
     _held[key] = file
     now = datetime.datetime.now().isoformat(timespec="seconds")
-    with contextlib.suppress(OSError):  # a full disk; who has the lock is a courtesy
+    with contextlib.suppress(OSError):  # on a full disk the lock works without its owner's name
         file.seek(0)
         file.truncate()
         json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": now}, file)
@@ -72,8 +73,8 @@ def lock_folder(folder):
     remove_leftovers(folder)
 
 
-def unlock_folder(folder):
-    """Give the lock of this process back, and remove its file; nothing happens where it has none."""
+def unlock_folder(folder: StrPath) -> None:
+    """Release this process's lock and remove its file; nothing happens if the folder is not locked."""
     file = _held.pop(os.path.realpath(folder), None)
     if file:
         with contextlib.suppress(OSError):
@@ -81,16 +82,16 @@ def unlock_folder(folder):
         file.close()
 
 
-def _is_at(file, path):
-    """Whether an open file is the one of that name."""
+def _is_at(file: IO[str], path: str) -> bool:
+    """Whether an open file is the one at ``path``."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _owner(file):
-    """Who has the lock, in words for a message; "" if the file does not say."""
+def _owner(file: IO[str]) -> str:
+    """The lock's owner, in words for a message; "" if the file does not name it."""
     try:
         file.seek(0)
         owner = json.load(file)

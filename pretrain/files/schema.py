@@ -7,14 +7,17 @@ match. What is not there counts as None, which JSON has for what is not known: s
 
 import json
 import math
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LARGEST = 2**53  # beyond it integers are no floats, and there are no counts, ids or seconds
 ANY = re.compile(r"(?s).*")
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file in UTF-8.
 
     Raises:
@@ -31,7 +34,7 @@ def read_json(path):
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 
 
-def fault(value, schema, place=""):
+def fault(value: Any, schema: Any, place: str = "") -> str | None:
     """The first place where a value is not as its schema says, such as ``linear.res5.top1``; None if there is none."""
     if callable(schema):
         return None if schema(value) else place or "content"
@@ -52,34 +55,34 @@ def fault(value, schema, place=""):
     return next((found for name, part, inner in parts if (found := fault(part, inner, name))), None)
 
 
-def maybe(schema):
+def maybe(schema: Any) -> Callable[[Any], bool]:
     """The schema, or None."""
     return lambda value: value is None or not fault(value, schema)
 
 
-def either(*schemas):
+def either(*schemas: Any) -> Callable[[Any], bool]:
     """One of several schemas."""
     return lambda value: any(not fault(value, schema) for schema in schemas)
 
 
-def text(value):
+def text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def path(value):
+def path(value: Any) -> bool:
     """Text that can be the name of a file."""
     return isinstance(value, str) and "\0" not in value
 
 
-def flag(value):
+def flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def whole(value):
+def whole(value: Any) -> bool:
     """An integer, within what a float can tell apart."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
-def number(value):
+def number(value: Any) -> bool:
     """A finite number."""
     return whole(value) or (isinstance(value, float) and math.isfinite(value))

@@ -1,7 +1,7 @@
-"""Names of classes, runs and data sets are data: escaped for wherever they are written.
+"""Names of classes, runs and data sets, escaped for the place where they are written.
 
-A name can come from an annotation file, a folder or a config, and may hold anything: line breaks, escape sequences of
-terminals, HTML, Markdown, TeX. Each function takes such a text, and returns what shows it and does nothing else.
+A name can come from an annotation file, a folder or a config, and may hold anything: line breaks, terminals' escape
+sequences, HTML, Markdown, TeX. Each function returns a text that shows the name and has no other effect.
 """
 
 import hashlib
@@ -14,68 +14,68 @@ import unicodedata
 _CONTROLS = {"Cc", "Cs", "Zl", "Zp", "Cf"}
 _JOINERS = "\u200c\u200d"  # format characters that spelling needs: in Persian and Indic scripts, in emoji
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")  # what termcolor writes
-# An underscore within a word is none to Markdown, and brackets are no link without what follows them
+# Not matched, since Markdown shows them as they are: underscores within a word, brackets without a link's address
 _MARKDOWN = re.compile(r"[\\`*|#~$@]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
-_LINKS = re.compile(r"://|\bwww\.", re.IGNORECASE)  # GitHub makes links of these by itself
-_NAME_BYTES = 150  # of the 255 that file systems allow: there is an ending, and a temporary name around it
+_LINKS = re.compile(r"://|\bwww\.", re.IGNORECASE)  # GitHub turns these into links
+_NAME_BYTES = 150  # file systems allow 255, which have to hold the suffix and a temporary name, too
 
 
-def for_terminal(text, lines=False):
-    r"""Text in one line, with what a terminal would obey spelled out: ``\n``, ``\x1b``, ``\u202e``.
+def for_terminal(text: object, lines: bool = False) -> str:
+    r"""Text in one line, with control characters spelled out: ``\n``, ``\x1b``, ``\u202e``.
 
     Args:
-        text: anything with a ``str``.
-        lines: keep line breaks and tabs, for texts of several lines.
+        text: a string, or what ``str`` turns into one.
+        lines: keep line breaks and tabs.
     """
     kept = _JOINERS + ("\n\t" if lines else "")
     return "".join(c if c in kept or unicodedata.category(c) not in _CONTROLS else _spelled(c) for c in str(text))
 
 
-def _spelled(character):
+def _spelled(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def for_log(message):
-    """A message of a log, without the colours that it may have, and with other escape sequences spelled out.
+def for_log(message: str) -> str:
+    """A log message without colours and with other escape sequences spelled out.
 
-    A line break before what looks like the beginning of another entry is spelled out, too: a name could forge one.
+    A line break before "[", with which log entries begin, is spelled out, too: a name could forge an entry.
     """
     return for_terminal(_COLOR.sub("", message), lines=True).replace("\n[", "\\n[")
 
 
-def for_markdown(text):
-    """Text in one line that Markdown shows as it is, in a table's cell as well."""
+def for_markdown(text: object) -> str:
+    """Text in one line that Markdown shows as it is, also in a table's cell."""
     escaped = html.escape(for_terminal(text), quote=False)
     escaped = _MARKDOWN.sub(lambda match: f"\\{match[0]}", escaped)
     return _LINKS.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", escaped)
 
 
-def markdown_code(text):
-    """Text as a code span of Markdown; outside of tables pipes need no escape, and tables escape them."""
-    text = for_terminal(text)
-    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
-    pad = " " if text[:1] in ("`", " ") or text[-1:] in ("`", " ") else ""
-    return f"{fence}{pad}{text}{pad}{fence}" if text else ""
+def markdown_code(text: object) -> str:
+    """Text as a code span of Markdown; pipes stay as they are, and in a table the caller escapes them."""
+    shown = for_terminal(text)
+    fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
+    pad = " " if shown[:1] in ("`", " ") or shown[-1:] in ("`", " ") else ""
+    return f"{fence}{pad}{shown}{pad}{fence}" if shown else ""
 
 
-def for_html(text, lines=False):
+def for_html(text: object, lines: bool = False) -> str:
     """Text as HTML's content or attribute; ``lines`` as in :func:`for_terminal`."""
     return html.escape(for_terminal(text, lines))
 
 
-def for_figure(text, limit=48):
-    """Text in one line for matplotlib: no mathtext, and a legend does not hide it for a leading underscore.
+def for_figure(text: object, limit: int = 48) -> str:
+    """Text in one line for matplotlib, without mathtext, and shown in legends even if it begins with an underscore.
 
     Args:
-        text: anything with a ``str``.
-        limit: columns; of a longer text the middle is left out.
+        text: a string, or what ``str`` turns into one.
+        limit: columns; the middle of a longer text is left out.
     """
-    text = shortened(for_terminal(text), limit).replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
+    shown = shortened(for_terminal(text), limit).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
-def shortened(text, limit):
-    """Text of at most ``limit`` columns, with an ellipsis for its middle: names often differ at their ends.
+def shortened(text: str, limit: int) -> str:
+    """Text of at most ``limit`` columns; an ellipsis replaces its middle, since names often differ at their ends.
 
     A Chinese, Japanese or Korean character takes two columns.
     """
@@ -85,26 +85,26 @@ def shortened(text, limit):
     return f"{_beginning(text, limit - 1 - end)}…{_beginning(text[::-1], end)[::-1]}"
 
 
-def _columns(text):
+def _columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _beginning(text, columns):
-    """As much of the text as ``columns`` hold."""
+def _beginning(text: str, columns: int) -> str:
+    """The beginning of a text, at most ``columns`` wide."""
     text = text[:columns]
     while _columns(text) > columns:
         text = text[:-1]
     return text
 
 
-def for_file_name(text):
-    """Text as a part of a file's name: without separators and control characters, and short enough.
+def for_file_name(text: object) -> str:
+    """Text as a part of a file's name: without separators and control characters, at most 150 bytes.
 
-    Of a text that is too long, a part of its SHA-256 tells it from others that begin alike.
+    A longer text ends with 12 digits of its SHA-256, so that texts with the same beginning stay different.
     """
-    text = str(text)
-    name = "".join("_" if c in "/\\" or unicodedata.category(c) in _CONTROLS else c for c in text)
+    full = str(text)
+    name = "".join("_" if c in "/\\" or unicodedata.category(c) in _CONTROLS else c for c in full)
     if len(name.encode()) > _NAME_BYTES:
-        digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
+        digest = hashlib.sha256(full.encode(errors="surrogateescape")).hexdigest()[:12]
         name = f"{name.encode()[: _NAME_BYTES - 13].decode(errors='ignore')}~{digest}"
     return name

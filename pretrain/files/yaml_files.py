@@ -1,28 +1,32 @@
-"""YAML as data: no tag makes an object, a key stands once, and a ``_BASE_`` leads back to nobody."""
+"""YAML read as plain data: tags create no objects, duplicate keys are errors, and ``_BASE_`` files form no cycle."""
 
 import os
 import re
 import stat
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 from detectron2.utils.file_io import PathManager
+from fvcore.common.config import CfgNode as CN
 
+from . import StrPath
 from .config_names import moved_to, name_of_today
 
 BASE_KEY = "_BASE_"
-MOST_BYTES = 2**19  # of a file; the largest config of ours has 20 kB
-MOST_NODES = 10**6  # when aliases are written out, by which a few lines can stand for billions
+MOST_BYTES = 2**19  # of a file; our largest config has 20 kB
+MOST_NODES = 10**6  # with aliases expanded: a few lines of them can stand for billions of values
 ADVICE = 'write "KEY: VALUE" lines, lists as [A, B], no tabs'
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with ``!!python/tuple`` as data and without keys that stand twice.
+    """PyYAML's safe loader, which also reads ``!!python/tuple`` and refuses duplicate keys.
 
-    The one in Python: where lists go too deep, the one in C ends the process.
+    The one in Python: the one in C crashes on lists that are nested too deeply.
     """
 
-    def construct_mapping(self, node, deep=False):
-        seen = {}
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[tuple[str, str], yaml.Node] = {}
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
                 continue
@@ -31,14 +35,14 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None,
                     None,
-                    f"the key {key.value} is there already, in line {first}, and only one of the two would be read: "
-                    "make one block of them",
+                    f"duplicate key {key.value}, first in line {first}, and only one of the two would be read: "
+                    "merge them",
                     key.start_mark,
                 )
             seen[key.tag, key.value] = key
         return super().construct_mapping(node, deep)
 
-    def refuse(self, node):
+    def refuse(self, node: yaml.Node) -> None:
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         raise yaml.constructor.ConstructorError(
             None, None, f"the tag {tag} is refused, because it could run code: write plain values", node.start_mark
@@ -49,21 +53,21 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: t
 _Loader.add_constructor(None, _Loader.refuse)
 
 
-def parse_yaml(text, where):
-    """YAML text to plain Python values; nothing in it is executed.
+def parse_yaml(text: str | bytes, where: StrPath) -> Any:
+    """YAML text as plain Python values; nothing in it is executed.
 
     Args:
-        text: str or bytes in UTF-8, with or without a byte-order mark.
-        where: what to call it in errors, such as the path of its file.
+        text: bytes are UTF-8; a byte-order mark is skipped.
+        where: its name in errors, such as the path of its file.
 
     Returns:
         None, str, numbers, bool, date, list, tuple and dict.
 
     Raises:
-        ValueError: if it is no YAML, has a tag that makes objects, a key twice, or is too large; one line.
+        ValueError: if it is no YAML, is too large, or has a tag that creates objects or a duplicate key; one line.
     """
     if len(text) > MOST_BYTES:
-        raise ValueError(f"{where}: {len(text) / 1e6:.1f} MB and more, which is no config")
+        raise ValueError(f"{where}: larger than {MOST_BYTES / 1e6:.1f} MB, too large for a config")
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
         loader = _Loader(text)
@@ -77,14 +81,14 @@ def parse_yaml(text, where):
         finally:
             loader.dispose()
     except UnicodeDecodeError:
-        raise ValueError(f"{where}: no text in UTF-8, and so no YAML") from None
+        raise ValueError(f"{where}: not text in UTF-8") from None
     except RecursionError:
-        raise ValueError(f"{where}: lists or blocks within each other without end, which is no config") from None
+        raise ValueError(f"{where}: lists or blocks nested too deeply, or within themselves") from None
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         problem = " ".join((problem or str(error)).split())
-        ours = problem.startswith(("the key ", "the tag ", "its aliases "))
+        ours = problem.startswith(("duplicate key ", "the tag ", "its aliases "))
         raise ValueError(f"{where}: {problem}" if ours else f"{where}: {problem}; {ADVICE}") from None
     except (TypeError, ValueError, OverflowError) as error:  # PyYAML on odd dates and keys
         raise ValueError(f"{where}: {' '.join(str(error).split())}; {ADVICE}") from None
@@ -92,12 +96,13 @@ def parse_yaml(text, where):
         raise ValueError(f"{where}: a tag, such as !!bool, before a value of another kind; {ADVICE}") from None
 
 
-def _size(node, sizes):
-    """Values that a node stands for, its aliases written out; RecursionError if it is within itself."""
+def _size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """The number of values in a node with its aliases expanded; RecursionError if it contains itself."""
     if id(node) in sizes:
-        if sizes[id(node)] is None:
+        known = sizes[id(node)]
+        if known is None:
             raise RecursionError
-        return sizes[id(node)]
+        return known
     sizes[id(node)] = None
     size = 1
     for child in node.value if isinstance(node, yaml.CollectionNode) else ():
@@ -106,30 +111,32 @@ def _size(node, sizes):
     return size
 
 
-def read_yaml(path):
-    """The values in a YAML file; OSError if it cannot be read, ValueError as :func:`parse_yaml`."""
+def read_yaml(path: StrPath) -> Any:
+    """The values in a YAML file.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: as :func:`parse_yaml`, or if it is a pipe.
+    """
     if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode) and not str(path).startswith(("/dev/", "/proc/")):
-        raise ValueError(f"{path}: a pipe, for whose writer one would wait, and no file")
+        raise ValueError(f"{path}: a pipe, expected a file")
     with PathManager.open(str(path), "rb") as file:
         return parse_yaml(file.read(MOST_BYTES + 1), path)
 
 
-def read_config(path, _above=()):
-    """A config file upon its ``_BASE_``, one or a list of them, as fvcore merges them.
+def read_config(path: StrPath, _above: tuple[str, ...] = ()) -> dict[Any, Any]:
+    """A config file merged over its ``_BASE_``, which is one path or a list, as fvcore does it.
 
-    A ``_BASE_`` that had another name in ``configs/`` is read from where it is today: the converter writes such lines.
-
-    Args:
-        path: of the file.
+    A ``_BASE_`` that had another name in ``configs/`` is read under its present name: the converter writes such lines.
 
     Returns:
-        dict: nested, with plain values.
+        Nested, with plain values.
 
     Raises:
-        OSError: if a file cannot be read; of a file of ``configs/`` that has another name today, it says which.
-        ValueError: as :func:`parse_yaml`; or if it is no mapping, or a ``_BASE_`` leads back to a file above it.
+        OSError: if a file cannot be read; it names the present name of a file of ``configs/`` that was renamed.
+        ValueError: as :func:`parse_yaml`; or if a file is no mapping, or the ``_BASE_`` keys form a cycle.
     """
-    place = path if re.match(r"\w+://", str(path)) else os.path.realpath(path)
+    place = str(path) if re.match(r"\w+://", str(path)) else os.path.realpath(path)
     if place in _above:
         names = " -> ".join(os.path.basename(name) for name in (*_above, place))
         raise ValueError(f"{path}: its {BASE_KEY} leads back to it ({names}): remove one of these {BASE_KEY} lines")
@@ -142,9 +149,10 @@ def read_config(path, _above=()):
     if not isinstance(config, dict):
         what = "nothing" if config is None else f"a {type(config).__name__}"
         raise ValueError(f"{path}: {what}, but a config has lines KEY: VALUE")
-    bases, merged = config.pop(BASE_KEY, []), {}
+    bases = config.pop(BASE_KEY, [])
+    merged: dict[Any, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str) or "\0" in base or re.match(r"\w+://", base):  # no file makes us ask the network
+        if not isinstance(base, str) or "\0" in base or re.match(r"\w+://", base):  # configs cannot cause downloads
             raise ValueError(f"{path}: {BASE_KEY} is {base!r}, but must be the path of a file of this machine")
         base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
         if not os.path.exists(base):
@@ -157,8 +165,8 @@ def read_config(path, _above=()):
     return merged
 
 
-def _merge(source, target, path):
-    """Put a nested dict over another one, in place."""
+def _merge(source: dict[Any, Any], target: dict[Any, Any], path: StrPath) -> None:
+    """Merge a nested dict into ``target``, in place."""
     for key, value in source.items():
         if isinstance(value, dict) and key in target:
             if not isinstance(target[key], dict):
@@ -168,11 +176,11 @@ def _merge(source, target, path):
             target[key] = value
 
 
-def _check_keys(content, cfg, path, above=""):
-    """ValueError for what yacs stumbles over: keys that are no text, and groups that are empty or no groups."""
+def _check_keys(content: Mapping[Any, Any], cfg: object, path: StrPath, above: str = "") -> None:
+    """ValueError for what yacs reports badly: keys that are not text, empty groups, values in place of groups."""
     for key, value in content.items():
         if not isinstance(key, str):
-            raise ValueError(f"{path}: the key {above}{key} is no text; {ADVICE}")
+            raise ValueError(f"{path}: the key {above}{key} is not text; {ADVICE}")
         group = cfg.get(key) if isinstance(cfg, dict) else None
         if isinstance(group, dict) and not isinstance(value, dict):
             what = "empty" if value is None else f"{value!r:.50}"
@@ -181,16 +189,17 @@ def _check_keys(content, cfg, path, above=""):
             _check_keys(value, group, path, f"{above}{key}.")
 
 
-def merge_config_file(cfg, path):
-    """``cfg.merge_from_file(path)`` by :func:`read_config`; Detectron2's configs of older versions are upgraded.
+def merge_config_file(cfg: CN, path: StrPath) -> None:
+    """``cfg.merge_from_file(path)`` by way of :func:`read_config`; older versions of Detectron2's configs are upgraded.
 
     Args:
-        cfg: a CfgNode of fvcore or Detectron2; changed in place.
-        path: of the file.
+        cfg: fvcore's or Detectron2's; changed in place.
+        path: the config file.
 
     Raises:
-        OSError, ValueError: as :func:`read_config`.
-        KeyError, AssertionError, ...: as yacs raises them, of unknown keys and values of other types.
+        OSError: as :func:`read_config`.
+        ValueError: as :func:`read_config`; or if a value does not fit, or Detectron2 has no such VERSION.
+        KeyError: if a key is unknown; yacs raises more kinds of errors, such as AssertionError.
     """
     content = read_config(path)
     _check_keys(content, cfg, path)

@@ -5,6 +5,7 @@ and time from ``metrics.json``, readouts from the ``results.json`` of the tools 
 the same card, to the byte.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..engine.curves import LossPlot, draw_losses
@@ -14,7 +15,17 @@ from .run import PretrainingRun
 from .text import card_text
 
 
-def write_model_card(folder, output=None, *, linear=(), knn=(), detection=(), name=None, licence=None, encoder=None):
+def write_model_card(
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    linear: Sequence[str | Path] = (),
+    knn: Sequence[str | Path] = (),
+    detection: Sequence[str | Path] = (),
+    name: str | None = None,
+    licence: str | None = None,
+    encoder: str | None = None,
+) -> Path:
     """Write the card; beside it the curves, ``losses.png``, or ``<card>_losses.png`` outside of the run folder.
 
     Args:

@@ -1,5 +1,9 @@
 """What a pretraining config is, in the field's terms."""
 
+from collections.abc import Sequence
+
+from fvcore.common.config import CfgNode
+
 LOCO = "LoCo (Xiong, Ren, Urtasun 2020, arXiv 2008.01342)"
 GIM = "Greedy InfoMax as in the LoCo paper (GIM: arXiv 1905.11786; SimCLR's loss on every stage: arXiv 2008.01342)"
 SIMCLR = "SimCLR (arXiv 2002.05709), end to end"
@@ -8,7 +12,7 @@ BLOCKWISE = "blockwise Barlow Twins (Siddiqui, Krueger, LeCun, Deny 2023, arXiv 
 RANDOM = "random initialisation, the control: nothing but BN's running statistics follows the images"
 
 
-def method_of(cfg, stages):
+def method_of(cfg: CfgNode, stages: Sequence[str]) -> tuple[str, str]:
     """What the units and the loss make it.
 
     Args:
@@ -34,7 +38,7 @@ def method_of(cfg, stages):
     return "local learning", "local learning with units that have no name of their own"
 
 
-def reach_of(cfg, stages):
+def reach_of(cfg: CfgNode, stages: Sequence[str]) -> dict[str, str]:
     """Which losses reach each stage, in words.
 
     Returns:
@@ -52,30 +56,7 @@ def reach_of(cfg, stages):
     return reach
 
 
-def decoder_of(cfg):
-    """The decoder under each loss, part by part, in the order of :class:`Decoder`."""
-    keys, parts = cfg.MODEL.DECODER, []
-    if keys.STAGES:
-        which = "the next stage" if keys.STAGES == 1 else f"the next {keys.STAGES} stages"
-        parts.append(f"copy of {which if keys.STAGES > 0 else 'all stages above'}")
-        if keys.TIE:
-            parts[-1] += f", tied to the original by L2 x {keys.TIE:g}"
-    if keys.CONV_BLOCKS:
-        stride = ", the first with stride 2" if keys.CONV_BLOCKS > 1 else " with stride 2 (downsampling)"
-        plural = "s" * (keys.CONV_BLOCKS > 1)
-        parts.append(f"{keys.CONV_BLOCKS} residual conv block{plural}{stride if keys.DOWNSAMPLE else ' of stride 1'}")
-    else:
-        parts.append("no conv block")
-    if keys.EXPANSION:
-        parts.append(f"1x1 conv to {keys.EXPANSION} channels, BN, ReLU")
-    widths = [keys.HIDDEN_DIM] * (keys.MLP_LAYERS - 1) + [keys.OUT_DIM]
-    layers = f"{keys.MLP_LAYERS} layer{'s' * (keys.MLP_LAYERS > 1)}"
-    last = ", BN at its end" if keys.OUT_BN else ", no BN at its end"
-    parts += ["global average pooling", f"MLP {'-'.join(map(str, widths))} ({layers}{last})"]
-    return " → ".join(parts)
-
-
-def loss_of(cfg):
+def loss_of(cfg: CfgNode) -> str:
     """The loss and its numbers."""
     loss, plural = cfg.LOSS, len(cfg.MODEL.UNITS) > 1
     if loss.NAME == "info_nce":
@@ -86,7 +67,7 @@ def loss_of(cfg):
     return text + (", plain sum over the units" if plural else "")
 
 
-def schedule_of(cfg):
+def schedule_of(cfg: CfgNode) -> str:
     """Optimiser and learning rate."""
     s = cfg.SOLVER
     momentum = f", momentum {s.MOMENTUM:g}" if s.OPTIMIZER in ("LARS", "SGD") else ""
@@ -98,7 +79,7 @@ def schedule_of(cfg):
     )
 
 
-def augmentation_of(cfg):
+def augmentation_of(cfg: CfgNode) -> str:
     """The two views' augmentation."""
     i = cfg.INPUT
     text = (

@@ -3,13 +3,22 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..files.atomic import text_of
-from ..files.results import read_results
+from ..files.results import (
+    KINDS,
+    DetectionResults,
+    KnnResults,
+    LinearResults,
+    LinearStage,
+    NewerVersionError,
+    Results,
+)
+from ..files.tables import GENERAL, PLAIN, Column, Table, decimals
 from ..files.text import for_terminal
 from ..files.yaml_files import parse_yaml
 from ..readout.results import at_the_edge
-from .markdown import percent
 from .run import dataset_of, last_part
 
 TOOLS = {"linear": "tools/linear_probe.py", "knn": "tools/knn.py", "detection": "tools/train_net.py"}
@@ -18,6 +27,7 @@ CHOSEN = {
     "test": "on the test set itself, which flatters the figures",
     None: "not at all: there was one only",
 }
+METRICS = [(name, task, metric) for name, task in (("box", "bbox"), ("mask", "segm")) for metric in ("AP", "AP50")]
 
 
 @dataclass
@@ -28,7 +38,7 @@ class Readout:
         kind: "linear", "knn" or "detection".
         run: name of its folder.
         dataset: of the test, as far as the config tells; of linear readouts and kNN.
-        rows: list of dicts, column -> text.
+        table: its figures.
         notes: what was done to get them, sentences.
         figures: (data set, name of the figure, its type for Hugging Face, percent or None): the front matter's.
         flattered: whether something was chosen on the test set.
@@ -37,13 +47,13 @@ class Readout:
     kind: str
     run: str
     dataset: str
-    rows: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
-    figures: list = field(default_factory=list)
+    table: Table
+    notes: list[str] = field(default_factory=list)
+    figures: list[tuple[str, str, str, float | None]] = field(default_factory=list)
     flattered: bool = False
 
 
-def read_readout(folder, kind, sha256):
+def read_readout(folder: str | Path, kind: str, sha256: str) -> Readout:
     """Read the results.json in a folder, which must be of the checkpoint with this SHA-256.
 
     Args:
@@ -63,18 +73,19 @@ def read_readout(folder, kind, sha256):
         raise FileNotFoundError(f"{path}: no such file; run {TOOLS[kind]} to its end first")
     name = Path(folder).resolve().name
     try:
-        content = read_results(path)
-        readout = Readout(kind, name, _dataset(path.with_name("config.yaml")) or name)
-        origin = (content["weights_metadata"] or {}) if kind == "detection" else content["weights"]
-        measured = origin.get("sha256")
-        {"linear": _linear, "knn": _knn, "detection": _detection}[kind](content, readout)
-        if not readout.rows:
+        content = KINDS[kind].read(path)
+        readout = Readout(kind, name, _dataset(path.with_name("config.yaml")) or name, Table(_columns(kind)))
+        measured = _origin(content).get("sha256")
+        _FILL[type(content)](content, readout)
+        if not readout.table:
             raise ValueError("no figures")
+    except NewerVersionError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(repr(error).split())
         raise ValueError(f"{path} is damaged, or not by {TOOLS[kind]}: {why}") from error
-    if content.get("problems"):
-        problems = for_terminal("; ".join(content["problems"]))
+    if problems := getattr(content, "problems", None):
+        problems = for_terminal("; ".join(problems))
         raise ValueError(f"{path} is of a run that has not succeeded: {problems}")
     if measured != sha256:
         what = f"another checkpoint, SHA-256 {measured}" if measured else "weights whose origin it does not tell"
@@ -82,7 +93,7 @@ def read_readout(folder, kind, sha256):
     return readout
 
 
-def _dataset(config):
+def _dataset(config: Path) -> str | None:
     """The folder of test images in a readout's config.yaml; None if there is none."""
     content = parse_yaml(text_of(config), config)
     keys = (content.get("DATASETS") if isinstance(content, dict) else None) or {}
@@ -90,66 +101,90 @@ def _dataset(config):
     return dataset_of(folder) if isinstance(folder, str) else None
 
 
-def _linear(content, readout):
-    protocol = dict(content["protocol"])
+def _origin(content: Results) -> dict[str, str]:
+    """What results tell of the checkpoint that was measured."""
+    found = content.weights_metadata if isinstance(content, DetectionResults) else getattr(content, "weights", None)
+    return found or {}
+
+
+def _columns(kind: str) -> list[Column]:
+    """The columns of a kind's table."""
+    accuracy, text = decimals(1), [Column("features")]
+    figures = {name: Column(f"{name} (%)", accuracy) for name in ("top-1", "top-5", "held-out top-1")}
+    if kind == "linear":
+        return [*text, figures["top-1"], figures["top-5"], Column("learning rate", GENERAL), figures["held-out top-1"]]
+    if kind == "knn":
+        return [*text, Column("k", PLAIN), Column("temperature", GENERAL), figures["top-1"], figures["top-5"]]
+    about = ("run", "test set", "training", "backbone", "norm of backbone", "of heads")
+    return [*map(Column, about), *(Column(f"{name} {metric}", accuracy) for name, _, metric in METRICS)]
+
+
+def _linear(content: LinearResults, readout: Readout) -> None:
+    protocol = dict(content.protocol or {})
     chosen, rates = protocol.pop("chosen_on"), protocol.pop("base_lr")
     readout.flattered = chosen == "test"
     tried = ", ".join(f"{rate:g}" for rate in rates)
     readout.notes += [
-        _images(content["images"]),
+        _images(content.images),
         f"Learning rates tried: {tried}; chosen, for each stage by itself, {CHOSEN[chosen]}.",
         _protocol(protocol),
     ]
     if edge := at_the_edge(content):
         stages = ", ".join(edge)
         readout.notes.append(f"Best at the least or largest rate tried, beyond which a better may lie: {stages}.")
-    for stage, row in content["linear"].items():
-        rate = "all diverged" if row["lr"] is None else f"{row['lr']:g}"
-        cells = {"features": stage, "top-1 (%)": percent(row["top1"]), "top-5 (%)": percent(row.get("top5"))}
-        readout.rows.append({**cells, "learning rate": rate, "held-out top-1 (%)": percent(row["held_out_top1"])})
-        readout.figures.append((readout.dataset, f"linear probe top-1, {stage}", "accuracy", row["top1"]))
+    for name, stage in content.linear.items():
+        if stage == LinearStage():  # one whose classifiers have all diverged has its sweep
+            raise ValueError(f"no figures of {name}")
+        rate = "all diverged" if stage.lr is None else stage.lr
+        row = {"features": name, "top-1 (%)": stage.top1, "top-5 (%)": stage.top5, "learning rate": rate}
+        readout.table.rows.append({**row, "held-out top-1 (%)": stage.held_out_top1})
+        readout.figures.append((readout.dataset, f"linear probe top-1, {name}", "accuracy", stage.top1))
 
 
-def _knn(content, readout):
+def _knn(content: KnnResults, readout: Readout) -> None:
     readout.notes += [
         "Weighted kNN (arXiv 1805.01978) on pooled features.",
-        _images(content["images"]),
-        _protocol(content["protocol"]),
+        _images(content.images),
+        _protocol(content.protocol),
     ]
-    for stage, settings in content["knn"].items():
-        for setting, row in settings.items():
-            k, temperature = setting.removeprefix("k").split("_t")
-            cells = {"features": stage, "k": k, "temperature": temperature, "top-1 (%)": percent(row["top1"])}
-            readout.rows.append({**cells, "top-5 (%)": percent(row.get("top5"))})
-            figure = f"kNN top-1, {stage}, k {k}, temperature {temperature}"
-            readout.figures.append((readout.dataset, figure, "accuracy", row["top1"]))
+    for stage, settings in content.knn.items():
+        for key, tops in settings.items():
+            row = {"features": stage, **key._asdict(), "top-1 (%)": tops.top1, "top-5 (%)": tops.top5}
+            readout.table.rows.append(row)
+            figure = f"kNN top-1, {stage}, k {key.k}, temperature {key.temperature:g}"
+            readout.figures.append((readout.dataset, figure, "accuracy", tops.top1))
 
 
-def _images(counts):
+def _images(counts: Any) -> str:
     held_out = f", {counts['held_out']:,} held out" if counts.get("held_out") else ""
     learned, tested = f"{counts['train']:,} images to learn from{held_out}", f"{counts['test']:,} to test"
     return f"{learned}, {tested}, {counts['classes']:,} classes."
 
 
-def _protocol(keys):
+def _protocol(keys: Any) -> str:
     """A protocol in a sentence, without the machine's folders."""
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
     texts = {key: last_part(text) if "/" in text else text for key, text in texts.items() if text != "null"}
     return f"Protocol: {', '.join(f'{key} {text}' for key, text in texts.items())}."
 
 
-def _detection(content, readout):
-    evaluations = content["results"]
-    if not any("bbox" in tasks or "segm" in tasks for tasks in evaluations.values()):
-        evaluations = {content["dataset"]: evaluations}
-    backbone = "frozen" if content["frozen"] else f"fine-tuned, FREEZE_AT {content['freeze_at']}"
-    for dataset, tasks in evaluations.items():
-        cells = {"run": readout.run, "test set": dataset, "training": content["schedule"], "backbone": backbone}
-        cells |= {"norm of backbone": content["norm"], "of heads": content["heads_norm"]}
-        for task, name in (("bbox", "box"), ("segm", "mask")):
-            for metric in ("AP", "AP50"):
-                cells[f"{name} {metric}"] = percent(tasks.get(task, {}).get(metric))
-            figure = f"{name} AP, Mask R-CNN, backbone {backbone} ({readout.run})"
-            value = tasks.get(task, {}).get("AP")
-            readout.figures.append((dataset, figure, "mean_average_precision", value))
-        readout.rows.append(cells)
+def _detection(content: DetectionResults, readout: Readout) -> None:
+    backbone = None if content.frozen is None else "frozen"
+    if content.frozen is False:
+        backbone = f"fine-tuned, FREEZE_AT {content.freeze_at}"
+    for dataset, tasks in content.evaluations().items():
+        row: dict[str, Any] = {
+            "run": readout.run,
+            "test set": dataset,
+            "training": content.schedule,
+            "backbone": backbone,
+        }
+        row |= {"norm of backbone": content.norm, "of heads": content.heads_norm}
+        row |= {f"{name} {metric}": tasks.get(task, {}).get(metric) for name, task, metric in METRICS}
+        readout.table.rows.append(row)
+        for name, task in (("box", "bbox"), ("mask", "segm")):
+            figure = f"{name} AP, Mask R-CNN, backbone {backbone or 'not known'} ({readout.run})"
+            readout.figures.append((dataset, figure, "mean_average_precision", tasks.get(task, {}).get("AP")))
+
+
+_FILL: dict[type, Any] = {LinearResults: _linear, KnnResults: _knn, DetectionResults: _detection}

@@ -9,10 +9,10 @@ from fvcore.common.config import CfgNode as CN
 
 from ..config import get_cfg
 from ..encoders import build_encoder, is_own_code
-from ..engine.checkpoint import FORMAT
 from ..files.atomic import sha256_of, text_of
+from ..files.checkpoints import FORMAT
 from ..files.config_names import name_of_today
-from ..files.metrics import read_metrics, training_seconds
+from ..files.metrics import Metrics
 from ..files.safe_load import read_own
 from ..files.text import for_terminal
 from ..files.yaml_files import parse_yaml
@@ -33,14 +33,14 @@ class PretrainingRun:
         images, processes, iterations: number of each.
         encoder: an encoder of the same architecture.
         parameters, decoder_parameters: what is learned in the encoder, and in all decoders together.
-        metrics: of :func:`read_metrics`.
+        metrics: :class:`Metrics`.
         seconds: of training, by the logged (median) time of an iteration; None if not known.
         command: the command line that began the run, without the machine's paths; None if not known.
         begun: date (UTC) of its beginning, which TensorBoard's file name tells; None if not known.
         environment: name -> version, if the log has Detectron2's table of the environment; else empty.
     """
 
-    def __init__(self, folder, encoder=None):
+    def __init__(self, folder: str | Path, encoder: str | None = None):
         """
         Args:
             folder: the run folder.
@@ -61,8 +61,8 @@ class PretrainingRun:
             raise FileNotFoundError(f"{folder} is no finished run of tools/pretrain.py: {why}; finish it with --resume")
         self._read_checkpoint(encoder)
         self.sha256, self.size = sha256_of(self.path), self.path.stat().st_size
-        self.metrics = read_metrics(self.folder / "metrics.json")
-        self.seconds = training_seconds(self.metrics)
+        self.metrics = Metrics.read(self.folder / "metrics.json")
+        self.seconds = self.metrics.seconds
         commands = [words for line in text_of(self.folder / "command.txt").splitlines() if (words := _words(line))]
         fresh = [command for command in commands if "--resume" not in command]
         self.command = shlex.join(map(portable, (fresh or commands)[-1])) if commands else None
@@ -118,18 +118,18 @@ def _words(line):
         return []
 
 
-def last_part(path):
+def last_part(path: str) -> str:
     """The last part of a path, which is what may be told of it."""
     return Path(path).name if path else ""
 
 
-def dataset_of(folder):
+def dataset_of(folder: str) -> str:
     """What may be told of a folder of images: its name, and the data set's where that is a split's."""
     *above, name = Path(folder).parts[-2:] if folder else ("",)
     return "/".join([*above, name]) if name in SPLITS and above not in ([], ["/"], [".."]) else name
 
 
-def portable(word):
+def portable(word: str) -> str:
     """A word of a command line as it may be published: without a machine's folders or address.
 
     A file of ``configs/`` has the name that it has today, so that the command can be run.

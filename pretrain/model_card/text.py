@@ -1,18 +1,20 @@
 """The card's Markdown."""
 
 import json
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import yaml
 
-from ..encoders import BUILDERS
-from ..encoders.resnet import resnet_shape
+from ..encoders import is_own_code
 from ..engine.curves import LossPlot
-from ..files.metrics import series
+from ..engine.decoder_text import decoder_text
+from ..files.tables import COUNT, GENERAL, Column, Table, decimals
 from ..files.text import for_markdown, for_terminal, markdown_code
-from .markdown import code, count, pairs, percent, table
-from .method import augmentation_of, decoder_of, loss_of, method_of, reach_of, schedule_of
-from .readouts import TOOLS
+from .markdown import code, count, pairs, percent
+from .method import augmentation_of, loss_of, method_of, reach_of, schedule_of
+from .readouts import TOOLS, Readout
+from .run import PretrainingRun
 
 SEEN_BY_LOCO = 800 * 1_281_167  # images: 800 epochs of ImageNet (LoCo, Table 1)
 TITLES = {"linear": "Linear probe", "knn": "kNN", "detection": "Detection and segmentation: Mask R-CNN"}
@@ -34,7 +36,14 @@ mean, std = torch.tensor([{mean}, {std}])[..., None, None]
 features = encoder((images - mean) / std)  # a dict: {stages} -> (B, C, H', W')"""
 
 
-def card_text(run, readouts, name=None, licence=None, curves=None, inside=True):
+def card_text(
+    run: PretrainingRun,
+    readouts: Sequence[Readout],
+    name: str | None = None,
+    licence: str | None = None,
+    curves: str | None = None,
+    inside: bool = True,
+) -> str:
     """The whole card.
 
     Args:
@@ -114,7 +123,8 @@ def _training(run):
     rows.append(("views", f"two of each image: {augmentation_of(cfg)}"))
     if cfg.MODEL.UNITS:
         units = " ".join(f"[{' '.join(unit)}]" for unit in cfg.MODEL.UNITS)
-        decoder = f"{decoder_of(cfg)}; one a unit, together {run.decoder_parameters:,} parameters, not used afterwards"
+        text = decoder_text(cfg.MODEL.DECODER, full=True)
+        decoder = f"{text}; one a unit, together {run.decoder_parameters:,} parameters, not used afterwards"
         rows += [
             ("units", for_markdown(f"{len(cfg.MODEL.UNITS)}: {units}")),
             ("decoder", decoder),
@@ -136,38 +146,48 @@ def _training(run):
     if not cfg.MODEL.UNITS:
         return [pairs(rows)]
     reach = reach_of(cfg, run.encoder.stage_names)
-    rows_of_reach = [
-        {"stage": for_markdown(stage), "is trained by": for_markdown(text)} for stage, text in reach.items()
-    ]
+    rows_of_reach = [{"stage": stage, "is trained by": text} for stage, text in reach.items()]
     text = "The gradient of a loss stops at its unit's input. How far each reaches, decoders aside:"
-    return [pairs(rows), text, table(rows_of_reach)]
+    return [pairs(rows), text, Table([Column("stage"), Column("is trained by")], rows_of_reach).markdown()]
 
 
 def _encoder(run):
-    encoder, rows = run.encoder, []
+    encoder, columns = run.encoder, [Column("stage"), Column("blocks", COUNT), Column("channels", COUNT)]
+    shown = Table([*columns, Column("stride (px)", GENERAL), Column("parameters", COUNT)])
     strides = getattr(encoder, "strides", None) or [None] * len(encoder.stages)
     parts = zip(encoder.stage_names, encoder.stages, encoder.channels, strides, strict=True)
     for name, stage, channels, stride in parts:
-        row = {"stage": for_markdown(name), "blocks": str(len(stage)), "channels": str(channels)}
-        row["stride (px)"] = "–" if stride is None else f"{float(stride):.4g}"
-        rows.append(row | {"parameters": f"{sum(p.numel() for p in stage.parameters()):,}"})
-    return table(rows)
+        row = {
+            "stage": name,
+            "blocks": len(stage),
+            "channels": channels,
+            "stride (px)": None if stride is None else float(stride),
+        }
+        shown.rows.append(row | {"parameters": sum(p.numel() for p in stage.parameters())})
+    return shown.without_empty().markdown()
 
 
 def _losses(run, curves):
     cfg, texts = run.cfg, [f"![Losses of the run]({quote(curves)})"] if curves else []
+    figure = decimals(4)
+    columns = [
+        Column("loss"),
+        Column("first logged", figure, key="first"),
+        Column("at step", COUNT, key="begin"),
+        Column("last logged", figure, key="last"),
+        Column("at step", COUNT, key="end"),
+    ]
     rows = [
-        {"loss": for_markdown(f"loss_{name}"), "first logged": f"{y[0]:.4f}", "at step": f"{x[0]:g}",
-         "last logged": f"{y[-1]:.4f}", "at  step": f"{x[-1]:g}"}
-        for name, (x, y) in sorted(series(run.metrics, r"loss_(.+)").items())
-    ]  # fmt: skip
+        {"loss": f"loss_{name}", "first": y[0], "begin": int(x[0]), "last": y[-1], "end": int(x[-1])}
+        for name, (x, y) in sorted(run.metrics.matching(r"loss_(.+)").items())
+    ]
     if rows:
         chance = LossPlot(cfg).chance
         level = f" Chance level, ln(2B - 1) x scale: {chance:.4f} nats." if chance else ""
-        texts += [table(rows), f"Medians of up to 20 steps, as logged.{level}"]
+        texts += [Table(columns, rows).markdown(), f"Medians of up to 20 steps, as logged.{level}"]
     else:
         texts.append("Losses: not recorded." if cfg.MODEL.UNITS else "No loss: nothing was learned.")
-    knn = sorted(series(run.metrics, r"knn/(.+)-top1").items())
+    knn = sorted(run.metrics.matching(r"knn/(.+)-top1").items())
     if knn:
         figures = ", ".join(f"{for_markdown(stage)} {percent(values[-1])}" for stage, (_, values) in knn)
         settings = f"{markdown_code(cfg.KNN.TRAIN)}, k {cfg.KNN.K}, temperature {cfg.KNN.TEMPERATURE:g}"
@@ -192,7 +212,7 @@ def _worth(readouts):
             texts.append(
                 " ".join([f"{markdown_code(readout.run)}, by `{TOOLS[kind]}`{on}.", *map(for_markdown, readout.notes)])
             )
-            texts.append(table([{k: for_markdown(cell) for k, cell in row.items()} for row in readout.rows]))
+            texts.append(readout.table.without_empty().markdown())
     return texts
 
 
@@ -206,7 +226,7 @@ def _input(run):
 
 def _usage(run):
     cfg, stages = run.cfg.MODEL, ", ".join(run.encoder.stage_names)
-    commands = DETECTION + PROBE if resnet_shape(cfg.ENCODER) or cfg.ENCODER in BUILDERS else PROBE
+    commands = PROBE if is_own_code(cfg.ENCODER) else DETECTION + PROBE
     python = PYTHON.format(
         encoder=json.dumps(cfg.ENCODER), mean=list(cfg.PIXEL_MEAN), std=list(cfg.PIXEL_STD), stages=stages
     )

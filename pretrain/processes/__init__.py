@@ -1,1 +1,1 @@
-"""The processes of a run: how they agree, which signals end them, and that none outlives its launcher."""
+"""The processes of a run: agreement between them, signals that end them, and children that end with their parent."""

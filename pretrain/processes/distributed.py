@@ -1,43 +1,45 @@
-"""Agreement between processes: the same parameters at the start, mean gradients in each step."""
+"""Agreement between processes: the same parameters at the start, mean gradients in each step, common decisions."""
+
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
 
-def broadcast_state(model):
-    """Give every process the parameters and buffers of process 0."""
+def broadcast_state(model: torch.nn.Module) -> None:
+    """Copy the parameters and buffers of process 0 to all processes."""
     if comm.get_world_size() > 1:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)
 
 
 class GradientReducer:
-    """Averages gradients over the processes, those of one unit while the next unit still runs forward.
+    """Averages gradients over the processes, one unit's while the next unit runs forward.
 
-    DistributedDataParallel reduces when ONE backward pass reaches a parameter; here several partial ones do.
+    DistributedDataParallel cannot be used: it reduces after one backward pass, and here several reach a parameter.
     """
 
-    def __init__(self):
-        self._pending = []  # of each reduction: its handle, the sum that is under way, the gradients it is made of
+    def __init__(self) -> None:
+        self._pending: list[tuple[dist.Work, torch.Tensor, list[torch.Tensor]]] = []  # handle, flat sum, gradients
 
-    def __call__(self, parameters):
-        """Start to reduce the gradients of some parameters; they must not be touched before :meth:`wait`.
+    def __call__(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Start to average the gradients of some parameters; they must not be touched before :meth:`wait`.
 
         Args:
-            parameters: iterable of parameters, the same in every process; those without a gradient are left out.
+            parameters: the same in every process; those without a gradient are skipped.
         """
         if comm.get_world_size() == 1:
             return
-        by_dtype = {}
+        by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
         for grad in (p.grad for p in parameters if p.grad is not None):
             by_dtype.setdefault(grad.dtype, []).append(grad)
         for grads in by_dtype.values():
             total = torch.cat([grad.flatten() for grad in grads])
             self._pending.append((dist.all_reduce(total, async_op=True), total, grads))
 
-    def wait(self):
-        """Finish all reductions; every ``.grad`` is then its mean over the processes."""
+    def wait(self) -> None:
+        """Wait for all reductions; every ``.grad`` is then its mean over the processes."""
         for work, total, grads in self._pending:
             work.wait()
             total /= comm.get_world_size()
@@ -46,18 +48,24 @@ class GradientReducer:
         self._pending.clear()
 
 
-def worst_of_processes(figures):
-    """The maximum over the processes of each of several scalars, so that all processes decide alike.
+def worst_of_processes(figures: list[torch.Tensor]) -> list[float]:
+    """Each scalar's maximum over the processes, from which all of them draw the same conclusion.
 
     Args:
-        figures: list of scalar tensors on one device; what is not a number counts as infinite.
-
-    Returns:
-        list[float]
+        figures: scalar tensors on one device; NaN and infinities of both signs count as infinite.
     """
-    if not figures:  # without units nothing learns
+    if not figures:  # a config without units
         return []
     worst = torch.stack(figures).nan_to_num(nan=float("inf"), posinf=float("inf"), neginf=float("inf"))
     if comm.get_world_size() > 1:
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
     return worst.tolist()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is set in any process; a collective operation, which all processes call together."""
+    if comm.get_world_size() == 1:
+        return bool(flag)
+    total = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(total)
+    return total.item() > 0

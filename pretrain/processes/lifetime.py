@@ -1,7 +1,7 @@
-"""Processes that end with the one that has started them, whatever has ended that: SIGKILL, a closed terminal, a crash.
+"""Processes that end with their parent, whatever ends that: SIGKILL, a closed terminal, a crash.
 
-Run as a script, ``python lifetime.py PARENT SCRIPT [ARGUMENT ...]``, it is ``python SCRIPT [ARGUMENT ...]`` that ends
-with the process PARENT: see :func:`tied_to_this_process`. So it imports the standard library only.
+As a script, ``python lifetime.py PARENT SCRIPT [ARGUMENT ...]`` runs ``python SCRIPT [ARGUMENT ...]`` until the process
+PARENT ends: see :func:`tied_to_this_process`. It imports the standard library only, which keeps that fast.
 """
 
 import contextlib
@@ -13,85 +13,118 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
-SECONDS = 1.0  # between two looks at the parent
+SECONDS = 1.0  # between two checks that the parent is running
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-def end_with_parent(parent=None):
-    """Have this process killed as soon as its parent has ended; at once if it has ended already.
+def end_with_parent(parent: int | None = None) -> None:
+    """Have this process killed with SIGKILL when its parent ends; at once if it has ended already.
 
-    On Linux the kernel does it, whatever this process is doing. A thread that looks at the parent does it as well:
-    elsewhere there is no such kernel, and :mod:`torch.multiprocessing` sets another signal for its children, which one
-    that waits for other processes never looks at.
+    On Linux the kernel does so, whatever this process is doing. A thread that watches the parent does so, too: for
+    other systems, and because :mod:`torch.multiprocessing` replaces the kernel's SIGKILL by a signal that a process
+    waiting for others does not handle.
 
     Args:
-        parent: process id; None: of the process that has started this one by :mod:`multiprocessing`.
-    """
-    parent = parent or multiprocessing.parent_process().pid
-    ask_kernel()
-    started_by = os.getppid()  # another one than ``parent`` if a wrapper or a fork server is between them
+        parent: process id; None: the process that started this one by :mod:`multiprocessing`.
 
-    def watch():
-        while os.getppid() == started_by and is_running(parent):
+    Raises:
+        ValueError: if ``parent`` is None and :mod:`multiprocessing` did not start this process.
+    """
+    starter = multiprocessing.parent_process()
+    watched = parent or (starter.pid if starter else None)
+    if not watched:
+        raise ValueError("multiprocessing did not start this process: which is its parent?")
+    ask_kernel()
+    started_by = os.getppid()  # differs from the parent if a wrapper or a fork server is between them
+
+    def watch() -> None:
+        while os.getppid() == started_by and is_running(watched):
             time.sleep(SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    if started_by != parent and not is_running(parent):  # it has ended before the kernel was asked
+    if started_by != watched and not is_running(watched):  # it has ended before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
     start_thread(watch)
 
 
-def start_thread(function):
-    """Call a function in a thread that ends with the process, and that none of the process's signals goes to: where
-    the main thread blocks one, this must not take it in its place.
+def start_worker(*_: object) -> None:
+    """Tie a data loader's worker to its parent: it ends with the parent, and on the parent's SIGTERM only.
 
-    Returns:
-        threading.Thread
+    A cluster sends SIGTERM to all processes of a job, and the parent still needs batches to finish its iteration.
+
+    Args:
+        _: ignored; the index that a loader passes to its ``worker_init_fn``.
+    """
+    end_with_parent()
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not report a signal's sender
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait_for_parent() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    start_thread(wait_for_parent)
+
+
+def start_thread(function: Callable[[], object]) -> threading.Thread:
+    """Call a function in a daemon thread with all signals blocked.
+
+    Otherwise the thread would receive the signals that the main thread blocks.
     """
     thread = threading.Thread(target=function, daemon=True)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        thread.start()  # with what is blocked here
+        thread.start()  # inherits the mask
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return thread
 
 
-def ask_kernel():
-    """Let Linux kill this process when the thread that has started it ends; elsewhere nothing happens."""
+def ask_kernel() -> None:
+    """Have Linux kill this process when the thread that started it ends; on other systems nothing happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def is_running(pid):
-    """Whether there is a process of that id on this machine that has not ended yet."""
+def is_running(pid: int) -> bool:
+    """Whether a process of that id is running on this machine; one that has ended but not been waited for is not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         return True
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as f:  # Linux: one that nobody has waited for is left
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as f:  # Linux: Z is a zombie, X is dead
         return f.read().rpartition(")")[2].split()[0] not in ("Z", "X")
     return True
 
 
-def tied_to_this_process(script, *arguments):
-    """The command ``python SCRIPT ARGUMENTS``, for subprocess, whose process ends with this one.
+def tied_to_this_process(script: str | os.PathLike[str], *arguments: str) -> list[str]:
+    """The command ``python SCRIPT ARGUMENTS``, for :mod:`subprocess`, with a process that ends with this one.
 
     Args:
-        script: path of a Python script.
-        arguments: strings.
-
-    Returns:
-        list[str]
+        script: a Python script.
+        arguments: of its command line.
     """
     return [sys.executable, os.path.abspath(__file__), str(os.getpid()), str(script), *arguments]
+
+
+def module_tied_to_this_process(module: str, *arguments: str) -> list[str]:
+    """The same of ``python -m MODULE ARGUMENTS``, for a module of this checkout or installation."""
+    return tied_to_this_process("-m", module, *arguments)
 
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
+    if sys.argv[0] == "-m":
+        sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # beside pretrain/
+        del sys.argv[0]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        sys.exit()
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # as python does for a script
     runpy.run_path(sys.argv[0], run_name="__main__")

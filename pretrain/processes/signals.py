@@ -1,17 +1,26 @@
-"""Signals that end a process in good order. Imports no torch: not all that gets signals needs it."""
+"""Signals that end a process in an orderly way. Without torch, which not every program that handles signals needs."""
 
 import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeAlias
+
+Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 
 class Terminated(SystemExit):
-    """Ends a run after SIGTERM, with an exit code. No Exception, which would be taken for a failure."""
+    """Ends a run after SIGTERM, with an exit code. Not an Exception, which would count as a failure."""
 
 
 @contextlib.contextmanager
-def handled(handler, *numbers):
-    """Have signals handled by a function; at the end as before."""
+def handled(handler: Handler, *numbers: int) -> Iterator[None]:
+    """A context in which a function handles the signals of these numbers; afterwards the old handlers are back.
+
+    Raises:
+        ValueError: in another thread than the main one, if there are any numbers.
+    """
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -21,16 +30,19 @@ def handled(handler, *numbers):
 
 
 @contextlib.contextmanager
-def leave_on(*numbers):
-    """Leave a context by :class:`Terminated`, with the exit code of a shell, when one of these signals comes.
+def leave_on(*numbers: int) -> Iterator[None]:
+    """A context that the signals of these numbers end.
 
-    Those that are ignored, as SIGHUP is under nohup, stay so; and so does all in other threads than the main one, where
-    Python handles no signals.
+    Signals that are ignored, as SIGHUP is under nohup, stay ignored. In other threads than the main one, where Python
+    handles no signals, the context has no effect.
+
+    Raises:
+        Terminated: after one of the signals, with 128 + its number, a shell's exit code.
     """
 
-    def leave(number, _):
+    def leave(number: int, _: FrameType | None) -> None:
         for other in taken:
-            signal.signal(other, signal.SIG_IGN)  # a second one must not interrupt the putting in order
+            signal.signal(other, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
         raise Terminated(128 + number)
 
     main = threading.current_thread() is threading.main_thread()

@@ -1,1 +1,1 @@
-"""How good are an encoder's features? Linear classifiers and nearest neighbours on every stage's pooled output."""
+"""Readouts of an encoder's features: linear classifiers and nearest neighbours on each stage's pooled output."""

@@ -1,16 +1,20 @@
-"""Checkpoints of a linear readout: as of pretraining, but one is enough, and a diverged classifier stops nothing."""
+"""Checkpoints of a linear readout: only the newest is kept, and a diverged classifier is saved like the others."""
 
 import contextlib
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from fvcore.common.config import CfgNode
+from torch import nn
 
 from ..engine.checkpoint import AtomicCheckpointer
 from ..files.atomic import write_whole
 from ..files.checkpoints import items_of
 
-# What may change when a run is resumed. Of the weights and the images the content counts, not where they are.
+# Keys that may change when a run is resumed. Weights and images are compared by content.
 FREE = {
     "OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.NUM_WORKERS",
     "FEATURES.CACHE", "SOLVER.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "KNN.K",
@@ -19,20 +23,20 @@ FREE = {
 
 
 class ProbeCheckpointer(AtomicCheckpointer):
-    """The classifiers, optimiser and schedule of :class:`LinearProbe`; the newest checkpoint only."""
+    """Saves the classifiers, optimiser and schedule of :class:`LinearProbe`."""
 
-    def __init__(self, cfg, classifiers, run, **kwargs):
+    def __init__(self, cfg: CfgNode, classifiers: nn.Module, run: Mapping[str, Any], **kwargs: Any) -> None:
         """
         Args:
             cfg: the readout's config.
             classifiers: :class:`LinearClassifiers`.
-            run: dict of what must be the same when the run is resumed.
+            run: values that must be the same when the run is resumed, by the names that error messages use.
             kwargs: as of fvcore's Checkpointer.
         """
         super().__init__(cfg, classifiers, **kwargs)
         self.run = {**run, "processes": self.run["processes"]}
 
-    def _refuse_another_run(self, config, run):
+    def _refuse_another_run(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         mine, processes = {**dict(items_of(self.cfg)), **self.run}, self.run["processes"]
         other = {**config, **run}
         wrong = sorted(k for k in {*mine, *other} - FREE - {"processes"} if mine.get(k) != other.get(k))
@@ -47,11 +51,15 @@ class ProbeCheckpointer(AtomicCheckpointer):
                 "but not the last bits of the classifiers"
             )
 
-    def save(self, name, **kwargs):
-        """Write ``name.pth``, name it in ``last_checkpoint``, and delete the one before.
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name.pth``, name it in ``last_checkpoint``, and delete the previous checkpoint.
+
+        Args:
+            name: of the file, without its suffix.
+            kwargs: further content, such as the iteration.
 
         Raises:
-            OSError: if it cannot be written; the older one is as it was.
+            OSError: if it cannot be written; the previous one stays as it was.
         """
         if not self.save_to_disk:
             return
@@ -67,13 +75,13 @@ class ProbeCheckpointer(AtomicCheckpointer):
 
 
 class Stopwatch:
-    """Seconds that a run has taken, over its interruptions."""
+    """Duration of a run in seconds, without its interruptions."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.begun = time.time()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, float]:
         return {"seconds": time.time() - self.begun}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
         self.begun -= state["seconds"]

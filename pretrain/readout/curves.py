@@ -1,15 +1,19 @@
-"""Picture of a linear readout: accuracy of each stage as it learns, and by learning rate."""
+"""Picture of a linear readout: accuracy of each stage during training, and by learning rate."""
 
 import logging
 import math
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from detectron2.utils.events import EventWriter
+from fvcore.common.config import CfgNode
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..engine.curves import COLORS, GREY, STYLE, _label_ends, _plot, _save, _upwards
-from ..files.metrics import read_metrics, series
+from ..files.metrics import Metrics
 from ..files.text import for_figure
 from .results import choose, rate_name
 
@@ -17,46 +21,47 @@ logger = logging.getLogger(__name__)
 
 
 class ProbePlot(EventWriter):
-    """Redraws OUTPUT_DIR/probe.png from OUTPUT_DIR/metrics.json; to be called after Detectron2's JSONWriter."""
+    """Redraws OUTPUT_DIR/probe.png from OUTPUT_DIR/metrics.json; to be called after the writer of that file."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
             cfg: the readout's config.
         """
         self.folder, self.rates = cfg.OUTPUT_DIR, list(cfg.SOLVER.BASE_LR)
 
-    def write(self):
+    def write(self) -> None:
         try:
-            draw_probe(*(os.path.join(self.folder, name) for name in ("metrics.json", "probe.png")), self.rates)
-        except OSError as error:  # no run is stopped for the sake of a picture
+            metrics, picture = (os.path.join(self.folder, name) for name in ("metrics.json", "probe.png"))
+            draw_probe(metrics, picture, self.rates)
+        except OSError as error:  # a picture is no reason to stop a run
             logger.warning(f"probe.png is not drawn: {error}")
 
 
-def draw_probe(metrics_path, out_path, rates):
+def draw_probe(metrics_path: str | Path, out_path: str | Path, rates: Sequence[float]) -> bool:
     """Draw loss and accuracy of each stage at its best learning rate, and accuracy by stage and learning rate.
 
     Args:
         metrics_path: metrics.json of a :class:`LinearProbe`.
-        out_path: PNG to write; complete or as it was.
+        out_path: PNG to write, atomically.
         rates: BASE_LR.
 
     Returns:
-        bool: whether there was something to draw.
+        Whether there was a test to draw; without any no file is written.
 
     Raises:
         OSError: if the picture cannot be written.
     """
-    metrics = read_metrics(metrics_path)
-    tested = [entry for entry in metrics if any(key.startswith("test/") for key in entry)]
+    metrics = Metrics.read(metrics_path)
+    tested = [entry for entry in metrics.lines if any(key.startswith("test/") for key in entry)]
     if not tested:
         return False
     suffix = f"-lr{rate_name(rates[0])}-top1"
     names = [key[len("test/") : -len(suffix)] for key in tested[-1] if key.startswith("test/") and key.endswith(suffix)]
     stages = sorted(names, key=_upwards)
-    below = list(dict.fromkeys(stage.partition("+")[0] for stage in stages))  # an expansion has its stage's colour
+    below = list(dict.fromkeys(stage.partition("+")[0] for stage in stages))  # an expansion has the colour of its stage
     colors = {stage: COLORS[below.index(stage.partition("+")[0]) % len(COLORS)] for stage in stages}
-    top1 = {}  # set of images -> stage -> the last accuracy at each rate
+    top1: dict[str, dict[str, dict[str, list[float]]]] = {}  # images -> stage -> last accuracy at each rate
     for which in ("test", "held_out"):
         keys = {s: [f"{which}/{s}-lr{rate_name(rate)}-top1" for rate in rates] for s in stages}
         top1[which] = {s: {"top1": [tested[-1].get(key, math.nan) for key in keys[s]]} for s in stages}
@@ -72,9 +77,9 @@ def draw_probe(metrics_path, out_path, rates):
             (loss, r"train/(.+)", "{} {:#.3g}", "training loss (nats)"),
             (accuracy, r"test/(.+)-top1", "{} {:.1f}", "test top-1 (%)"),
         ):
-            curves = series(metrics, pattern)
+            curves = metrics.matching(pattern)
             drawn = {s: curves[ends[s]] for s in ends if ends[s] in curves}
-            texts = [(_plot(axes, *drawn[s], colors[s], _dashes(s)), s, colors[s]) for s in drawn]
+            texts = [(_plot(axes, x, y, colors[s], _dashes(s)), s, colors[s]) for s, (x, y) in drawn.items()]
             if texts:
                 _label_ends(axes, [(y, form.format(for_figure(s), y), color) for y, s, color in texts], 0.17 / 2.4)
             axes.set_ylabel(label)
@@ -89,13 +94,19 @@ def draw_probe(metrics_path, out_path, rates):
     return True
 
 
-def _dashes(stage):
+def _dashes(stage: str) -> str:
     return "--" if "+" in stage else "-"
 
 
-def _draw_sweep(axes, top1, best, rates, colors):
-    """Accuracy by learning rate: a line for each stage, a ring around the rate that was chosen, gaps where diverged."""
-    ends = []
+def _draw_sweep(
+    axes: Axes,
+    top1: Mapping[str, Mapping[str, Sequence[float]]],
+    best: Mapping[str, int],
+    rates: Sequence[float],
+    colors: Mapping[str, str],
+) -> None:
+    """Draw accuracy by learning rate: a line per stage, a ring around its chosen rate, gaps where training diverged."""
+    ends: list[tuple[float, str, str]] = []
     for stage, color in colors.items():
         order = sorted(range(len(rates)), key=rates.__getitem__)
         y = [top1[stage]["top1"][i] for i in order]

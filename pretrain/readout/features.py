@@ -1,30 +1,34 @@
-"""Pooled features of a folder of images, computed once."""
+"""Pooled features of images, and the file that caches them."""
 
 import contextlib
 import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..files.atomic import write_whole
 from ..files.safe_load import read_own
-from ..processes.sigterm import start_worker
+from ..processes.lifetime import start_worker
 from .labelled import CentralCrops, collate_readable
 from .progress import with_progress
 
 logger = logging.getLogger(__name__)
 FORMAT = "loco-det features"
-BATCH_SIZE = 64  # images that go through the encoder at a time
+BATCH_SIZE = 64  # number of images that pass through the encoder at a time
+Features = dict[str, torch.Tensor]  # stage name -> (N, C)
 
 
 @contextlib.contextmanager
-def _evaluating(model):
-    """Put a model in eval mode, and afterwards every module in the mode that it had."""
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """A context with a model in eval mode; afterwards every module has its former mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -35,28 +39,39 @@ def _evaluating(model):
 
 
 class PooledEncoder(nn.Module):
-    """What every readout looks at: from images as they are to the globally average-pooled output of each stage."""
+    """Normalises images, and returns the globally average-pooled output of each stage."""
 
-    def __init__(self, encoder, mean, std, stages=(), amp=False):
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stages: Iterable[str] = (),
+        amp: bool = False,
+    ) -> None:
         """
         Args:
             encoder: module from normalised (B, 3, H, W) to a dict of stage name -> (B, C, H', W').
-            mean, std: of the pixels, three numbers each for RGB, 0 to 255.
-            stages: names of those that are read; empty: all.
-            amp: whether the encoder runs under bfloat16 autocast; the pooling is in float32.
+            mean: of the pixels, three numbers for RGB, 0 to 255.
+            std: standard deviation of the pixels, as ``mean``.
+            stages: names of the stages to read; empty: all.
+            amp: whether the encoder runs under bfloat16 autocast; pooling is in float32.
         """
         super().__init__()
         self.encoder, self.stages, self.amp = encoder, list(stages), amp
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
             images: (B, 3, H, W) uint8 RGB; the memory format is kept.
 
         Returns:
-            dict: stage name -> (B, C) float32, in the order of ``stages``.
+            Stage name -> (B, C) float32, in the order of ``stages``.
 
         Raises:
             ValueError: if the encoder does not have one of the stages.
@@ -71,26 +86,26 @@ class PooledEncoder(nn.Module):
 
 
 @torch.no_grad()
-def pooled_features(encoder, paths, cfg):
+def pooled_features(encoder: PooledEncoder, paths: Sequence[str], cfg: CfgNode) -> tuple[Features, torch.Tensor]:
     """Features of the images' central crops, in eval mode.
 
-    The processes take turns, a batch each, so that not a bit depends on how many there are. The features are gathered
-    on process 0 only, because those of ImageNet are 20 GB for a ResNet-50; the others get nothing.
+    The processes compute batches in turn, so that the features do not depend on the number of processes. They are
+    gathered in process 0 only, because those of ImageNet take 20 GB for a ResNet-50; the others get none.
 
     Args:
-        encoder: :class:`PooledEncoder` on MODEL.DEVICE.
-        paths: list of image files, the same in every process.
+        encoder: on MODEL.DEVICE.
+        paths: image files, the same in every process.
         cfg: a config with INPUT.CROP_SIZE, DATALOADER.NUM_WORKERS and MODEL.DEVICE.
 
     Returns:
-        tuple: stage name -> (N, C) float32 on the CPU; and the (N,) indices of the readable images in ``paths``.
+        Stage name -> (N, C) float32 on the CPU; and the (N,) long indices of the readable images in ``paths``.
 
     Raises:
-        OSError: if not one image is readable.
+        OSError: if no image is readable.
     """
     rank, world_size = comm.get_rank(), comm.get_world_size()
-    batches = [range(i, min(i + BATCH_SIZE, len(paths))) for i in range(0, len(paths), BATCH_SIZE)]
-    batches += [range(0)] * (-len(batches) % world_size)  # in the last turn every process takes part
+    batches: list[Any] = [range(i, min(i + BATCH_SIZE, len(paths))) for i in range(0, len(paths), BATCH_SIZE)]
+    batches += [range(0)] * (-len(batches) % world_size)  # every process takes part in the last turn
     loader = DataLoader(
         CentralCrops(paths, cfg.INPUT.CROP_SIZE),
         batch_sampler=batches[rank::world_size],
@@ -98,12 +113,12 @@ def pooled_features(encoder, paths, cfg):
         collate_fn=collate_readable,
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else the workers' seed is drawn from the run's own generator
+        generator=torch.Generator(),  # otherwise the workers' seed is drawn from the run's generator
     )
-    features, readable = {}, []
-    batches = with_progress(loader, len(paths), "pooled features", silent=not comm.is_main_process())
+    features: dict[str, list[torch.Tensor]] = {}
+    readable: list[int] = []
     with _evaluating(encoder):
-        for indices, views in batches:
+        for indices, views in with_progress(loader, len(paths), "pooled features", silent=not comm.is_main_process()):
             batch = {}
             if indices:
                 pooled = encoder(views.to(cfg.MODEL.DEVICE, non_blocking=True))
@@ -117,7 +132,7 @@ def pooled_features(encoder, paths, cfg):
     return {name: torch.cat(parts) for name, parts in features.items()}, torch.tensor(readable, dtype=torch.long)
 
 
-def _report_unreadable(paths, readable):
+def _report_unreadable(paths: Sequence[str], readable: Iterable[int]) -> None:
     unreadable = sorted(set(range(len(paths))) - set(readable))
     if len(unreadable) == len(paths):
         raise OSError(f"none of the {len(paths)} labelled images is readable, the first: {paths[0]}")
@@ -127,26 +142,28 @@ def _report_unreadable(paths, readable):
         logger.warning(f"{len(unreadable)} of {len(paths)} labelled images are unreadable and left out")
 
 
-def cached_features(encoder, image_lists, cfg, weights):
-    """:func:`pooled_features` of several lists of images, kept in a file for the next time.
+def cached_features(
+    encoder: PooledEncoder, image_lists: Sequence[Sequence[str]], cfg: CfgNode, weights: Mapping[str, Any]
+) -> list[tuple[Features, torch.Tensor]]:
+    """:func:`pooled_features` of several lists of images, cached in a file.
 
-    The file is FEATURES.CACHE or OUTPUT_DIR/features.pth. What is in it counts only if it is of the same weights, crop
-    and images (names, sizes and times of change) and has all stages; lists that are not in it are computed, and the
-    file is written anew. Files that are not of features are left alone, but for a damaged OUTPUT_DIR/features.pth.
+    The file is FEATURES.CACHE or OUTPUT_DIR/features.pth. Its features are used only if weights, crop and images
+    (names, sizes and modification times) are the same and no stage is missing. Missing lists are computed, and the
+    file is written anew. A file without features is an error, except for a damaged OUTPUT_DIR/features.pth.
 
     Args:
-        encoder: :class:`PooledEncoder` on MODEL.DEVICE.
-        image_lists: list of lists of paths, the same in every process.
+        encoder: on MODEL.DEVICE.
+        image_lists: lists of image files, the same in every process.
         cfg: the readout's config.
-        weights: dict that tells the weights from others, with the key "path", which does not count, and "sha256".
+        weights: identifies the weights; "path" is ignored.
 
     Returns:
-        list: for each list of images what :func:`pooled_features` returns; in every process, mapped into memory, so
-        that processes of one machine share it.
+        For each list of images what :func:`pooled_features` returns; in every process, and memory-mapped, so that the
+        processes of a machine share it.
 
     Raises:
-        OSError: if not one image of a list is readable, or the file cannot be written or, by other processes, read.
-        ValueError: if a stage of MODEL.STAGES does not exist, or the file is another one than of features.
+        OSError: if no image of a list is readable, or the file cannot be written or, in other processes, read.
+        ValueError: if a stage of MODEL.STAGES does not exist, or the file does not hold features.
     """
     path = cfg.FEATURES.CACHE or os.path.join(cfg.OUTPUT_DIR, "features.pth")
     key = {
@@ -157,7 +174,7 @@ def cached_features(encoder, image_lists, cfg, weights):
         "amp": encoder.amp,
     }
     names = [digest_of(paths) for paths in image_lists]
-    stored = {}
+    stored: dict[str, tuple[Features, torch.Tensor]] = {}
     if comm.is_main_process():
         stored = _read_cache(path, key, encoder.stages, named=bool(cfg.FEATURES.CACHE))
     known = comm.all_gather(list(stored))[0]  # process 0 decides
@@ -173,15 +190,15 @@ def cached_features(encoder, image_lists, cfg, weights):
             stored = {name: stored[name] for name in names}
             logger.info(f"features of {sum(map(len, image_lists))} images are written to {path}")
             content = {"format": FORMAT, "key": key, "images": stored}
-            write_whole(path, lambda f: torch.save(content, f))  # who has the older file mapped keeps it
+            write_whole(path, lambda f: torch.save(content, f))  # a process that has mapped the older file keeps it
         comm.synchronize()
     images = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["images"]
     features = [images[name] for name in names]
     return [({s: values[s] for s in encoder.stages or values}, readable) for values, readable in features]
 
 
-def _refuse_unwritable(path):
-    """Make the folder of a file, and raise the OSError that writing it would end with: now, not after the work."""
+def _refuse_unwritable(path: str) -> None:
+    """Make the folder of a file; raise OSError now if the file could not be written after the work."""
     folder = os.path.dirname(path) or "."
     try:
         os.makedirs(folder, exist_ok=True)
@@ -191,8 +208,16 @@ def _refuse_unwritable(path):
         raise OSError(error.errno, f"{error.strerror}; name another FEATURES.CACHE", path) from error
 
 
-def digest_of(paths, times=True):
-    """SHA-256, in hexadecimal, of the names (class and file) and sizes of images, and of their times of change."""
+def digest_of(paths: Iterable[str], times: bool = True) -> str:
+    """SHA-256, in hexadecimal, of the names (class and file), sizes and modification times of images.
+
+    Args:
+        paths: image files, in this order.
+        times: whether the modification times count.
+
+    Raises:
+        OSError: if a file is missing.
+    """
     digest = hashlib.sha256()
     for path in paths:
         stat = os.stat(path)
@@ -202,18 +227,28 @@ def digest_of(paths, times=True):
     return digest.hexdigest()
 
 
-def _read_cache(path, key, stages, named):
-    """What can be used of a cache file, as list's digest -> (features, readable); says why if nothing can.
+def _read_cache(
+    path: str, key: Mapping[str, Any], stages: Sequence[str], named: bool
+) -> dict[str, tuple[Features, torch.Tensor]]:
+    """The usable features in a cache file; if there are none, the log says why.
+
+    Args:
+        path: of the file.
+        key: must equal the key in the file.
+        stages: that are needed.
+        named: whether FEATURES.CACHE names the file. If not, an unreadable file is our own and damaged, and is ignored.
+
+    Returns:
+        Digest of a list of images -> (features, readable), as :func:`pooled_features`.
 
     Raises:
         OSError: if the file cannot be opened.
-        ValueError: if it is not of features. Without a FEATURES.CACHE (``named``) an unreadable file is our own,
-            damaged, and of no use.
+        ValueError: if it does not hold features.
     """
     if not os.path.exists(path):
         return {}
     try:
-        content = read_own(path)  # its checksums, too: a flipped bit in it would be in all that is learned from it
+        content = read_own(path)  # also verifies its checksums
     except ValueError as error:
         if not named:
             logger.warning(f"{path} cannot be used ({error}): the features are computed anew")

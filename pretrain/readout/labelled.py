@@ -1,40 +1,43 @@
-"""Labelled images: one folder a class, and the views of them that an evaluation looks at."""
+"""Labelled images in one folder per class, and their views for evaluation."""
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from fvcore.common.config import CfgNode
 from torch.utils.data import Dataset
 
-from ..files.images import UNREADABLE, image_info, list_classes, list_images, read_image
+from ..files.image_folders import list_classes, list_images
+from ..files.images import UNREADABLE, image_info, read_image
 
 logger = logging.getLogger(__name__)
-LOOKED_AT = 200  # images whose size is read: opening each of ImageNet's would take minutes
+LOOKED_AT = 200  # number of images whose size is read; opening all of ImageNet would take minutes
 
 
 class Labelled(NamedTuple):
     """Images and their classes: ``labels[i]`` is the index in ``class_names`` of the image ``paths[i]``."""
 
-    paths: list
-    labels: list
-    class_names: list
+    paths: list[str]
+    labels: list[int]
+    class_names: list[str]
 
 
-def list_labelled(folder, class_names=None):
-    """The images of a folder with one sub-folder for each class (the convention of torchvision's ImageFolder).
+def list_labelled(folder: str, class_names: list[str] | None = None) -> Labelled:
+    """List the images of a folder with one sub-folder per class (the convention of torchvision's ImageFolder).
 
     Args:
-        folder: path.
-        class_names: what the labels index, of another such folder; None: the sub-folders' names in sorted order.
+        folder: its path.
+        class_names: the classes that labels index, of another such folder; None: the sub-folders' names, sorted.
 
     Returns:
-        Labelled: sorted by class and path.
+        The images, sorted by class and path.
 
     Raises:
-        FileNotFoundError: if there is no such folder, no class in it, or no image in a class.
+        FileNotFoundError: if the folder does not exist, has no sub-folders, or one of them has no image.
         ValueError: if a class is not in ``class_names``.
     """
     if not os.path.isdir(folder):
@@ -46,30 +49,31 @@ def list_labelled(folder, class_names=None):
     unknown = [name for name in found if name not in class_names]
     if unknown:
         raise ValueError(f"{folder}: {len(unknown)} classes that the training folder does not have: {_first(unknown)}")
-    paths, labels = [], []
+    paths: list[str] = []
+    labels: list[int] = []
     for name in found:
         paths += list_images(os.path.join(folder, name))
         labels += [class_names.index(name)] * (len(paths) - len(labels))
     return Labelled(paths, labels, class_names)
 
 
-def _first(names):
-    """The first names, and whether there are more."""
+def _first(names: Sequence[str]) -> str:
+    """The first three names as text, with an ellipsis if there are more."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def labelled_splits(cfg):
-    """What ``TRAIN`` and ``TEST`` name: images with known classes, and images to classify.
+def labelled_splits(cfg: CfgNode) -> tuple[Labelled, Labelled | None]:
+    """The images in ``TRAIN`` and ``TEST``.
 
     Args:
-        cfg: a node with both keys: KNN of the pretraining config, DATASETS of a readout's.
+        cfg: node with both keys: KNN of the pretraining config, or DATASETS of a readout's.
 
     Returns:
-        tuple: (Labelled, Labelled), or (Labelled, None) if every image is to be classified by the others.
+        Training and test images; None without ``TEST``: each image is classified by the others.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`list_labelled`; ValueError if there is one class only, or both are the
-            same folder.
+        FileNotFoundError, ValueError: as :func:`list_labelled`; ValueError if there is only one class, or both folders
+            are the same.
     """
     if cfg.TEST and os.path.realpath(cfg.TEST) == os.path.realpath(cfg.TRAIN):
         raise ValueError(
@@ -78,16 +82,17 @@ def labelled_splits(cfg):
         )
     train = list_labelled(cfg.TRAIN)
     if len(train.class_names) < 2:
-        raise ValueError(f"{cfg.TRAIN}: one class only, {train.class_names[0]}; there is nothing to tell apart")
+        raise ValueError(f"{cfg.TRAIN}: only one class, {train.class_names[0]}; a readout needs two or more")
     return train, list_labelled(cfg.TEST, train.class_names) if cfg.TEST else None
 
 
-def warn_of_images(train, test, crop_size):
-    """Name what the figures of a readout would not tell: classes that are never tested, images that are enlarged.
+def warn_of_images(train: Labelled, test: Labelled | None, crop_size: int) -> None:
+    """Warn of classes without test images, and of images that are smaller than their scaled size.
 
     Args:
-        train, test: of :func:`labelled_splits`.
-        crop_size: INPUT.CROP_SIZE, in pixels; a sample of the images is compared with it.
+        train: of :func:`labelled_splits`.
+        test: of :func:`labelled_splits`.
+        crop_size: INPUT.CROP_SIZE, in pixels; compared with a sample of the images.
     """
     tested = {*(test or train).labels}
     untested = [name for c, name in enumerate(train.class_names) if c not in tested]
@@ -105,27 +110,28 @@ def warn_of_images(train, test, crop_size):
         )
 
 
-def _shorter_side(path):
-    """In pixels, by the file's header alone; None if it is unreadable, which whoever decodes it reports."""
+def _shorter_side(path: str) -> int | None:
+    """In pixels, from the file's header; None if it is unreadable, which is reported when it is decoded."""
     try:
         return min(image_info(path)[:2])
     except UNREADABLE:
         return None
 
 
-def hold_out(labelled, share, seed):
-    """Set aside a part of each class, to choose hyper-parameters on.
+def hold_out(labelled: Labelled, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hold out a part of each class, to choose hyper-parameters on.
 
     Args:
-        labelled: of :func:`list_labelled`.
-        share: of each class, from 0 to below 1; of a class with two images or more at least one is set aside and at
-            least one is not. 0: none.
-        seed: of the choice, which depends on nothing else than it and the number of images in each class.
+        labelled: the images.
+        share: of each class, from 0 to below 1. Above 0, a class of two images or more keeps at least one image and
+            has at least one held out.
+        seed: of the choice, which depends only on it and on the number of images in each class.
 
     Returns:
-        tuple: indices in ``labelled.paths`` of the images that remain, and of those set aside; two ascending (N,) long.
+        Indices in ``labelled.paths`` of the remaining and of the held-out images, (N,) and (M,) long, ascending.
     """
-    labels, out = torch.tensor(labelled.labels), []
+    labels = torch.tensor(labelled.labels)
+    out: list[int] = []
     for c in range(len(labelled.class_names) if share else 0):
         images = (labels == c).nonzero()[:, 0].numpy()
         count = min(max(1, round(share * len(images))), len(images) - 1)
@@ -135,30 +141,30 @@ def hold_out(labelled, share, seed):
     return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
 
 
-def subset(labelled, indices):
-    """The images of some indices, as a Labelled."""
-    indices = indices.tolist()
-    return Labelled([labelled.paths[i] for i in indices], [labelled.labels[i] for i in indices], labelled.class_names)
+def subset(labelled: Labelled, indices: torch.Tensor) -> Labelled:
+    """The images at the given indices, (N,) long."""
+    rows = indices.tolist()
+    return Labelled([labelled.paths[i] for i in rows], [labelled.labels[i] for i in rows], labelled.class_names)
 
 
-def scaled_side(size):
-    """To how many pixels an image's shorter side is scaled, of which the central ``size`` are seen."""
+def scaled_side(size: int) -> int:
+    """Pixels of an image's shorter side after scaling, before its central ``size`` pixels are cropped."""
     return round(size * 256 / 224)
 
 
-def central_crop(image, size):
-    """The usual view for evaluation: short side to size * 256 / 224, then the central square, antialiased.
+def central_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The usual view for evaluation: shorter side scaled to size * 256 / 224, antialiased, then the central square.
 
     Args:
         image: (H, W, 3) uint8.
-        size: side of the result in pixels.
+        size: side of the crop, in pixels.
 
     Returns:
-        ndarray: (size, size, 3) uint8.
+        (size, size, 3) uint8.
     """
     height, width = image.shape[:2]
     short, scaled = min(height, width), scaled_side(size)
-    y, x = (height - short) // 2, (width - short) // 2  # what is beyond this square is never seen: do not resize it
+    y, x = (height - short) // 2, (width - short) // 2  # only this square is resized, because the crop lies in it
     image = image[y : y + short, x : x + short]
     how = cv2.INTER_AREA if short > scaled else cv2.INTER_LINEAR
     image = cv2.resize(image, (scaled, scaled), interpolation=how)
@@ -167,23 +173,35 @@ def central_crop(image, size):
 
 
 class CentralCrops(Dataset):
-    """Image files as the views of :func:`central_crop`."""
+    """The :func:`central_crop` of each image file."""
 
-    def __init__(self, paths, size):
+    def __init__(self, paths: Sequence[str], size: int) -> None:
+        """
+        Args:
+            paths: image files.
+            size: side of the crop, in pixels.
+        """
         self.paths, self.size = paths, size
 
-    def __getitem__(self, index):
-        """(index, view (size, size, 3) uint8), the view None if the file is unreadable."""
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray | None]:
+        """The index, and its (size, size, 3) uint8 view; None if the file is unreadable."""
         try:
             return index, central_crop(read_image(self.paths[index]), self.size)
         except UNREADABLE:
             return index, None
 
 
-def collate_readable(samples):
-    """Indices of the readable images of a batch, and their views (B, 3, H, W) uint8 in channels_last."""
-    samples = [sample for sample in samples if sample[1] is not None]
-    if not samples:
+def collate_readable(samples: Sequence[tuple[int, np.ndarray | None]]) -> tuple[list[int], torch.Tensor | None]:
+    """Collate the readable images of a batch.
+
+    Args:
+        samples: items of :class:`CentralCrops`.
+
+    Returns:
+        Indices of the readable images, and their views, (B, 3, H, W) uint8 in channels_last; None without any.
+    """
+    readable = [(index, view) for index, view in samples if view is not None]
+    if not readable:
         return [], None
-    indices, views = zip(*samples, strict=True)
+    indices, views = zip(*readable, strict=True)
     return list(indices), torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)

@@ -1,34 +1,45 @@
 """Linear classifiers of all stages and learning rates, trained in one pass over the same features.
 
-Each is what it would be if trained alone: losses are summed, and no parameter belongs to two of them.
+Each result is the same as if trained alone, because the losses are summed and no two classifiers share a parameter.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 from torch import nn
 
-ROWS = 1024  # images that are classified at a time
+from ..engine.optim import lars
+
+ROWS = 1024  # number of images that are classified at a time
 
 
 class LinearClassifiers(nn.Module):
-    """For each stage as many ``nn.Linear`` as there are learning rates.
+    """One ``nn.Linear`` for each stage and learning rate.
 
-    They begin with weights from N(0, 0.01) and offsets 0, as in MoCo's main_lincls.py; those of one stage with the same
-    weights, which depend on the seed and the stage's name only, so that further stages and rates change nothing.
+    Their initial weights have standard deviation 0.01, and their biases are 0, as in MoCo's main_lincls.py. Those of a
+    stage are all the same and depend only on the seed and the stage's name, not on further stages and rates.
     """
 
-    def __init__(self, channels, num_rates, num_classes, seed, standardize=False):
+    heads: Any  # ModuleDict of ModuleLists of nn.Linear; mypy knows its items only as Module
+    norms: Any  # ModuleDict of nn.BatchNorm1d
+
+    def __init__(
+        self, channels: Mapping[str, int], num_rates: int, num_classes: int, seed: int, standardize: bool = False
+    ) -> None:
         """
         Args:
-            channels: dict of stage name -> number of its features, C.
-            num_rates: classifiers for each stage, R.
-            num_classes: K.
-            seed: of the weights.
-            standardize: whether BN without affine comes before them (FEATURES.STANDARDIZE).
+            channels: stage name -> number of its features, C.
+            num_rates: number of classifiers for each stage, R.
+            num_classes: number of classes, K.
+            seed: of the initial weights.
+            standardize: whether BN without affine precedes the classifiers (FEATURES.STANDARDIZE).
         """
         super().__init__()
         self.heads, self.norms = nn.ModuleDict(), nn.ModuleDict()
@@ -44,12 +55,12 @@ class LinearClassifiers(nn.Module):
                 self.norms[name] = nn.BatchNorm1d(width, affine=False, eps=1e-6)  # MAE's eps: pooled features are small
 
     @torch.no_grad()
-    def fix_statistics(self, features, rows):
-        """Standardise from now on by the statistics of some images.
+    def fix_statistics(self, features: Mapping[str, torch.Tensor], rows: torch.Tensor) -> None:
+        """Standardise by fixed statistics from now on.
 
         Args:
             features: stage name -> (N, C).
-            rows: (M,) long, which of the N images count.
+            rows: (M,) long, the images whose statistics are used.
         """
         for name, norm in self.norms.items():
             variance, mean = torch.var_mean(features[name][rows].double(), 0, correction=0)
@@ -57,25 +68,33 @@ class LinearClassifiers(nn.Module):
             norm.running_var.copy_(variance)
         self.norms.eval()
 
-    def forward(self, features):
+    def forward(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """
         Args:
             features: stage name -> (B, C).
 
         Returns:
-            dict: stage name -> (B, R, K), the scores of the classes.
+            Stage name -> (B, R, K), the logits.
         """
         scores = {}
         for name, heads in self.heads.items():
             x = features[name].to(heads[0].weight.dtype)
             x = _standardized(x, self.norms[name]) if name in self.norms else x
-            # one product for all learning rates; it has no column in common
+            # One matrix product for all learning rates
             x = F.linear(x, torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads]))
             scores[name] = x.unflatten(1, (len(heads), -1))
         return scores
 
-    def losses(self, features, labels):
-        """Cross-entropy, in nats, of each classifier: stage name -> (R,). Arguments as :meth:`accuracies`."""
+    def losses(self, features: Mapping[str, torch.Tensor], labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cross-entropy of each classifier, in nats.
+
+        Args:
+            features: stage name -> (B, C).
+            labels: (B,) long.
+
+        Returns:
+            Stage name -> (R,), means over the batch.
+        """
         losses = {}
         for name, scores in self(features).items():
             rates = scores.shape[1]
@@ -84,7 +103,9 @@ class LinearClassifiers(nn.Module):
         return losses
 
     @torch.no_grad()
-    def accuracies(self, features, labels):
+    def accuracies(
+        self, features: Mapping[str, torch.Tensor], labels: torch.Tensor
+    ) -> dict[str, dict[str, list[float]]]:
         """Top-1 and top-5 accuracy of each classifier.
 
         Args:
@@ -92,12 +113,13 @@ class LinearClassifiers(nn.Module):
             labels: (N,) long.
 
         Returns:
-            dict: stage name -> {"top1": list of R percentages}, with "top5" if there are more than 5 classes; NaN
-            where a score is not finite.
+            Stage name -> {"top1": R percentages}, with "top5" if there are more than 5 classes; NaN where a logit is
+            not finite.
         """
         mode = self.norms.training
         self.norms.eval()
-        device, hits = next(self.parameters()).device, {}
+        device = next(self.parameters()).device
+        hits: dict[str, list[torch.Tensor]] = {}
         for first in range(0, len(labels), ROWS):
             part = {name: features[name][first : first + ROWS].to(device) for name in self.heads}
             truth = labels[first : first + ROWS].to(device)[:, None, None]
@@ -106,7 +128,7 @@ class LinearClassifiers(nn.Module):
                 known = scores.isfinite().all(2, keepdim=True)
                 hits.setdefault(name, []).append(ranked.where(known, torch.nan).sum(0))
         self.norms.train(mode)
-        results = {}
+        results: dict[str, dict[str, list[float]]] = {}
         for name, parts in hits.items():
             share = 100 * torch.stack(parts).sum(0) / len(labels)
             results[name] = {"top1": share[:, 0].tolist()}
@@ -115,8 +137,8 @@ class LinearClassifiers(nn.Module):
         return results
 
 
-def _standardized(x, norm):
-    """BN of the global batch: as there is no gradient to come back, every process may normalise all of it."""
+def _standardized(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    """BN over the global batch. No gradient flows through it, so every process normalises the whole batch."""
     if not norm.training or comm.get_world_size() == 1:
         return norm(x)
     parts = [torch.empty_like(x) for _ in range(comm.get_world_size())]
@@ -124,16 +146,16 @@ def _standardized(x, norm):
     return norm(torch.cat(parts)).chunk(len(parts))[comm.get_rank()]
 
 
-def build_optimizer(cfg, classifiers):
-    """The optimiser, a group of parameters for each learning rate.
+def build_optimizer(cfg: CfgNode, classifiers: LinearClassifiers) -> torch.optim.Optimizer:
+    """The optimiser, with a group of parameters for each learning rate.
 
     Args:
         cfg: the SOLVER node.
-        classifiers: :class:`LinearClassifiers`, as many for each stage as there are BASE_LR.
+        classifiers: with one classifier per stage for each BASE_LR.
 
     Returns:
-        Optimizer: of SGD with weight decay on offsets too, as the published linear evaluations do; of LARS without, and
-        without adaptation of their learning rate.
+        SGD with weight decay also on biases, as in the published linear evaluations; or LARS with neither weight decay
+        nor adaptation on biases.
     """
     weights, offsets = [], []
     for i, base_lr in enumerate(cfg.BASE_LR):
@@ -143,24 +165,21 @@ def build_optimizer(cfg, classifiers):
         offsets.append({**group, "params": [head.bias for head in heads]})
     options = {"lr": weights[0]["lr"], "momentum": cfg.MOMENTUM, "nesterov": cfg.NESTEROV}
     if cfg.OPTIMIZER == "LARS":
-        from timm.optim import Lars  # here, because importing timm takes seconds
-
-        # adaptation where the decay is 0, which timm's would skip; as in pretrain/engine/optim.py
-        weights = [{**group, "always_adapt": True} for group in weights]
-        return Lars(weights + [{**group, "weight_decay": 0.0} for group in offsets], trust_coeff=0.001, **options)
+        return lars(weights, offsets, **options)
     return torch.optim.SGD(weights + offsets, **options)
 
 
-def build_scheduler(cfg, optimizer, epoch_iters, max_iter):
-    """The learning rate of each iteration: x GAMMA at each of STEPS, or a cosine to 0.
+def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, epoch_iters: int, max_iter: int) -> LRMultiplier:
+    """The learning rate schedule: a factor of GAMMA at each of STEPS, or a cosine to 0.
 
     Args:
         cfg: the SOLVER node.
+        optimizer: whose learning rates are scaled.
         epoch_iters: iterations in an epoch.
         max_iter: iterations in the run.
 
     Raises:
-        ValueError: if two of STEPS are in the same iteration.
+        ValueError: if two of STEPS fall on the same iteration.
     """
     if cfg.SCHEDULE == "cosine":
         return LRMultiplier(optimizer, CosineParamScheduler(1, 0), max_iter)

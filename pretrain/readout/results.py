@@ -2,23 +2,27 @@
 
 import math
 import os
+from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..files.results import LinearResults, LinearStage, kind_of
 from ..files.schema import read_json
+from ..files.tables import GENERAL, Column, Table, decimals
 
 
-def rate_name(rate):
+def rate_name(rate: float) -> str:
     """A learning rate as in the names of metrics and results: 0.3, 30."""
     return f"{rate:g}"
 
 
-def chosen_on(cfg, held_out):
+def chosen_on(cfg: CfgNode, held_out: dict | None) -> str | None:
     """On what the learning rate of each stage is chosen: "held-out", "test", or None if there is one only."""
     return ("held-out" if held_out else "test") if len(cfg.SOLVER.BASE_LR) > 1 else None
 
 
-def choose(accuracies):
+def choose(accuracies: dict[str, dict[str, list]]) -> dict[str, int | None]:
     """Position of the best learning rate of each stage, the first of equal ones.
 
     Args:
@@ -34,8 +38,10 @@ def choose(accuracies):
     return chosen
 
 
-def linear_results(cfg, test, held_out):
-    """The "linear" part of results.json.
+def linear_stages(
+    cfg: CfgNode, test: dict[str, dict[str, list]], held_out: dict[str, dict[str, list]] | None
+) -> dict[str, LinearStage]:
+    """The figures of :class:`LinearResults`.
 
     Args:
         cfg: the readout's config.
@@ -43,26 +49,22 @@ def linear_results(cfg, test, held_out):
             without such images.
 
     Returns:
-        dict: stage name -> {"top1", "top5" (above 5 classes), "lr", "held_out_top1", "sweep"}. Percentages; None where
-        a classifier has diverged; "lr" is of 256 images, as BASE_LR.
+        dict: stage name -> :class:`LinearStage`; percentages are None where a classifier has diverged.
     """
-    results = {}
+    stages = {}
     for name, best in choose(held_out or test).items():
         rows = [
             {"top1": _number(top1), "held_out_top1": _number(held_out[name]["top1"][i]) if held_out else None}
             for i, top1 in enumerate(test[name]["top1"])
         ]
-        row = {"top1": None, "held_out_top1": None} if best is None else rows[best]
-        results[name] = {"top1": row["top1"]}
-        if "top5" in test[name]:
-            results[name]["top5"] = None if best is None else _number(test[name]["top5"][best])
-        results[name]["lr"] = None if best is None else cfg.SOLVER.BASE_LR[best]
-        results[name]["held_out_top1"] = row["held_out_top1"]
-        results[name]["sweep"] = dict(zip(map(rate_name, cfg.SOLVER.BASE_LR), rows, strict=True))
-    return results
+        stage = stages[name] = LinearStage(sweep=dict(zip(map(rate_name, cfg.SOLVER.BASE_LR), rows, strict=True)))
+        if best is not None:
+            stage.lr, stage.top1, stage.held_out_top1 = cfg.SOLVER.BASE_LR[best], *rows[best].values()
+            stage.top5 = _number(test[name]["top5"][best]) if "top5" in test[name] else None
+    return stages
 
 
-def protocol(cfg, held_out):
+def protocol(cfg: CfgNode, held_out: dict | None) -> dict[str, Any]:
     """What was run, in words that need no config beside them."""
     solver, cached = cfg.SOLVER, cfg.FEATURES.CACHED
     steps = f"x {solver.GAMMA:g} after epochs {', '.join(f'{step:g}' for step in solver.STEPS)}"
@@ -86,30 +88,30 @@ def protocol(cfg, held_out):
     }
 
 
-def table(results):
+def table(results: LinearResults) -> str:
     """Lines of text: the accuracies of each stage, and how the learning rates were chosen."""
-    stages, where = results["linear"], results["protocol"]["chosen_on"]
-    width = max(map(len, ["stage", *stages]))
-    lines = [f"{'stage':{width}}  top-1  top-5  learning rate"]
-    for name, row in stages.items():
-        if row["lr"] is None:
-            lines.append(f"{name:{width}}  all learning rates have diverged")
-            continue
-        top5 = f"{row['top5']:5.2f}" if "top5" in row else "    -"
-        lines.append(f"{name:{width}}  {row['top1']:5.2f}  {top5}  {rate_name(row['lr'])}")
+    where = (results.protocol or {})["chosen_on"]
+    columns = [
+        Column("stage"), Column("top-1", decimals(2)), Column("top-5", decimals(2)), Column("learning rate", GENERAL)
+    ]  # fmt: skip
+    shown = Table(columns)
+    for name, stage in results.linear.items():
+        rate = "all diverged" if stage.lr is None else stage.lr
+        shown.rows.append({"stage": name, "top-1": stage.top1, "top-5": stage.top5, "learning rate": rate})
+    lines = [shown.terminal()]
     if where:
         images = "held-out training images" if where == "held-out" else "test images themselves"
         lines.append(f"(each stage's learning rate was chosen on the {images})")
     return "\n".join(lines)
 
 
-def at_the_edge(results):
+def at_the_edge(results: LinearResults) -> list[str]:
     """Stages whose best learning rate is the least or the largest of several: a better one may lie beyond."""
-    rates = results["protocol"]["base_lr"]
-    return [name for name, row in results["linear"].items() if len(rates) > 2 and row["lr"] in (min(rates), max(rates))]
+    rates = (results.protocol or {})["base_lr"]
+    return [name for name, row in results.linear.items() if len(rates) > 2 and row.lr in (min(rates), max(rates))]
 
 
-def refuse_others(folder, kind):
+def refuse_others(folder: str | os.PathLike, kind: str) -> None:
     """Leave the results of another readout alone.
 
     Args:
@@ -117,16 +119,16 @@ def refuse_others(folder, kind):
         kind: "linear" or "knn".
 
     Raises:
-        ValueError: if a results.json of the other kind is there.
+        ValueError: if a results.json of another kind is there.
     """
     path = os.path.join(folder, "results.json")
     try:
         found = read_json(path)
     except (FileNotFoundError, ValueError):  # none, or damaged and of no use
         return
-    if not isinstance(found, dict) or kind not in found:
+    if not isinstance(found, dict) or kind_of(found) != kind:
         raise ValueError(f"{path} has results of another kind, which stay: name another OUTPUT_DIR")
 
 
-def _number(value):
+def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None

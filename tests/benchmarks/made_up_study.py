@@ -5,7 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from checkout import ROOT
+
 FOLDER = ROOT / "benchmarks" / "study"
 sys.path.append(str(FOLDER))
 

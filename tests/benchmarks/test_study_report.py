@@ -1,6 +1,7 @@
 """What the study's report makes of its runs."""
 
 import json
+import math
 import shutil
 
 import collect
@@ -12,6 +13,9 @@ from made_up_study import ROOT, STAGES, do, fake_call, made_up, tune, write_docu
 from rates import MIDDLE, RATES, SHORT
 from rows import CROP96, MAIN
 from run import Study
+
+from pretrain.files.results import Accuracies, DetectionResults, KnnKey, KnnResults, LinearResults, LinearStage
+from pretrain.files.results.detection import without_nan
 
 
 def test_a_part_that_was_killed_has_no_known_cost(faked):
@@ -189,3 +193,16 @@ def test_the_documents_are_what_the_report_makes(report, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("README.md", "docs/results.md", "docs/study.json"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
+
+
+def test_what_the_tools_have_written_is_collected(faked):
+    tune(faked)
+    folder = next(path.parents[1] for path in sorted(faked.folder.glob("*/loco/*/knn/results.json")))
+    (folder / "nuclei").mkdir()
+    tasks = {"bbox": {"AP": 3.5, "APs": math.nan}, "segm": {"AP": 2.5}}
+    DetectionResults(results=without_nan(tasks), dataset="nuclei").write(folder / "nuclei" / "results.json")
+    LinearResults(linear={"res5": LinearStage(61.0)}).write(folder / "linear_probe" / "results.json")
+    KnnResults(knn={"res5": {KnnKey(200, 0.07): Accuracies(50.0)}}).write(folder / "knn" / "results.json")
+    (run,) = (run for run in collect.collect(faked.folder) if "detection" in run)
+    assert run["detection"] == {"nuclei": {"box_ap": 3.5, "mask_ap": 2.5}}
+    assert (run["linear"], run["held_out"], run["knn"]) == ({"res5": 61.0}, {"res5": 0.0}, {"res5": 50.0})

@@ -22,7 +22,7 @@ from torch import nn
 import loco_det.modeling.backbones
 import loco_det.modeling.roi_heads  # noqa: F401, both register what configs name
 from loco_det.config import add_loco_config
-from loco_det.engine.trainer import size_warning
+from loco_det.engine.checks import size_warning
 from pretrain.config import get_cfg as get_pretraining_cfg
 from pretrain.config import value_of
 from pretrain.model_card.method import method_of

@@ -9,7 +9,7 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-import pretrain.learner as learner_module
+import pretrain.learning.build as learner_module
 from loco_det.runs.config_index import published_rows
 from pretrain.config import check, value_of
 from pretrain.config import get_cfg as pretrain_cfg
@@ -18,7 +18,7 @@ from pretrain.engine.estimate import warning_of_size
 from pretrain.engine.optim import build_optimizer
 from pretrain.engine.trainer import STEP_SECONDS
 from pretrain.files.checkpoints import items_of
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -10,8 +10,8 @@ sys.path.append(str(Path(__file__).parent))  # test folders are no packages
 
 from jobs import JOBS, begin, make_inputs
 
-IMPORTED = ("loco_det.engine.trainer", "loco_det.convert", "loco_det.report.page.inspection", "loco_det.engine.predict",
-            "loco_det.report.page.page", "pretrain.engine.trainer", "pretrain.model_card", "pretrain.readout.probe",
+IMPORTED = ("loco_det.engine.trainer", "loco_det.convert", "loco_det.report.inspection", "loco_det.engine.predict",
+            "loco_det.report.page", "pretrain.engine.trainer", "pretrain.model_card", "pretrain.readout.probe",
             "pretrain.readout.knn")  # fmt: skip
 INJECT = Path(__file__).with_name("inject.py")
 

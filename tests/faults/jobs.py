@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ from loco_det.convert import convert
 from loco_det.demo_scenes.writing import make_demo_data
 from pretrain.encoders import build_encoder
 from pretrain.files.checkpoints import checkpoint_names
-from pretrain.files.metrics import read_metrics
+from pretrain.files.metrics import Metrics
 
-ROOT = Path(__file__).resolve().parents[2]
 CPU = ("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0)
 PRETRAIN = ("--config-file", "configs/pretrain/demo_loco.yaml", *CPU, "MODEL.ENCODER", "resnet18x0.25",
             "INPUT.CROP_SIZE", 32, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 2.0, "SOLVER.WARMUP_EPOCHS", 0.0,
@@ -127,7 +125,7 @@ def results(out, *without):
 def trained(out, *keys):
     """What a run has learned, in its last checkpoint, and of which iterations there are lines."""
     state = torch.load(out / "model_final.pth", weights_only=True)
-    lines = [line["iteration"] for line in read_metrics(out / "metrics.json") if "lr" in line]
+    lines = [line["iteration"] for line in Metrics.read(out / "metrics.json").lines if "lr" in line]
     return {"files": files(out), "state": plain({key: state[key] for key in keys}), "lines": lines}
 
 

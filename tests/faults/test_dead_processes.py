@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
+from child_processes import TORCHRUN, child_environment, children
 from jobs import JOBS, begin, differences, pretraining
 
 from pretrain.processes.lifetime import is_running
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 30  # in which all others have to end
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,6 @@ def test_a_worker_that_dies_in_an_evaluation_costs_that_evaluation(call, whole, 
     assert differences(JOBS["detection"].result(out), expected) == []
 
 
-def children(pid):
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
-
-
 def command_of(pid):
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
@@ -75,7 +70,7 @@ def command_of(pid):
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_dead_rank_ends_the_others(root, out, launcher, options, word, rank):
     command = [*launcher, "tools/pretrain.py", *options, *pretraining(root, out), "SOLVER.EPOCHS", 500.0]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = child_environment(OMP_NUM_THREADS="1")
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=env, text=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
     ranks = []

@@ -3,15 +3,14 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from jobs import JOBS, begin, contents
 
-ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
-from pretrain.engine.lock import lock_folder
+from pretrain.files.lock import lock_folder
 lock_folder(sys.argv[1])
 print()
 time.sleep(600)
@@ -48,7 +47,7 @@ def test_the_second_is_refused(call, whole, root, out, holder, name, resume):
     done = call(name, out)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"error: {out}: another run (process {holder.pid} on " in done.stderr
-    assert "is at work in this folder: wait for its end, or name another OUTPUT_DIR" in done.stderr
+    assert "uses this folder: wait until it ends, or set another OUTPUT_DIR" in done.stderr
     assert contents(out) == before
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -16,9 +16,10 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
+from checkout import ROOT
+
 SECONDS = 10  # that a case may take
 MEMORY = 2 * 2**30  # bytes that a case may take beside what the process has
-ROOT = str(Path(__file__).resolve().parents[2])
 MOST = 20  # failures that are told
 
 
@@ -96,7 +97,7 @@ def _peak(reset=False):
 
 def _place(error):
     """Where in the project's own code an error was raised, by which failures are told apart."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(ROOT)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(str(ROOT))]
     own = [frame for frame in frames if "/tests/" not in frame.filename and "/.venv/" not in frame.filename]
     frame = (own or frames)[-1]
     return f"{os.path.relpath(frame.filename, ROOT)}:{frame.lineno} ({type(error).__name__})"

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from cases import one_line
 from mutate import VALUES, changed_bytes, changed_values
+from pickles import torch_bytes
 from torch import nn
 
 from loco_det.convert import convert, load_encoder, load_source
@@ -22,7 +23,7 @@ from pretrain.encoders import build_encoder
 from pretrain.engine.checkpoint import AtomicCheckpointer
 from pretrain.files.checkpoints import newest_readable
 from pretrain.files.safe_load import plain, read, read_own
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.model_card.run import PretrainingRun
 
 EXPECTED = (ValueError, OSError)
@@ -32,12 +33,6 @@ TENSORS = [
     lambda t: t.expand(3, *t.shape), lambda t: t.numpy(), lambda t: nn.Parameter(t.float()), lambda t: t.bool(),
     lambda t: torch.empty(0), lambda t: t.to(torch.complex64), lambda t: t.clone().requires_grad_(False),
 ]  # fmt: skip
-
-
-def saved(content, **options):
-    file = io.BytesIO()
-    torch.save(content, file, **options)
-    return file.getvalue()
 
 
 def weights():
@@ -54,9 +49,9 @@ def formats():
     arrays, archive = {name: tensor.numpy() for name, tensor in tensors.items()}, io.BytesIO()
     np.savez(archive, **arrays)
     return {
-        "zip": saved(tensors),
+        "zip": torch_bytes(tensors),
         "npz": archive.getvalue(),
-        "legacy": saved(tensors, _use_new_zipfile_serialization=False),
+        "legacy": torch_bytes(tensors, _use_new_zipfile_serialization=False),
         "pickle 2": pickle.dumps(arrays, protocol=2),
         "pickle 5": pickle.dumps({"model": arrays, "__author__": "x"}, protocol=5),
         "safetensors": safetensors.torch.save(tensors),
@@ -209,11 +204,11 @@ def test_weights_of_a_detector(tmp_path, each_case):
         path, model, kind = tmp_path / rng.choice(["a.pth", "a.pkl"]), Detector(), rng.random()
         path.unlink(missing_ok=True)
         if kind < 0.5:
-            data = saved(content) if path.suffix == ".pth" else pickle.dumps({"model": arrays, "__author__": "x"})
+            data = torch_bytes(content) if path.suffix == ".pth" else pickle.dumps({"model": arrays, "__author__": "x"})
             path.write_bytes(changed_bytes(rng, data))
         else:
             try:
-                path.write_bytes(saved(changed_content(rng, content)))
+                path.write_bytes(torch_bytes(changed_content(rng, content)))
             except Exception:  # what torch cannot save is none of a file's
                 path.touch()
         try:

@@ -12,16 +12,18 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from mutate import changed_bytes, changed_values
 from PIL import Image
 
+from loco_det.cli import low_shot_summary
 from loco_det.config import add_loco_config
 from loco_det.engine.predict import run_classes
 from loco_det.report.page import render, render_markdown
 from loco_det.report.readouts import readouts_text
-from loco_det.report.runs import pretraining_text, seeds_text, table_text
+from loco_det.report.runs import pretraining_text, table_text
+from loco_det.report.seeds import seeds_text
 from loco_det.runs.find import find_runs
 from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import AtomicCheckpointer
 from pretrain.engine.curves import draw_losses
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
 from pretrain.model_card.readouts import read_readout
 from pretrain.model_card.run import PretrainingRun
 from pretrain.readout.curves import draw_probe
@@ -184,14 +186,14 @@ def test_readouts_of_a_card(runs, detection, readouts, each_case):
             except ValueError as error:
                 one_line(error, folder)
                 continue
-            assert found.rows and all(finite(value) for *_, value in found.figures)
-            assert all(isinstance(text, str) for row in found.rows for text in row.values())
+            assert found.table.rows and all(finite(value) for *_, value in found.figures)
+            assert all(isinstance(text, str) for row in found.table.texts() for text in row.values())
 
     each_case(case, 250)
 
 
-def test_mean_over_splits(runs, detection, tool, each_case):
-    low_shot, cfg = tool("low_shot"), get_detectron2_cfg()
+def test_mean_over_splits(runs, detection, each_case):
+    cfg = get_detectron2_cfg()
     add_loco_config(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train_1k_seed0",), ("coco_2017_val",)
     cfg.PUBLISHED.ROW = "COCO, LoCo"
@@ -201,12 +203,12 @@ def test_mean_over_splits(runs, detection, tool, each_case):
     def case(rng):
         change(rng)
         try:
-            summary = low_shot.summarize(cfg, folders)
+            summary = low_shot_summary.summarize(cfg, folders)
         except (ValueError, OSError) as error:
             one_line(error, runs)
             return
         json.dumps(summary, allow_nan=False)
-        low_shot.text(summary).encode()
+        low_shot_summary.text(summary).encode()
 
     each_case(case, 150)
 

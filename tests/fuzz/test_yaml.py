@@ -10,6 +10,7 @@ from cases import ROOT, one_line
 from detectron2.config import get_cfg as get_detectron2_cfg
 from mutate import VALUES, changed_bytes, changed_values
 
+from loco_det.cli.common.config import merge_config
 from loco_det.config import add_loco_config
 from loco_det.convert import add_encoder_config
 from pretrain.config import get_cfg
@@ -120,14 +121,14 @@ def test_files_upon_bases(tmp_path, good, each_case):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_configs_keep_the_types_of_their_keys(tmp_path, good, tool, each_case, kind):
-    common, (default, content), path = tool("common"), good[kind], tmp_path / "a.yaml"
+def test_configs_keep_the_types_of_their_keys(tmp_path, good, each_case, kind):
+    (default, content), path = good[kind], tmp_path / "a.yaml"
 
     def case(rng):
         cfg = default.clone()
         changed_file(rng, path, content)
         try:
-            common.merge_config(cfg, argparse.Namespace(config_file=str(path), opts=[]))
+            merge_config(cfg, argparse.Namespace(config_file=str(path), opts=[]))
         except (ValueError, OSError) as error:
             one_line(error, most=20_000)
             return
@@ -145,8 +146,8 @@ def keys_of(cfg, prefix=""):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_key_value_pairs_keep_the_types_of_their_keys(good, tool, each_case, kind):
-    common, default = tool("common"), good[kind][0]
+def test_key_value_pairs_keep_the_types_of_their_keys(good, each_case, kind):
+    default = good[kind][0]
     keys = list(keys_of(default))
     texts = [str(value) for value in copy.deepcopy(VALUES) if value != 10**400]
     texts += [
@@ -187,7 +188,7 @@ def test_key_value_pairs_keep_the_types_of_their_keys(good, tool, each_case, kin
             opts += [key, rng.choice(texts)]
         opts = opts[:-1] if rng.random() < 0.05 else opts
         try:
-            common.merge_config(cfg, argparse.Namespace(config_file="", opts=opts))
+            merge_config(cfg, argparse.Namespace(config_file="", opts=opts))
         except ValueError as error:
             one_line(error, most=20_000)
             return

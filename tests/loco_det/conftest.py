@@ -1,14 +1,9 @@
-"""The fixtures of tests/made_up_runs.py, and files of annotations."""
+"""The fixtures of tests/helpers/made_up_runs.py, and files of annotations."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # test folders are no packages
-
-from made_up_runs import detection, pretraining, readouts, training_line, write_lines  # noqa: E402, F401
+from made_up_runs import detection, pretraining, readouts, training_line, write_lines  # noqa: F401
 
 
 @pytest.fixture

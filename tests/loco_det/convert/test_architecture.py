@@ -1,4 +1,4 @@
-"""The network is told from names and shapes, and whatever is not exactly one that can be built is refused."""
+"""The network is detected from names and shapes, and whatever is not exactly one that can be built is refused."""
 
 import re
 
@@ -9,12 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from loco_det.convert import infer_arch
-from loco_det.convert.architecture import reference, relative, skeleton, some
-from pretrain.encoders import ENCODERS
+from loco_det.convert import infer_arch, infer_encoder
+from loco_det.convert.sources import architecture
+from loco_det.convert.sources.architecture import relative
+from loco_det.convert.sources.messages import first_few
+from pretrain.encoders import ENCODERS, parse_encoder
 
 VARIANTS = ["resnet50x2", "resnet18x0.5", "wide_resnet50_2", "resnext50_32x4d", "resnext101_64x4d", "resnet34x2"]
 VARIANTS += ["resnet50_stem64_1x32d_out128", "resnet101_stem24_2x6d_out40"]
+
+
+def skeleton(name):
+    return architecture.skeleton(parse_encoder(name))
+
+
+def reference(name):
+    return architecture.reference(parse_encoder(name))
 
 
 def without(weights, pattern):
@@ -25,13 +35,13 @@ def empty(*shape):
     return torch.empty(shape, device="meta")
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+# --- what is detected -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", [*ENCODERS, *VARIANTS])
-def test_every_encoder_is_told_from_its_shapes(arch):
+def test_every_encoder_is_detected_from_its_shapes(arch):
     weights = skeleton(arch).state_dict()
-    assert infer_arch(weights) == arch
+    assert infer_arch(weights) == arch and infer_encoder(weights) == parse_encoder(arch)
     assert infer_arch(dict(reversed(weights.items()))) == arch  # the order does not matter
     assert infer_arch(without(weights, "num_batches_tracked")) == arch
 
@@ -102,7 +112,7 @@ def test_faults_are_counted_and_named():
         "1 left over (fc.weight); "
         "1 of another shape (layer2.1.conv1.weight is 128x128x1x1 and should be 128x128x3x3)"
     )
-    assert some(["a"]) == "a" and some("abc") == "a, b, c" and some("abcde") == "a, b, c and 2 more"
+    assert first_few(["a"]) == "a" and first_few("abc") == "a, b, c" and first_few("abcde") == "a, b, c and 2 more"
 
 
 def resized(arch, **shapes):

@@ -18,9 +18,9 @@ from weights import SMALL, random_weights, same, save
 import loco_det.convert as package
 from loco_det.config import add_loco_config
 from loco_det.convert import convert, convert_back
-from loco_det.convert.layouts import SWAV
+from loco_det.convert.sources.conventions import SWAV
 from loco_det.engine.checkpoint import GuardedCheckpointer
-from pretrain.encoders import STAGE_NAMES, build_encoder
+from pretrain.encoders import STAGE_NAMES, build_encoder, parse_encoder
 
 BASE = Path(__file__).parents[3] / "configs" / "detection" / "_base_mask_rcnn_r50_fpn.yaml"
 
@@ -181,7 +181,8 @@ NEEDS = {  # of Detectron2's ResNet
 
 @pytest.mark.parametrize("arch", NEEDS)
 def test_what_detectron2s_resnet_needs(arch):
-    config = package.conversion.detectron2_config(arch, SWAV._replace(format="BGR", stride_in_1x1=True), "w.pkl")
+    conventions = SWAV._replace(format="BGR", stride_in_1x1=True)
+    config = package.conversion.detectron2_config(parse_encoder(arch), conventions, "w.pkl")
     assert config == {
         "MODEL": {
             "WEIGHTS": "w.pkl", "PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.14, 57.12, 57.375],

@@ -14,10 +14,10 @@ from weights import SMALL, random_weights
 
 from loco_det.convert import add_encoder_config, load_encoder, load_encoder_of
 from pretrain.config import get_cfg
-from pretrain.decoders import GlobalAvgPool
 from pretrain.encoders import build_encoder
 from pretrain.engine.checkpoint import AtomicCheckpointer
-from pretrain.learner import build_learner
+from pretrain.learning.build import build_learner
+from pretrain.learning.pooling import GlobalAvgPool
 
 IMAGES = torch.randn(2, 3, 75, 58, generator=torch.Generator().manual_seed(3))
 LIKE_PRETRAINING = IMAGES.to(memory_format=torch.channels_last)  # the other format rounds otherwise

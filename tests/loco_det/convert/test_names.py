@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loco_det.convert import Conventions, to_detectron2
-from loco_det.convert.architecture import reference
 from loco_det.convert.detectron2_names import to_detectron2_name, to_torchvision_name
 from loco_det.convert.networks import detectron2_config, detectron2_network
-from pretrain.encoders import RESNETS
+from loco_det.convert.sources.architecture import reference
+from pretrain.encoders import RESNETS, parse_encoder
 
-NAMES = {arch: list(reference(arch)) for arch in RESNETS}
+NAMES = {arch: list(reference(parse_encoder(arch))) for arch in RESNETS}
 
 
 ENTRIES = {"resnet18": 120, "resnet34": 216, "resnet50": 318, "resnet101": 624, "resnet152": 930}  # 6 a conv
@@ -21,9 +21,10 @@ ENTRIES |= {"resnet50x2": 318, "wide_resnet50_2": 318, "resnext50_32x4d": 318, "
 
 @pytest.mark.parametrize("arch", ENTRIES)
 def test_names_and_shapes_are_exactly_detectron2s(arch):
-    backbone = detectron2_network(detectron2_config(arch, Conventions(), ""))
+    encoder = parse_encoder(arch)
+    backbone = detectron2_network(detectron2_config(encoder, Conventions(), ""))
     wanted = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in to_detectron2(reference(arch)).items()} == wanted
+    assert {name: tensor.shape for name, tensor in to_detectron2(reference(encoder)).items()} == wanted
     assert len(wanted) == ENTRIES[arch]
 
 

@@ -9,7 +9,7 @@ import yaml
 from weights import SMALL, random_weights
 
 from loco_det.convert import convert, load_encoder, load_source
-from loco_det.convert.python_config import LONGEST
+from loco_det.convert.sources.python_config import LONGEST
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 OTHER = ((127.5, 120, 110.25), (60, 61, 62))

@@ -15,7 +15,7 @@ from frameworks import FRAMEWORKS
 from projects import RESEARCH
 
 from loco_det.convert import LAYOUTS, convert, load_source
-from loco_det.convert.choose import choose
+from loco_det.convert.sources.choose import choose
 
 HERE = Path(__file__).resolve().parent
 PROJECTS = {**RESEARCH, **FRAMEWORKS}

@@ -1,8 +1,6 @@
 """What wrappers put into names is ignored; whatever is not known for certain is refused in a line that says why."""
 
 import shlex
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +9,9 @@ import torch.nn.functional as F
 from project_parts import Nest, children, ddp, mlp, training, with_fc
 from torch import nn
 
+from loco_det.cli import convert_to_d2
 from loco_det.convert import convert, convert_back, load_source
 from pretrain.encoders import build_encoder
-
-sys.path.append(str(Path(__file__).parents[3] / "tools"))
-import convert_to_d2  # noqa: E402
 
 
 @pytest.fixture

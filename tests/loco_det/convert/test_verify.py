@@ -14,9 +14,10 @@ import loco_det.convert.verify as verification
 from loco_det.convert import Conventions, VerificationError, to_detectron2
 from loco_det.convert.networks import detectron2_config, detectron2_network, source_network
 from loco_det.convert.verify import compare, source_features, test_images, verify
-from pretrain.encoders import STAGE_NAMES
+from pretrain.encoders import STAGE_NAMES, parse_encoder
 
 ARCH = "resnet50x0.25"  # bottlenecks, in Detectron2's own ResNet
+ENCODER = parse_encoder(ARCH)
 USUAL = Conventions()
 CAFFE = Conventions("BGR", (102.98, 115.95, 122.77), (1.0, 1.0, 1.0), stride_in_1x1=True)
 
@@ -40,14 +41,14 @@ def saved(tmp_path):
 
 
 def config(**resnets):
-    config = detectron2_config(ARCH, USUAL, "")
+    config = detectron2_config(ENCODER, USUAL, "")
     config["MODEL"]["RESNETS"] |= resnets
     return config
 
 
 def prove(path, weights, conventions=USUAL, config=None):
-    config = config or detectron2_config(ARCH, conventions, "")
-    return verify(path, config, conventions, source_features(ARCH, weights, conventions))
+    config = config or detectron2_config(ENCODER, conventions, "")
+    return verify(path, config, conventions, source_features(ENCODER, weights, conventions))
 
 
 # --- the right thing --------------------------------------------------------------------------------------------------
@@ -168,15 +169,15 @@ def test_a_source_with_strides_in_1x1_is_detectron2s_own(weights):
     theirs.load_state_dict(to_detectron2(weights))
     with torch.no_grad():
         wanted = theirs(images)
-        ours = source_network(ARCH, weights, CAFFE).eval()(images)
-        usual = source_network(ARCH, weights, USUAL).eval()(images)
+        ours = source_network(ENCODER, weights, CAFFE).eval()(images)
+        usual = source_network(ENCODER, weights, USUAL).eval()(images)
     assert all(torch.equal(ours[stage], wanted[stage]) for stage in STAGE_NAMES)
     assert not torch.allclose(usual["res3"], wanted["res3"])
 
 
 def test_the_wrong_groups_are_caught(saved):
     weights = random_weights("resnet50_stem16_4x8d_out64")
-    wanted = source_features("resnet50_stem16_4x8d_out64", weights, USUAL)
+    wanted = source_features(parse_encoder("resnet50_stem16_4x8d_out64"), weights, USUAL)
     right = config(NUM_GROUPS=4, WIDTH_PER_GROUP=8)
     verify(saved(to_detectron2(weights)), right, USUAL, wanted)
     with pytest.raises(VerificationError, match="entries of another shape"):
@@ -206,7 +207,7 @@ def test_a_branch_that_a_zero_norm_silences_is_compared_too(weights, saved, conv
     for training in (False, True):  # which without opening see nothing
         features = []
         for one in (silent, wrong):
-            network = source_network(ARCH, {name: tensor.clone() for name, tensor in one.items()}, USUAL)
+            network = source_network(ENCODER, {name: tensor.clone() for name, tensor in one.items()}, USUAL)
             with torch.no_grad():
                 features.append(network.train(training)(test_images(USUAL)))
         assert all(torch.equal(features[0][stage], features[1][stage]) for stage in STAGE_NAMES)
@@ -224,7 +225,7 @@ def test_one_zero_among_a_norms_weights_hides_nothing(weights, saved):
 
 
 def test_a_file_without_zeros_needs_no_third_pass(weights):
-    assert source_features(ARCH, weights, USUAL)["opened"] == {}
+    assert source_features(ENCODER, weights, USUAL)["opened"] == {}
 
 
 # --- what proves nothing ----------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from weights import SMALL, random_weights, same, save
 
 from loco_det.convert import Conventions, convert, convert_back, to_detectron2
-from loco_det.convert.layouts import ZERO_TO_ONE
 from loco_det.convert.networks import in_detectron2
-from pretrain.encoders.resnet import ResNetShape
+from loco_det.convert.sources.conventions import ZERO_TO_ONE
+from pretrain.encoders import ResNetShape, parse_encoder
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_the_padding_of_byol_survives(small, tmp_path):
 def detectron2_run(folder, arch, frozen=False, **resnets):
     """A model_final.pth with its config.yaml, as Detectron2's trainer leaves them."""
     weights, cfg = random_weights(arch), get_cfg()
-    if in_detectron2(arch):
+    if in_detectron2(parse_encoder(arch)):
         weights = to_detectron2(weights)
     else:
         weights, cfg.MODEL.ENCODER = {f"encoder.{name}": tensor for name, tensor in weights.items()}, arch

@@ -2,7 +2,8 @@
 
 import torch
 
-from loco_det.convert.architecture import reference
+from loco_det.convert.sources.architecture import reference
+from pretrain.encoders import parse_encoder
 
 SMALL = "resnet18x0.25"  # converts in no time
 
@@ -16,7 +17,7 @@ def random_weights(arch, seed=0):
             return torch.rand(meta.shape, generator=generator) + 0.5 if meta.dim() else torch.tensor(7)
         return torch.randn(meta.shape, generator=generator) * (2 / meta[0].numel()) ** 0.5
 
-    return {name: value(meta) for name, meta in reference(arch).items()}
+    return {name: value(meta) for name, meta in reference(parse_encoder(arch)).items()}
 
 
 def save(content, folder):

@@ -123,9 +123,9 @@ def test_truncated_and_missing_files(weights, tmp_path):
 
 FULL_DISK = """
 import resource, sys, torch
-import loco_det.roi_heads  # noqa: F401, registers those of C4
-from loco_det.checkpoint import GuardedCheckpointer
-from pretrain.checkpoint import AtomicCheckpointer
+import loco_det.modeling.roi_heads  # noqa: F401, registers those of C4
+from loco_det.engine.checkpoint import GuardedCheckpointer
+from pretrain.engine.checkpoint import AtomicCheckpointer
 from pretrain.config import get_cfg
 cfg, model = get_cfg(), torch.nn.Linear(1000, 1000)
 cfg.OUTPUT_DIR = sys.argv[1]

@@ -1,13 +1,12 @@
 """Around the iterations: evaluation, precise BN on one and two processes, wandb."""
 
 import contextlib
-import os
-import subprocess
 import sys
 import types
 
 import pytest
 import torch
+from child_processes import run_two_ranks
 from detectron2.config import get_cfg
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -105,19 +104,10 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory, request):
+def two_processes(tmp_path_factory):
     """Statistics of precise BN of each rank."""
-    folder, root = tmp_path_factory.mktemp("ranks"), request.config.rootpath
-    commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(folder), __file__] for rank in (0, 1)]
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
-    try:
-        for process in processes:
-            _, error = process.communicate(timeout=60)
-            assert process.returncode == 0, error
-    finally:
-        for process in processes:  # where they do not agree, one of them waits for ever
-            process.kill()
+    folder = tmp_path_factory.mktemp("ranks")
+    run_two_ranks(ONE_RANK, folder, __file__, timeout=60, OMP_NUM_THREADS="1")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

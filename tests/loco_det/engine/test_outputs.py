@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import pickle
-import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,9 @@ from loco_det.engine import outputs as results
 from loco_det.engine.outputs import describe, finish, schedule
 from loco_det.engine.problems import UnfinishedRun
 from loco_det.runs.folder import is_finished
-from loco_det.runs.published import CONFIGS
 from pretrain.config import get_cfg as get_pretraining_cfg
+from pretrain.files.results import base, read_results
+from pretrain.files.shipped_configs import CONFIGS
 
 RESULTS = {"bbox": {"AP": 12.5, "APl": math.nan, "AP-ox": math.nan}, "segm": {"AP": 10.0}}
 
@@ -68,7 +68,7 @@ def test_files(cfg, monkeypatch):
     folder, state = Path(cfg.OUTPUT_DIR), {"iteration": 299, "trainer": {"weights": "random", "seconds": 12.5}}
     finish(cfg, Detector(), RESULTS, state, evaluation_seconds=3.5)
     content = json.loads((folder / "results.json").read_text())
-    assert set(content) == set(re.findall(r"^(\w+) +\S", results.__doc__, re.MULTILINE)) - {"The", "Keys"}  # documented
+    assert content["kind"] == "detection" and read_results(folder / "results.json").to_json() == content
     assert content["results"]["bbox"] == {"AP": 12.5, "APl": None, "AP-ox": None}
     assert (content["iteration"], content["seconds"], content["evaluation_seconds"]) == (300, 12.5, 3.5)
     assert (content["thing_classes"], content["category_ids"]) == (["tram", "ox"], [3, 9])
@@ -97,17 +97,17 @@ def test_frozen_is_what_does_not_learn(cfg):
     cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.NORM = 5, "SyncBN"
     for fpn in (True, False):
         found = describe(cfg, Detector(learning=True, fpn=fpn), {})
-        assert (found["frozen"], found["norm"], found["freeze_at"]) == (False, "SyncBN", 5)
+        assert (found.frozen, found.norm, found.freeze_at) == (False, "SyncBN", 5)
         found = describe(cfg, Detector(learning=False, fpn=fpn), {})
-        assert (found["frozen"], found["norm"]) == (True, "FrozenBN")
+        assert (found.frozen, found.norm) == (True, "FrozenBN")
 
 
 def test_networks_norms_and_published_row(cfg):
     found = describe(cfg, Detector(), {})
-    assert (found["backbone"], found["heads_norm"], found["published"]) == ("ResNet-50", "none", None)
+    assert (found.backbone, found.heads_norm, found.published) == ("ResNet-50", "none", None)
     cfg.MODEL.ENCODER, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM = "presnet50", "SyncBN", "SyncBN"
     found = describe(cfg, Detector(), {})
-    assert (found["backbone"], found["heads_norm"]) == ("presnet50", "SyncBN, none")
+    assert (found.backbone, found.heads_norm) == ("presnet50", "SyncBN, none")
 
 
 def test_the_published_row_and_what_differs_from_it(cfg, tmp_path):
@@ -120,15 +120,11 @@ def test_the_published_row_and_what_differs_from_it(cfg, tmp_path):
     for written, differences in ((known, []), (None, ["weights (not known to be from"])):
         path.write_bytes(pickle.dumps({"__author__": "loco-det", "model": {}, "pretraining": written, "arch": "x"}))
         found = describe(cfg, Detector(), {"iteration": 89999, "trainer": {"weights": str(path)}})
-        assert {key: found["published"][key] for key in ("row", "box_ap", "mask_ap")} == {
-            "row": row, "box_ap": 34.5, "mask_ap": 32.0,
-        }  # fmt: skip
-        assert [
-            text[: len("weights (not known to be from")] for text in found["published"]["differences"]
-        ] == differences
-        assert "pretraining" not in found and found["weights_metadata"] == {"arch": "x"}
+        assert (found.published.row, found.published.box_ap, found.published.mask_ap) == (row, 34.5, 32.0)
+        assert [text[: len("weights (not known to be from")] for text in found.published.differences] == differences
+        assert found.weights_metadata == {"arch": "x"}
     cfg.DATASETS.TEST, cfg.SOLVER.MAX_ITER = data, 4
-    found = describe(cfg, Detector(), {"iteration": 3})["published"]["differences"]
+    found = describe(cfg, Detector(), {"iteration": 3}).published.differences
     assert [text.partition(" ")[0] for text in found] == ["weights", "data", "schedule"]
 
 
@@ -156,13 +152,13 @@ def test_where_the_weights_come_from(cfg, pretraining):
     path.write_bytes(pickle.dumps({"__author__": "loco-det", "model": {}, **metadata}))
     cfg.MODEL.WEIGHTS = "somewhere/else.pkl"
     found = describe(cfg, Detector(), {"trainer": {"weights": str(path)}})
-    assert found["weights"] == str(path) and found["weights_metadata"] == metadata
-    assert found["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found["decoder"] == "1 conv block, downsampling, MLP 512-128"
+    assert found.weights == str(path) and found.weights_metadata == metadata
+    assert found.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.decoder == "1 conv block, downsampling, MLP 512-128"
     found = describe(cfg, Detector(), {})  # not there
-    assert [found[key] for key in ("weights_sha256", "weights_metadata", "decoder")] == [None] * 3
+    assert [found.weights_sha256, found.weights_metadata, found.decoder] == [None] * 3
     path.write_bytes(pickle.dumps({"__author__": "another", "model": {}, **metadata}))
-    assert describe(cfg, Detector(), {"trainer": {"weights": str(path)}})["weights_metadata"] is None
+    assert describe(cfg, Detector(), {"trainer": {"weights": str(path)}}).weights_metadata is None
 
 
 FAILURES = [
@@ -218,6 +214,7 @@ def test_a_full_disk_is_a_problem_of_results_json(cfg, monkeypatch):
 
     monkeypatch.setattr(results, "predict", lambda *_: ())
     monkeypatch.setattr(results, "write_whole", full)
+    monkeypatch.setattr(base, "write_json", full)
     with pytest.raises(UnfinishedRun, match="results.json: .*results.json: No space left on device; analysis: "):
         finish(cfg, Detector(), RESULTS, {})
     assert not Path(cfg.OUTPUT_DIR, "results.json").exists()

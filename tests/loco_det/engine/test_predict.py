@@ -143,14 +143,14 @@ def test_only_files_of_an_earlier_prediction_are_replaced(run, cfg, images, tmp_
     picture = out / "pictures" / "a.jpg"
     for content in (b"a photograph", (images / "sub" / "a.JPG").read_bytes()):
         picture.write_bytes(content)
-        with pytest.raises(ValueError, match="a.jpg is there and not of an earlier prediction: name another --output"):
+        with pytest.raises(ValueError, match="a.jpg exists and is not of an earlier prediction: name another --output"):
             predict_images(cfg, run, [images / "a.png"], out)
         with pytest.raises(ValueError, match="a.jpg is one of the images and would be replaced"):
             predict_images(cfg, run, [picture], out)
         assert picture.read_bytes() == content and not (out / "predictions.json").exists()
     picture.unlink()
     (out / "predictions.json").write_text("mine")
-    with pytest.raises(ValueError, match="predictions.json is there and not of an earlier prediction"):
+    with pytest.raises(ValueError, match="predictions.json exists and is not of an earlier prediction"):
         predict_images(cfg, run, [images / "a.png"], out)
     (out / "predictions.json").unlink()
     for threshold in (0.0, 1.1):
@@ -160,7 +160,7 @@ def test_only_files_of_an_earlier_prediction_are_replaced(run, cfg, images, tmp_
         predict_images(cfg, run, [images / "a.png"], out)
     picture.unlink()
     (out / ".written").write_text("a list of mine\n")
-    with pytest.raises(ValueError, match=".written is there and not of an earlier prediction"):
+    with pytest.raises(ValueError, match=".written exists and is not of an earlier prediction"):
         predict_images(cfg, run, [images / "a.png"], out)
     (out / ".written").unlink()
     (out / "predictions.json").unlink()

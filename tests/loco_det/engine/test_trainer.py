@@ -1,7 +1,5 @@
 """The trainer where no run on the CPU comes by."""
 
-import functools
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +12,8 @@ from detectron2.utils import comm
 from loco_det.config import add_loco_config
 from loco_det.data.loader import Batches
 from loco_det.engine import trainer
-from loco_det.engine.outputs import PREDICTIONS
-from loco_det.engine.trainer import FREE, Evaluation, Trainer, check_evaluated, check_resumed, evaluate_each
-from pretrain.files.checkpoints import items_of
+from loco_det.engine.evaluate import Evaluation
+from loco_det.engine.trainer import Trainer, without_sync
 
 
 def test_results_are_those_of_the_detector_and_not_of_its_wrapper(monkeypatch, tmp_path):
@@ -33,100 +30,32 @@ def test_results_are_those_of_the_detector_and_not_of_its_wrapper(monkeypatch, t
     assert given == ["detector"]
 
 
-@pytest.fixture
-def resumed(tmp_path):
-    """Config of a run that has a checkpoint."""
-    cfg = get_cfg()
-    add_loco_config(cfg)
-    cfg.merge_from_file("configs/demo_coco_loco_frozen.yaml")
-    cfg.OUTPUT_DIR, cfg.SEED, cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(tmp_path), 7, "w.pkl", "cpu"
-    batch = cfg.SOLVER.IMS_PER_BATCH
-    trainer = {"seed": 7, "batch": batch, "weights": "w.pkl", "config": cfg.dump()}
-    torch.save({"model": {}, "trainer": trainer, "iteration": 3}, tmp_path / "model_0000003.pth")
-    return cfg
-
-
-def test_what_decides_no_weight_may_change_when_a_run_is_resumed(resumed):
-    check_resumed(resumed)
-    cfg = resumed.clone()
-    for key, value in items_of(cfg):
-        if any(key == name or key.startswith(f"{name}.") for name in FREE - {"SEED", "OUTPUT_DIR"}):
-            *path, last = key.split(".")
-            node = functools.reduce(getattr, path, cfg)
-            node[last] = {bool: not value, str: "other"}.get(type(value), ["other"])
-    check_resumed(cfg)
-
-
-def test_an_empty_seed_and_weights_become_the_runs(resumed):
-    resumed.SEED, resumed.MODEL.WEIGHTS = -1, ""
-    check_resumed(resumed)
-    assert (resumed.SEED, resumed.MODEL.WEIGHTS) == (7, "w.pkl")
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("SOLVER.BASE_LR", 0.5, "a run with other values of SOLVER.BASE_LR: resume it with its own config.yaml"),
-        ("SOLVER.MAX_ITER", 9, "other values of SOLVER.MAX_ITER"),
-        ("SOLVER.STEPS", (1, 2), "other values of SOLVER.STEPS"),
-        ("MODEL.WEIGHTS", "other.pkl", "other values of MODEL.WEIGHTS"),
-        ("MODEL.BACKBONE.FREEZE_AT", 0, "other values of MODEL.BACKBONE.FREEZE_AT"),
-        ("TEST.PRECISE_BN.NUM_ITER", 3, "other values of TEST.PRECISE_BN.NUM_ITER"),
-        ("INPUT.MIN_SIZE_TRAIN", (1,), "other values of INPUT.MIN_SIZE_TRAIN"),
-        ("SEED", 8, "SEED is 8, but the run began with 7"),
-        ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.IMS_PER_BATCH is 2, but the run began with 8"),
-    ],
-)
-def test_what_decides_the_weights_is_refused(resumed, key, value, message):
-    resumed.merge_from_list([key, value])
-    with pytest.raises(ValueError, match=message):
-        check_resumed(resumed)
-
-
-def test_an_evaluation_in_a_runs_folder_is_of_that_run(resumed):
-    """With whatever number of processes it was trained."""
-    cfg = resumed.clone()
-    cfg.SEED, cfg.MODEL.WEIGHTS, cfg.DATASETS.TEST, cfg.TEST.NUM_PICTURES = -1, "", ("other",), 1
-    assert check_evaluated(cfg, resume=True).MODEL.WEIGHTS == "w.pkl"
-    cfg.MODEL.WEIGHTS = "elsewhere.pth"
-    assert check_evaluated(cfg, resume=False).MODEL.WEIGHTS == "elsewhere.pth"
-    with pytest.raises(ValueError, match="other values of MODEL.WEIGHTS"):
-        check_evaluated(cfg, resume=True)
-    cfg.SOLVER.BASE_LR = 9.0
-    for resume in (True, False):
-        with pytest.raises(ValueError, match="other values of .*SOLVER.BASE_LR"):
-            check_evaluated(cfg, resume)
-    cfg.OUTPUT_DIR = f"{cfg.OUTPUT_DIR}/new"
-    assert check_evaluated(cfg, resume=False) is cfg
-
-
-def test_an_evaluation_of_a_run_of_more_processes(resumed, tmp_path):
-    path = tmp_path / "model_0000003.pth"
-    content = torch.load(path, weights_only=True)
-    cfg = resumed.clone()
-    cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH = 8, 16
-    trained = Trainer.auto_scale_workers(cfg, 2)
-    content["trainer"] |= {"config": trained.dump(), "batch": 4}
-    torch.save(content, path)
-    for given in (cfg, trained):
-        assert check_evaluated(given.clone(), resume=True).SOLVER.IMS_PER_BATCH == 4
-
-
-def test_a_checkpoint_without_what_it_needs_is_none_of_ours(resumed, tmp_path):
-    torch.save({"model": {}, "trainer": {"seed": 0}}, tmp_path / "model_0000005.pth")
-    check_resumed(resumed)
-    (tmp_path / "model_0000003.pth").unlink()
-    with pytest.raises(ValueError, match="none of model_0000005.pth .* can be read"):
-        check_resumed(resumed)
-
-
-def test_a_checkpoint_of_version_01_goes_on(resumed, tmp_path):
-    path = tmp_path / "model_0000003.pth"
-    content = torch.load(path, weights_only=True)
-    del content["trainer"]["config"]
-    torch.save(content, path)
-    resumed.SOLVER.BASE_LR = 0.5
-    check_resumed(resumed)
+@pytest.mark.parametrize("name", ["demo_coco_loco_frozen", "demo_coco_loco_finetune"])
+def test_on_the_cpu_bn_stands_in_for_syncbn(name):
+    """With the same parameters and buffers; the run's own config stays as it is."""
+    models = {}
+    for norm in ("SyncBN", "BN"):
+        cfg = get_cfg()
+        add_loco_config(cfg)
+        cfg.merge_from_file(f"configs/{name}.yaml")
+        cfg.MODEL.DEVICE, cfg.MODEL.FAST_FROZEN.ENABLED = "cpu", False
+        for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
+            node.NORM = norm
+        cfg.freeze()
+        before = cfg.dump()
+        torch.manual_seed(0)
+        models[norm] = Trainer.build_model(cfg)
+        assert cfg.dump() == before and cfg.is_frozen()
+    sync, bn = models.values()
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in sync.modules())
+    assert [type(module) for module in sync.modules()] == [type(module) for module in bn.modules()]
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in sync.roi_heads.modules())
+    theirs = bn.state_dict()
+    assert all(torch.equal(value, theirs.pop(key)) for key, value in sync.state_dict().items()) and not theirs
+    cfg.defrost()
+    cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM = "naiveSyncBN", ""
+    other = without_sync(cfg)
+    assert (other.MODEL.RESNETS.NORM, other.MODEL.FPN.NORM) == ("naiveSyncBN", "") and other.is_frozen()
 
 
 def test_other_data_are_told_by_their_content():
@@ -159,51 +88,6 @@ def test_what_the_estimate_counts_beside_iterations(monkeypatch, period, start, 
     precise = object.__new__(hooks.PreciseBN)
     assert run._extras([precise, None]) == [("precise BN", batches), ("evaluation", batches)]
     assert run._extras([None]) == [("precise BN", 0), ("evaluation", batches)]
-
-
-@pytest.fixture
-def cfg(tmp_path):
-    cfg = get_cfg()
-    add_loco_config(cfg)
-    cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(tmp_path), ("first", "second")
-    (tmp_path / "inference").mkdir()
-    cfg.freeze()
-    return cfg
-
-
-def test_a_test_set_that_fails_does_not_take_the_others_along(cfg, tmp_path, monkeypatch, caplog):
-    predictions = tmp_path / PREDICTIONS
-
-    def test(one, _):
-        (name,) = one.DATASETS.TEST
-        assert not predictions.exists()  # those of the other would pass for this one's
-        predictions.touch()
-        return {"bbox": {"AP": 1.0}} if name == "second" else {}["area"]
-
-    monkeypatch.setattr(Trainer, "test", test)
-    done = evaluate_each(cfg, torch.nn.Identity())
-    assert done.results == {"first": {}, "second": {"bbox": {"AP": 1.0}}} and done.seconds > 0
-    assert done.problems == ["evaluation on first: KeyError: 'area'"]
-    assert "evaluation on first failed: KeyError: 'area'" in caplog.text
-    monkeypatch.setattr(Trainer, "test", lambda *_: sys.exit(1))
-    with pytest.raises(SystemExit):
-        evaluate_each(cfg, torch.nn.Identity())
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_a_test_set_that_fails_leaves_the_model_as_it_was(cfg, monkeypatch, training):
-    """Detectron2 refuses to train a model in eval mode, and puts it back only after what does not fail."""
-    model = torch.nn.BatchNorm2d(3).train(training)
-    monkeypatch.setattr(Trainer, "test", lambda _, model: model.eval().missing)
-    assert len(evaluate_each(cfg, model).problems) == 2 and model.training is training
-
-
-def test_in_several_processes_a_failure_ends_them_all(cfg, monkeypatch):
-    """The others wait for this one in the middle of the evaluation."""
-    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(Trainer, "test", lambda *_: {}["area"])
-    with pytest.raises(KeyError):
-        evaluate_each(cfg, torch.nn.Identity())
 
 
 @pytest.mark.parametrize(("iteration", "main", "kept"), [(5, True, True), (4, True, False), (5, False, False)])

@@ -14,6 +14,7 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from noise import noise
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -41,10 +42,6 @@ def encoders():
                 nn.init.uniform_(m.weight, 0.5, 1.5)
                 nn.init.normal_(m.bias, 0, 0.1)
     return built
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def config(request, name, **keys):

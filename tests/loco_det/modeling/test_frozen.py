@@ -15,6 +15,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from noise import noise
 from torch import nn
 
 from loco_det.config import add_loco_config
@@ -33,10 +34,6 @@ def randomize(module, seed=0):
                                       (m.running_var, 0.5, 1.5)):  # fmt: skip
                 buffer.uniform_(low, high, generator=generator)
     return module
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small_resnet(norm="FrozenBN", freeze_at=5):

@@ -2,10 +2,10 @@
 
 import pickle
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from checkout import ROOT
 from detectron2.config import get_cfg
 from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
 from detectron2.modeling import build_model, build_roi_heads
@@ -15,8 +15,6 @@ from torch import nn
 import loco_det.modeling.roi_heads  # noqa: F401, registers them
 from loco_det.config import add_loco_config
 from loco_det.engine.checkpoint import GuardedCheckpointer
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def heads(name="Res5ROIHeadsExtraNorm", norm="naiveSyncBN"):

@@ -15,10 +15,11 @@ import yaml
 from PIL import Image
 
 from loco_det.report import page as report
+from loco_det.report import pictures
 from loco_det.report.page import write_report
 from loco_det.report.runs import table_text
 from loco_det.runs.find import find_runs
-from loco_det.runs.folder import read_run
+from loco_det.runs.folder import is_finished, read_run
 
 
 class Page(HTMLParser):
@@ -90,12 +91,12 @@ def test_page_stays_small(tmp_path, detection, monkeypatch):
     for i in range(4):
         Image.fromarray(rng.integers(0, 256, (300, 900, 3), dtype=np.uint8)).save(folder / f"noise{i}.png")
     (folder / "torn.png").write_bytes(b"\x89PNG\r\n")
-    monkeypatch.setattr(report, "PICTURE_BYTES", 600_000)
+    monkeypatch.setattr(pictures, "PICTURE_BYTES", 600_000)
     page = Page(write_report(find_runs(tmp_path), tmp_path / "report.html"))
     shown = {alt: image.size for alt, image in page.images().items() if "noise" in alt}
     assert len(shown) == 4 and set(shown.values()) == {(450, 150)}
     assert "1 more pictures" in page.text  # the torn one
-    monkeypatch.setattr(report, "PICTURE_BYTES", 250_000)
+    monkeypatch.setattr(pictures, "PICTURE_BYTES", 250_000)
     page = Page(write_report(find_runs(tmp_path), tmp_path / "report.html"))
     assert 0 < sum("noise" in alt for alt in page.images()) < 4
 
@@ -156,7 +157,7 @@ def test_missing_and_damaged_runs_are_shown_beside_others(tmp_path, detection):
         assert text in page.text, text
     lines = (tmp_path / "report.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("| ")]
-    assert ["missing" in line for line in table[2:6]] == [True, False, False, False] and " 12.3 " in table[4]
+    assert ["missing" in line for line in table[1:5]] == [True, False, False, False] and " 12.3 " in table[3]
 
 
 def with_analysis(folder, name="demo_val"):
@@ -181,11 +182,27 @@ def test_analyses_are_compared(tmp_path, detection):
     assert "AP by class, demo_val" in page.text and "tram|<b>" in page.text and "finetune: mask AP" in page.text
     text = (tmp_path / "report.md").read_text()
     row = next(line for line in text.splitlines() if "tram" in line)
-    assert row.startswith("| tram\\|&lt;b&gt; |") and row.endswith("|       3 |            12.5 |              12.5 |")
+    assert row.startswith("| tram\\|&lt;b&gt; |") and [cell.strip() for cell in row.split(" | ")][1:] == [
+        "3",
+        "12.5",
+        "12.5 |",
+    ]
     (detection[0] / "analysis.json").write_text("[]")  # torn or foreign: the page does without
     (detection[0] / "analysis.png").write_bytes(b"")
     page = Page(write_report(find_runs(detection), tmp_path / "report.html"))
     assert sum(alt.startswith("Analysis of") for alt in page.images()) == 1
+
+
+def test_a_run_of_a_later_version_is_shown_as_such(tmp_path, detection):
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "results.json").write_text(json.dumps({"kind": "detection", "version": 99, "results": 3}))
+    runs = find_runs([tmp_path / "later", detection[0]])
+    assert (
+        runs[0].state == "of a later version"
+        and "later: of a later version." in Page(write_report(runs, tmp_path / "report.html")).text
+    )
+    with pytest.raises(ValueError, match="version 99"):
+        is_finished(tmp_path / "later")  # or whoever asks would train it anew
 
 
 def test_numbers_sort_by_value(tmp_path, detection):
@@ -210,7 +227,7 @@ def test_readouts(tmp_path, readouts):
     assert all(text in page.text for text in texts) and "damaged" not in page.text and "Detection" not in page.text
     assert [picture.size for picture in page.images().values()] == [(1170, 900)]
     assert (
-        "| 50.50 |" in (tmp_path / "report.md").read_text()
+        "  50.50 |" in (tmp_path / "report.md").read_text()
         and "## Detection" not in (tmp_path / "report.md").read_text()
     )
 
@@ -248,6 +265,26 @@ def test_hostile_names_are_data_in_page_markdown_and_tables(tmp_path, training_l
     assert max(map(len, table_text(runs).splitlines())) < 600
     for text in (page.read_text(), markdown, table_text(runs)):
         assert not [c for c in text if unicodedata.category(c) in ("Cc", "Cf") and c != "\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a & <b> \"c\" 'd'", "a & <b> \"c\" 'd'"), ("&lt;&amp;", "&lt;&amp;"), ("x\ny\x1b\u202e", "x\\ny\\x1b\\u202e"),
+     ("\udcff", "\\udcff"), ("{{ title }}", "{{ title }}"), ("</title>", "</title>")],
+)  # fmt: skip
+def test_names_are_escaped_once(tmp_path, training_line, write_lines, text, shown):
+    """In the title, in tables, captions, attributes and sentences."""
+    write_lines(tmp_path / "metrics.json", [training_line(i) for i in (19, 39)])
+    run = read_run(tmp_path)
+    run.name, run.command, run.config_text = text, f"{text}\t2", f"1\n{text}"
+    run.kind, run.config = "detection", {"DATASETS": {"TEST": [text]}, "MODEL": {"WEIGHTS": text}}
+    (tmp_path / "page.html").write_text(report.render([run]), encoding="utf-8")
+    page = Page(tmp_path / "page.html")
+    assert f"Report: {shown}\n" in page.text and page.text.count(shown) >= 6
+    ends = "the total loss ends at 2 at iteration 40."
+    assert list(page.images()) == [f"Losses of {shown} by iteration; {ends}"]
+    kept = shown.replace("\\n", "\n")  # in the command and the config lines stay lines
+    assert f"{kept}\t2" in page.text and f"1\n{kept}" in page.text
 
 
 def test_a_run_with_problems_is_not_done(tmp_path, detection):

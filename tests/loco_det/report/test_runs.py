@@ -9,10 +9,12 @@ from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
 from loco_det.report.page import write_report
-from loco_det.report.runs import seeds_text, table_text
+from loco_det.report.runs import table_text
+from loco_det.report.seeds import seeds_text
 from loco_det.runs.find import find_runs
 from loco_det.runs.folder import read_run
-from loco_det.runs.published import CONFIGS
+from pretrain.files.results import Published
+from pretrain.files.shipped_configs import CONFIGS
 
 
 def cells(line):
@@ -122,12 +124,12 @@ def test_results_of_earlier_versions_are_compared_by_their_config(tmp_path):
     weights = {"weights": "a.pkl", "weights_metadata": {"source": "resnet50.pth", "sha256": "0676ba61" + "0" * 56}}
     write_aps(tmp_path / "a", 33.0, 50.0, 31.0, 50.0, published=row, iteration=90000, **weights)
     (tmp_path / "a" / "config.yaml").write_text(cfg.dump())
-    assert read_run(tmp_path / "a").published == {**row, "differences": []}
+    assert read_run(tmp_path / "a").published == Published(**row, differences=[])
     cfg.SOLVER.MAX_ITER = 4
     (tmp_path / "a" / "config.yaml").write_text(cfg.dump())
-    assert read_run(tmp_path / "a").published["differences"] == ["schedule (4 iterations, the row has 90000)"]
+    assert read_run(tmp_path / "a").published.differences == ["schedule (4 iterations, the row has 90000)"]
     (tmp_path / "a" / "config.yaml").write_text("MODEL: []")
-    assert read_run(tmp_path / "a").published["differences"]
+    assert read_run(tmp_path / "a").published.differences
 
 
 def test_seeds_in_the_names_of_runs_beside_the_published_mean(tmp_path):

@@ -7,8 +7,9 @@ import yaml
 from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
-from loco_det.runs.published import CONFIGS, differences, published_row, row_config
+from loco_det.runs.published import differences, published_row, row_config
 from pretrain.config import get_cfg as get_pretraining_cfg
+from pretrain.files.shipped_configs import CONFIGS
 
 SUPERVISED = "detection/coco_frozen/resnet50_supervised"
 RANDOM = "detection/coco_1k_finetune/resnet50_random"

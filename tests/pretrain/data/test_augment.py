@@ -11,7 +11,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from pretrain.config import get_cfg
-from pretrain.data.augment import DeviceAugment, SimCLRView, _blur, _gray, save_views
+from pretrain.data.augment import SimCLRView, _blur, _gray, save_views
+from pretrain.data.device_augment import DeviceAugment
 
 OFF = {"JITTER_PROB": 0.0, "GRAYSCALE_PROB": 0.0, "BLUR_PROB": [0.0, 0.0], "CROP_AREA": [1.0, 1.0]}
 KINDS = ["brightness", "contrast", "saturation", "hue"]  # in the order of INPUT.JITTER

@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from pretrain.config import get_cfg
 from pretrain.data.loader import StreamSampler, TwoViews, build_loader
-from pretrain.files.images import list_images, read_image
+from pretrain.files.image_folders import list_images
+from pretrain.files.images import read_image
 
 
 @pytest.fixture

@@ -10,15 +10,8 @@ import torchvision
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from pretrain.encoders import (
-    ENCODERS,
-    RESNETS,
-    STAGE_NAMES,
-    ResNetEncoder,
-    StageEncoder,
-    build_encoder,
-    check_encoder,
-)
+from pretrain.encoders import ENCODERS, RESNETS, STAGE_NAMES, ResNetEncoder, StageEncoder, build_encoder
+from pretrain.encoders.base import check_encoder
 
 GFLOPS = {  # multiply-adds at 224 x 224 with a 1000-class layer on top: torchvision's documentation, and the papers
     "resnet18": 1.814,

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from noise import noise
 from torch import nn
 
 from pretrain.encoders import build_encoder
@@ -26,10 +27,6 @@ def shapes(draw, depths=tuple(BLOCKS), numbers=NUMBERS):
 def on_meta(name):
     with torch.device("meta"):
         return build_encoder(name)
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

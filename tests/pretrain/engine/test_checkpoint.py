@@ -10,8 +10,8 @@ from pretrain.config import get_cfg
 from pretrain.engine.checkpoint import FREE, AtomicCheckpointer
 from pretrain.files.atomic import remove_leftovers
 from pretrain.files.checkpoints import items_of
-from pretrain.files.images import names_digest
-from pretrain.learner import build_learner
+from pretrain.files.image_folders import names_digest
+from pretrain.learning.build import build_learner
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(make, tmp_path, caplog, d
         assert resumed.resume() == 3
     assert torch.equal(resumed.model.weight, torch.full((100, 100), 3.0))
     (warning,) = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
-    assert f"damaged, or no checkpoint of ours: {newest.name} (" in warning
+    assert f"damaged, or not written by this project: {newest.name} (" in warning
     (tmp_path / "model_0000003.pth").write_bytes(b"")
     assert make().resume() == 1
     (tmp_path / "model_0000001.pth").write_bytes(b"")
@@ -203,7 +203,7 @@ def test_a_checkpoint_with_other_weights_is_refused_in_a_line(tmp_path):
     name = next(iter(good["model"]))
     for change in ({"model": []}, {"model": {}}, {"model": good["model"] | {name: torch.ones(1)}}, {"iteration": None}):
         torch.save(good | change, tmp_path / "model_final.pth")
-        with pytest.raises(ValueError, match=r"model_final\.pth is none of this run \(.*\): start anew") as error:
+        with pytest.raises(ValueError, match=r"model_final\.pth is not of this run \(.*\): start anew") as error:
             checkpointer.resume()
         assert "\n" not in str(error.value)
 

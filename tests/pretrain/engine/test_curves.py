@@ -16,7 +16,7 @@ from PIL import Image
 from pretrain.config import get_cfg
 from pretrain.engine import curves
 from pretrain.engine.curves import LossPlot, draw_losses
-from pretrain.files.metrics import read_metrics, series
+from pretrain.files.metrics import Metrics
 
 
 def step(iteration, **losses):
@@ -86,12 +86,12 @@ def test_resumed_runs_show_one_curve(tmp_path):
     """Stopped after 80, resumed from 40: the later lines win, and those beyond are dropped until they come again."""
     before = [step(19, res5=5.0), step(39, res5=4.0), {"iteration": 29, "knn/res5-top1": 20.0}, step(59, res5=3.0),
               {"iteration": 49, "knn/res5-top1": 30.0}, step(79, res5=2.0), '{"iteration": 99, "loss_r']  # fmt: skip
-    metrics = read_metrics(write(tmp_path / "metrics.json", [*before, step(59, res5=3.5)]))
-    assert [entry["iteration"] for entry in metrics] == [19, 29, 39, 49, 59]
-    assert series(metrics, r"loss_(.+)")["res5"].tolist() == [[20, 40, 60], [5.0, 4.0, 3.5]]
-    assert series(metrics, r"knn/(.+)-top1")["res5"].tolist() == [[30, 50], [20.0, 30.0]]
-    anew = read_metrics(write(tmp_path / "metrics.json", [*before, step(19, res5=6.0)]))
-    assert [entry["iteration"] for entry in anew] == [19]
+    metrics = Metrics.read(write(tmp_path / "metrics.json", [*before, step(59, res5=3.5)]))
+    assert [entry["iteration"] for entry in metrics.lines] == [19, 29, 39, 49, 59]
+    assert metrics.matching(r"loss_(.+)")["res5"].tolist() == [[20, 40, 60], [5.0, 4.0, 3.5]]
+    assert metrics.matching(r"knn/(.+)-top1")["res5"].tolist() == [[30, 50], [20.0, 30.0]]
+    anew = Metrics.read(write(tmp_path / "metrics.json", [*before, step(19, res5=6.0)]))
+    assert [entry["iteration"] for entry in anew.lines] == [19]
 
 
 def test_values_that_are_not_finite_are_left_out(panels):
@@ -110,10 +110,10 @@ LINES = (ENTRIES | VALUES).map(json.dumps)
 def test_any_file_can_be_read(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("any") / "metrics.json"
     path.write_text("\n".join(lines), errors="replace")
-    metrics = read_metrics(path)
-    iterations = [int(entry["iteration"]) for entry in metrics]
+    metrics = Metrics.read(path)
+    iterations = [int(entry["iteration"]) for entry in metrics.lines]
     assert iterations == sorted(set(iterations))
-    for x, y in series(metrics, r"loss_(.+)").values():
+    for x, y in metrics.matching(r"loss_(.+)").values():
         assert len(x) and np.isfinite([x, y]).all()
 
 

@@ -123,7 +123,7 @@ def test_a_run_goes_on_in_the_type_that_it_began_with(on, said, tmp_path, begun)
     assert with_precision(config(tmp_path, "auto"), resume=True).SOLVER.AMP.ENABLED is begun
     type_ = "bfloat16" if begun else "float32"
     first, *warnings = said()
-    assert first == ("INFO", f"SOLVER.AMP.ENABLED auto: {type_}, because the run began so")
+    assert first == ("INFO", f"SOLVER.AMP.ENABLED auto: {type_}, because the run began with it")
     assert [level for level, _ in warnings] == ["WARNING"] * begun
     assert with_precision(config(tmp_path, "auto")).SOLVER.AMP.ENABLED is not begun  # started anew
 

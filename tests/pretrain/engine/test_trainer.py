@@ -6,9 +6,9 @@ import os
 import signal
 import time
 
-import numpy as np
 import pytest
 import torch
+from noise import write_noise_images
 from PIL import Image
 
 from pretrain.config import check, get_cfg
@@ -17,18 +17,14 @@ from pretrain.engine.checkpoint import FREE
 from pretrain.engine.estimate import TimeEstimate
 from pretrain.engine.trainer import FEATURES_OF_IMAGE, Trainer
 from pretrain.files.checkpoints import items_of, write_config
-from pretrain.files.metrics import read_metrics
-from pretrain.learner import build_learner
+from pretrain.files.metrics import Metrics
+from pretrain.learning.build import build_learner
 from pretrain.readout.knn import knn_evaluator
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return folder
+    return write_noise_images(tmp_path_factory.mktemp("images"), 8)
 
 
 def config(images, out, **keys):
@@ -180,14 +176,14 @@ def test_knn_and_the_picture_of_losses(images, labelled, reference, tmp_path):
     out = tmp_path / "out"
     keys = {"KNN.TRAIN": str(labelled), "KNN.PERIOD": 0.5, "SOLVER.LOG_PERIOD": 1}
     assert torch.equal(train(config(images, out, **keys)), reference[0])  # looking on changes nothing
-    rows = read_metrics(out / "metrics.json")
+    rows = Metrics.read(out / "metrics.json").lines
     for stage in ("res2", "res3", "res4", "res5"):
         assert 0 <= rows[0][f"knn/{stage}-top1"] <= 100
     assert [(row["iteration"], "knn/res5-top1" in row, "total_loss" in row) for row in rows] == [(0, 1, 1), (1, 1, 1)]
     assert min(Image.open(out / "losses.png").size) > 300
     with pytest.raises(FileNotFoundError, match="nowhere"):
         make_trainer(config(images, out, **{"KNN.TRAIN": "/nowhere"}))
-    with pytest.raises(ValueError, match="KNN.TRAIN asks for kNN: hand knn_evaluator"):
+    with pytest.raises(ValueError, match="KNN.TRAIN is set: pass knn_evaluator"):
         Trainer(config(images, out, **keys))
 
 

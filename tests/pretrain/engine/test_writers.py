@@ -10,7 +10,7 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 from pretrain.engine.writers import LinesFirst, MetricPrinter, MetricsWriter, TensorboardWriter
-from pretrain.files.metrics import read_metrics
+from pretrain.files.metrics import Metrics
 
 
 @pytest.mark.parametrize("writer", [MetricsWriter])
@@ -83,7 +83,7 @@ def test_what_is_found_after_an_iterations_line_has_one_of_its_own(tmp_path):
         ["iteration", "lr", "total_loss"], ["iteration", "knn/res5-top1"],
         ["iteration", "lr", "total_loss"], ["iteration", "knn/res5-top1"], ["iteration", "late"],
     ]  # fmt: skip
-    assert [(row["iteration"], row["total_loss"], row["knn/res5-top1"]) for row in read_metrics(path)] == [
+    assert [(row["iteration"], row["total_loss"], row["knn/res5-top1"]) for row in Metrics.read(path).lines] == [
         (0, 1.0, 50.0), (1, 2.0, 51.0),
     ]  # fmt: skip
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -48,7 +48,7 @@ def refusal(path, content):
 
 
 MEMBERS = {"moco/README.md": b"hello", "moco/m.pth": torch_bytes()}
-UNPACK = "no checkpoint but a {} archive with 'moco/m.pth' in it: unpack it first, and name the checkpoint"
+UNPACK = "not a checkpoint but a {} archive with 'moco/m.pth' in it: unpack it first, and name the checkpoint"
 
 
 @pytest.mark.parametrize("name", ["drive.zip", "m.pth"])  # told by content
@@ -72,13 +72,13 @@ def test_an_archive_names_the_checkpoint_in_it(tmp_path, kind, content, name):
 )
 def test_an_archive_that_python_cannot_list(tmp_path, kind, magic):
     line = refusal(tmp_path / "m.pth", magic + bytes(50))
-    assert line == f"no checkpoint but a {kind} archive: unpack it first, and name the checkpoint in it"
+    assert line == f"not a checkpoint but a {kind} archive: unpack it first, and name the checkpoint in it"
 
 
 def test_a_compressed_file_is_no_archive(tmp_path):
     for opener, kind in ((gzip, "gzip"), (bz2, "bzip2"), (lzma, "xz")):
         line = refusal(tmp_path / "m.pth.gz", opener.compress(torch_bytes()))
-        assert line == f"no checkpoint but a {kind}-compressed file: unpack it first, and name 'm.pth'"
+        assert line == f"not a checkpoint but a {kind}-compressed file: unpack it first, and name 'm.pth'"
 
 
 def test_a_few_names_only_and_not_those_that_macos_adds(tmp_path):
@@ -87,7 +87,7 @@ def test_a_few_names_only_and_not_those_that_macos_adds(tmp_path):
     assert "with '0.ckpt', '1.ckpt', '2.ckpt' and 2 more in it" in line
     line = refusal(tmp_path / "a.zip", zipped({"a.txt": b"", "b.jpg": b""}))
     assert "none of its files has a checkpoint's name ('a.txt', 'b.jpg')" in line
-    assert refusal(tmp_path / "a.zip", zipped({})) == "no checkpoint but an empty zip archive"
+    assert refusal(tmp_path / "a.zip", zipped({})) == "not a checkpoint but an empty zip archive"
     line = refusal(tmp_path / "a.zip", zipped({"\x1b[31m" + "x" * 900 + "\nevil.pth": b""}))
     assert line.isprintable() and len(line) < 300
 
@@ -133,8 +133,8 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     ("content", "line"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "not the checkpoint but Git LFS's"),
-        (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "a web page, no checkpoint"),
-        (b"\n <html>" + bytes(60), "a web page, no checkpoint"),
+        (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning", "a web page, not a checkpoint"),
+        (b"\n <html>" + bytes(60), "a web page, not a checkpoint"),
         (b"\x89HDF\r\n\x1a\n" + bytes(60), "an HDF5 file"),
     ],
 )

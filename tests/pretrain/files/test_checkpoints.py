@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from fvcore.common.config import CfgNode as CN
+from pickles import Calls
 
 from pretrain.files.checkpoints import (
     checkpoint_names,
@@ -52,16 +53,6 @@ def test_last_checkpoint_leads_nowhere_else(tmp_path, last):
     assert newest_readable(folder)[0] == str(folder / "model_0000003.pth")
 
 
-class Runs:
-    """What a pickle makes of this writes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
 def flip(path):
     data = bytearray(path.read_bytes())
     data[data.index(torch.full((4,), 3.0).numpy().tobytes())] ^= 64
@@ -72,8 +63,10 @@ DAMAGE = {
     "flipped": flip,
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-200]),
     "empty": lambda path: path.write_bytes(b""),
-    "a pickle": lambda path: path.write_bytes(pickle.dumps({"iteration": 9, "a": Runs(path.with_name("ran"))})),
-    "a torch file that runs code": lambda path: torch.save({"a": Runs(str(path.with_name("ran")))}, path),
+    "a pickle": lambda path: path.write_bytes(
+        pickle.dumps({"iteration": 9, "a": Calls(open, path.with_name("ran"), "w")})
+    ),
+    "a torch file that runs code": lambda path: torch.save({"a": Calls(open, str(path.with_name("ran")), "w")}, path),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
     "gone": lambda path: path.unlink(),
     "a tensor": lambda path: torch.save(torch.ones(3), path),
@@ -90,7 +83,7 @@ def test_the_newest_that_is_whole(tmp_path, caplog, damage):
         path, content = newest_readable(tmp_path, lambda content: content["iteration"])
     assert path == str(tmp_path / "model_0000003.pth") and content["iteration"] == 3
     (line,) = [r.getMessage() for r in caplog.records]
-    assert line.startswith(f"{tmp_path}: damaged, or no checkpoint of ours: model_0000005.pth (")
+    assert line.startswith(f"{tmp_path}: damaged, or not written by this project: model_0000005.pth (")
     assert line.endswith("; going on with model_0000003.pth") and len(line.splitlines()) == 1
     assert not (tmp_path / "ran").exists()
     caplog.clear()

@@ -17,7 +17,8 @@ from loco_det.engine.predict import _records, find_images
 from pretrain.config import get_cfg
 from pretrain.data.loader import build_loader
 from pretrain.files import images
-from pretrain.files.images import UNREADABLE, image_info, list_classes, list_images, read_image
+from pretrain.files.image_folders import list_classes, list_images
+from pretrain.files.images import UNREADABLE, image_info, read_image
 from pretrain.readout.labelled import CentralCrops, central_crop, list_labelled
 from pretrain.readout.streams import RandomCrops
 
@@ -172,7 +173,7 @@ def test_no_image_is_given_to_another_program(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # forget what was found before
     for read in (read_image, image_info):
-        with pytest.raises(ValueError, match="a.jpg: no image"):
+        with pytest.raises(ValueError, match="a.jpg: not an image"):
             read(path)
     assert not marker.exists()
 
@@ -228,7 +229,7 @@ def test_a_pipe_is_not_waited_for(messy):
     os.mkfifo(messy / "cat" / "3.jpg")
     assert list_images(messy) == [str(messy / name) for name in GOOD]
     for read in (read_image, image_info):
-        with pytest.raises(ValueError, match="3.jpg: no file, but a folder, a pipe or a device"):
+        with pytest.raises(ValueError, match="3.jpg: not a file but a folder, a pipe or a device"):
             read(messy / "cat" / "3.jpg")
 
 

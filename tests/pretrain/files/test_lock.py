@@ -30,7 +30,7 @@ def holder(tmp_path):
 
 def test_the_second_is_refused_until_the_first_is_killed(tmp_path, holder):
     (tmp_path / ".model_final.12345678.tmp.pth").write_text("what the first one is writing")
-    with pytest.raises(ValueError, match=rf"another run \(process {holder.pid} on \S+, since .*\) is at work") as error:
+    with pytest.raises(ValueError, match=rf"another run \(process {holder.pid} on \S+, since .*\) uses this") as error:
         lock_folder(tmp_path)
     assert len(str(error.value).splitlines()) == 1 and len(list(tmp_path.iterdir())) == 2
     holder.send_signal(signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_a_child_does_not_keep_it(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"process": "x"}'])
 def test_an_owner_that_is_not_known(tmp_path, holder, text):
     (tmp_path / ".lock").write_text(text)
-    with pytest.raises(ValueError, match=": another run is at work in this folder: wait for its end, or name another"):
+    with pytest.raises(ValueError, match=": another run uses this folder: wait until it ends, or set another"):
         lock_folder(tmp_path)
 
 

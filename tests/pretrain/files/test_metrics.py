@@ -6,7 +6,7 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 from pretrain.engine.writers import MetricsWriter
-from pretrain.files.metrics import read_metrics, series, training_seconds
+from pretrain.files.metrics import Metrics
 
 
 def log(path, *iterations, **scalars):
@@ -26,7 +26,7 @@ def test_half_a_line_does_not_swallow_the_next(tmp_path, cut):
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     log(path, 2, 3)
-    assert [entry["iteration"] for entry in read_metrics(path)] == [0, 1, 2, 3]
+    assert [entry["iteration"] for entry in Metrics.read(path).lines] == [0, 1, 2, 3]
     assert path.read_bytes().startswith(whole[:-cut] + b"\n")  # nothing that was there is lost
 
 
@@ -38,7 +38,7 @@ def test_a_whole_file_gets_no_empty_line(tmp_path):
 
 def lines(tmp_path, *entries):
     (tmp_path / "metrics.json").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
-    return read_metrics(tmp_path / "metrics.json")
+    return Metrics.read(tmp_path / "metrics.json").lines
 
 
 @pytest.mark.parametrize("step", ["lr", "data_time"])
@@ -54,10 +54,11 @@ def test_lines_that_are_none(tmp_path):
         b'\xff\xfe{"iteration": 1}\n[3]\n"a"\nnull\n{"iteration": "x"}\n{"iteration": 1e999}\n{"a": 1}\n'
         + b"[" * 100_000 + b'\n{"iteration": 2, "lr": NaN, "x": 1}\n'
     )  # fmt: skip
-    metrics = read_metrics(tmp_path / "metrics.json")
-    assert [m["iteration"] for m in metrics] == [2]
-    assert series(metrics, "(.+)").keys() == {"iteration", "x"} and read_metrics(tmp_path / "gone") == []
-    assert series([{"iteration": 0, "x": 10**400}, {"iteration": 1, "x": 1}], "(x)")["x"].tolist() == [[2], [1]]
+    metrics = Metrics.read(tmp_path / "metrics.json")
+    assert [m["iteration"] for m in metrics.lines] == [2]
+    assert metrics.matching("(.+)").keys() == {"iteration", "x"} and Metrics.read(tmp_path / "gone").lines == []
+    huge = Metrics([{"iteration": 0, "x": 10**400}, {"iteration": 1, "x": 1}])
+    assert huge.matching("(x)")["x"].tolist() == [[2], [1]]
 
 
 def test_only_numbers_are_metrics(tmp_path):
@@ -66,13 +67,14 @@ def test_only_numbers_are_metrics(tmp_path):
     lines += [f'{{"iteration": 4, "lr": 1{"0" * 400}, "loss_a": NaN, "time": 1e308}}', "[1]", '{"iteration": "5"}']
     lines += ['{"iteration": -1, "lr": 1}', f'{{"iteration": {10**30}, "lr": 1}}', '{"iteration": Infinity, "lr": 1}']
     path.write_text("\n".join(lines))
-    found = read_metrics(path)
+    metrics = Metrics.read(path)
+    found = metrics.lines
     assert found[0] == {"iteration": 3, "lr": 0.1} and [sorted(entry) for entry in found[1:]] == [
         ["iteration", "loss_a", "time"]
     ]
-    assert training_seconds(found) is None and series(found, "(loss_a)") == {}
+    assert metrics.seconds is None and metrics.matching("(loss_a)") == {}
 
 
 def test_seconds_of_a_training():
     times = [{"iteration": 9, "time": 2.0}, {"iteration": 19, "time": 1.0}, {"iteration": 19, "lr": 1.0}]
-    assert training_seconds(times) == 30 and training_seconds([]) is None
+    assert Metrics(times).seconds == 30 and Metrics().seconds is None

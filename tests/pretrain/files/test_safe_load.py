@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from checkout import ROOT
+from pickles import Calls, torch_bytes
 
 from pretrain.files import safe_load, stand_ins
 from pretrain.files.safe_load import read
 from pretrain.files.stand_ins import PickledArray
-
-ROOT = Path(__file__).parents[3]
 
 
 def weights():
@@ -52,12 +52,6 @@ def arrays():
 
 def dumped(protocol, change=lambda array: array):
     return pickle.dumps({name: change(array) for name, array in arrays().items()}, protocol=protocol)
-
-
-def torch_bytes(content, **options):
-    file = io.BytesIO()
-    torch.save(content, file, **options)
-    return file.getvalue()
 
 
 def npz(save):
@@ -200,16 +194,6 @@ def test_what_training_saves_beside_the_weights_does_not_stop_reading(put, kind,
             assert bits(read(put(core))["w"]) == bits(w)
 
 
-class Calls:
-    """Calls a function when a careless program unpickles it."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
 def hostile(trap):
     """Objects that make the file ``trap`` when they are unpickled without care, by what they do it with."""
     code = f"open({str(trap)!r}, 'w').close()"
@@ -325,7 +309,7 @@ BOMBS = {
 }
 _CHILD = """
 import resource, sys
-from pretrain.engine.safe_load import read
+from pretrain.files.safe_load import read
 base = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (base + (1 << 30), base + (1 << 30)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -539,7 +523,7 @@ def test_files_that_are_none(put, tmp_path):
     assert "pickle_protocol" in refusal(put(torch_bytes(weights(), pickle_protocol=4)))
     assert bits(read(put(torch_bytes(weights(), pickle_protocol=4)), unsafe=True)["conv"]) == bits(weights()["conv"])
     refused = refusal(put(pickle.dumps({"net": torch.nn.ReLU}, protocol=0)))
-    assert "more than tensors (test_safe_load.Calls" not in refused
+    assert "more than tensors (pickles.Calls" not in refused
 
 
 def script():

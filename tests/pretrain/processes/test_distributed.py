@@ -1,20 +1,17 @@
 """Two processes: mean gradients whatever the order in which reductions finish, the same weights, a common end."""
 
-import os
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from child_processes import run_two_ranks
+from noise import write_noise_images
 
 # Run by each of two processes with its rank and a folder; `results` are what the tests look at.
 ONE_RANK = """
 import os, signal, sys, torch
 from pretrain.config import get_cfg
-from pretrain.distributed import GradientReducer, worst_of_processes
-from pretrain.trainer import Trainer
+from pretrain.processes.distributed import GradientReducer, worst_of_processes
+from pretrain.engine.trainer import Trainer
+from pretrain.readout.knn import knn_evaluator
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 results = {}
@@ -48,7 +45,7 @@ def trainer(name, resume=False):
         "MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 16, "SOLVER.IMS_PER_BATCH", 8,
         "SOLVER.EPOCHS", 4.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0, "MODEL.NOISE", 0.1])
     torch.manual_seed(rank)  # process 0's weights count
-    return Trainer(cfg, resume, knn_evaluator(cfg))
+    return Trainer(cfg, resume)
 
 t = trainer("whole")
 t.train()
@@ -98,19 +95,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(folder, request):
+def results(folder):
     """What the two processes have found."""
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / "images" / f"{i}.png")
-    root = request.config.rootpath
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(folder)] for rank in (0, 1)]
-    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
-    for process in processes:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error
+    write_noise_images(folder / "images", 8)
+    run_two_ranks(ONE_RANK, folder, OMP_NUM_THREADS="1")
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -13,7 +13,7 @@ from pretrain.processes.lifetime import is_running, tied_to_this_process
 # Starts a child, which says its id, and "ready" when it is bound to end with this process.
 PARENT = """
 import multiprocessing, os, subprocess, sys, time
-from pretrain.engine import lifetime
+from pretrain.processes import lifetime
 def child(parent=None):
     os.write(1, f"{{os.getpid()}}\\n".encode())
     {before}

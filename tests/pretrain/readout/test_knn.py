@@ -3,15 +3,13 @@
 import copy
 import logging
 import math
-import os
 import random
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from child_processes import run_two_ranks
 from detectron2.evaluation.testing import flatten_results_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -207,16 +205,10 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_processes_equal_one(write_images, tmp_path, request):
+def test_two_processes_equal_one(write_images, tmp_path):
     train = write_images(tmp_path / "train", 3, 9)  # 7 batches: the second process has one less
     (train / "class2" / "4.png").write_bytes(b"")
-    root = request.config.rootpath
-    commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(tmp_path), str(train)] for rank in (0, 1)]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
-    for process in processes:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
+    run_two_ranks(ONE_RANK, tmp_path, train)
     ((one, readable), accuracies), ((two, readable2), accuracies2) = torch.load(tmp_path / "0.pt")
     assert readable.tolist() == readable2.tolist() == [i for i in range(27) if i != 22]
     assert list(two) == ["res2", "res3", "res4", "res5"] and all(torch.equal(one[name], two[name]) for name in one)

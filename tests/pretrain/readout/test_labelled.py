@@ -62,7 +62,7 @@ def test_errors_say_what_is_wrong(config, write_images, tmp_path):
         (tmp_path / "nowhere", "", FileNotFoundError, "nowhere: no such folder of labelled images"),
         (tmp_path / "flat", "", FileNotFoundError, "flat: no sub-folders; labelled images lie in one sub-folder for"),
         (tmp_path / "hollow", "", FileNotFoundError, "hollow/cat: no images"),
-        (write_images(tmp_path / "one", 1, 2), "", ValueError, "one: one class only, class0"),
+        (write_images(tmp_path / "one", 1, 2), "", ValueError, "one: only one class, class0"),
         (train, tmp_path / "nowhere", FileNotFoundError, "no such folder"),
         (train, write_images(tmp_path / "more", 4, 1), ValueError,
          "more: 2 classes that the training folder does not have: class2, class3$"),

@@ -72,12 +72,12 @@ def test_each_is_what_it_is_alone(folders, pooled, probe_config, tmp_path, float
 def test_a_sweep_is_its_single_runs(folders, pooled, probe_config, tmp_path, cached):
     keys = {"FEATURES.CACHED": cached, "SOLVER.MOMENTUM": 0.9}
     sweep = LinearProbe(probe_config(folders, tmp_path / "all", **keys), pooled, WEIGHTS)
-    found = sweep.train()["linear"]
+    found = sweep.train().linear
     for i, (rate, name) in enumerate([(10.0, "10"), (1.0, "1")]):
         cfg = probe_config(folders, tmp_path / name, **{**keys, "SOLVER.BASE_LR": [rate]})
         pooled.stages = ["res3"]
         single = LinearProbe(cfg, pooled, WEIGHTS)
-        assert single.train()["linear"]["res3"]["top1"] == found["res3"]["sweep"][name]["top1"]
+        assert single.train().linear["res3"].top1 == found["res3"].sweep[name]["top1"]
         head, same = sweep.classifiers.heads["res3"][i], single.classifiers.heads["res3"][0]
         torch.testing.assert_close(head.weight, same.weight, rtol=1e-5, atol=1e-6)
         pooled.stages = []

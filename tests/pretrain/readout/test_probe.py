@@ -1,19 +1,19 @@
 """The linear readout: what its keys change, resuming, divergence, several processes, results and the picture."""
 
 import copy
-import json
 import logging
 import math
-import os
-import subprocess
-import sys
 
 import matplotlib.image
 import pytest
 import torch
+from checkout import ROOT
+from child_processes import run_two_ranks
+from run_files import metrics
 
 from pretrain.files.checkpoints import items_of
-from pretrain.files.metrics import read_metrics, series
+from pretrain.files.metrics import Metrics
+from pretrain.files.results import LinearResults, LinearStage
 from pretrain.readout import checkpoint, probe, results
 from pretrain.readout.config import get_cfg
 from pretrain.readout.curves import draw_probe
@@ -27,10 +27,6 @@ def run(cfg, pooled, resume=False, weights=WEIGHTS):
     trained = LinearProbe(cfg, pooled, weights, resume)
     found = trained.train()
     return torch.cat([p.detach().flatten() for p in trained.classifiers.parameters()]), found
-
-
-def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
 
 
 @pytest.fixture(autouse=True)
@@ -148,14 +144,14 @@ def test_resumed_runs_end_with_the_same_bits(folders, pooled, probe_config, tmp_
     assert {p.name for p in (tmp_path / "broken").glob("*.pth")} - {"features.pth"} == {"model_0000005.pth"}
     monkeypatch.setattr(LinearProbe, "run_step", step)
     resumed, found = run(cfg, pooled, resume=True)
-    assert torch.equal(resumed, whole) and found["linear"] == expected["linear"]
+    assert torch.equal(resumed, whole) and found.linear == expected.linear
     a, b = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("whole", "broken"))
     assert a["format"] == "loco-det linear readout" and a["iteration"] == b["iteration"] == 11
     for part in ("model", "optimizer", "scheduler"):
         assert str(a[part]) == str(b[part])
     again, once_more = run(cfg, pooled, resume=True)  # a finished run is tested again
-    assert torch.equal(again, whole) and once_more["linear"] == found["linear"]
-    assert once_more["seconds"] > b["stopwatch"]["seconds"] - 0.1  # rounded
+    assert torch.equal(again, whole) and once_more.linear == found.linear
+    assert once_more.seconds > b["stopwatch"]["seconds"] - 0.1  # rounded
 
 
 @pytest.mark.parametrize(
@@ -188,11 +184,11 @@ def test_a_diverged_classifier_does_not_stop_the_others(folders, pooled, probe_c
         weights, found = run(cfg, pooled)
     alone = run(probe_config(folders, tmp_path / "one", **{**keys, "SOLVER.BASE_LR": [1.0]}), pooled)[1]
     for name in ("res2", "res3"):
-        row = found["linear"][name]
-        assert row["lr"] == 1.0 and row["top1"] == alone["linear"][name]["top1"] == row["sweep"]["1"]["top1"]
-        assert row["sweep"]["1e+20"] == {"top1": None, "held_out_top1": None}
+        row = found.linear[name]
+        assert row.lr == 1.0 and row.top1 == alone.linear[name].top1 == row.sweep["1"]["top1"]
+        assert row.sweep["1e+20"] == {"top1": None, "held_out_top1": None}
         assert sum(f"{name}-lr1e+20: the loss is not finite from iteration" in text for text in caplog.messages) == 1
-    assert json.loads((tmp_path / "two/results.json").read_text()) == found
+    assert LinearResults.read(tmp_path / "two/results.json") == found
     cfg = probe_config(folders, tmp_path / "none", **{**keys, "SOLVER.BASE_LR": [1e20, 2e20]})
     with pytest.raises(FloatingPointError, match="all 4 classifiers have diverged at iteration .* SOLVER.BASE_LR"):
         run(cfg, pooled)
@@ -228,9 +224,12 @@ def test_a_stage_whose_classifiers_all_diverge(folders, pooled, probe_config, tm
     pooled.encoder.res3[0].weight.data.fill_(math.nan)
     found = run(probe_config(folders, tmp_path), pooled)[1]
     nothing = {"top1": None, "held_out_top1": None}
-    assert found["linear"]["res3"] == {"top1": None, "top5": None, "lr": None, "held_out_top1": None,
-                                       "sweep": {"10": nothing, "1": nothing}}  # fmt: skip
-    assert found["linear"]["res2"]["top1"] > 0 and "res3   all learning rates have diverged" in results.table(found)
+    assert found.linear["res3"] == LinearStage(sweep={"10": nothing, "1": nothing})
+    written = LinearResults.read(tmp_path / "results.json")
+    assert written == found and written.to_json()["linear"]["res3"]["top5"] is None  # of 6 classes
+    assert found.linear["res2"].top1 > 0
+    line = next(line for line in results.table(found).splitlines() if line.startswith("| res3"))
+    assert line.split() == "| res3 | – | – | all diverged |".split()
 
 
 def test_results_of_a_run(folders, pooled, probe_config, tmp_path, monkeypatch):
@@ -241,22 +240,23 @@ def test_results_of_a_run(folders, pooled, probe_config, tmp_path, monkeypatch):
     monkeypatch.setattr(probe.Stopwatch, "state_dict", lambda self: {"seconds": 12.34})
     keys = {"SOLVER.BASE_LR": [10.0, 1.0, 0.1], "DATASETS.HELD_OUT": 0.25}
     found = run(probe_config(folders, tmp_path, **keys), pooled)[1]
-    assert found["weights"] == WEIGHTS and found["images"] == {"train": 18, "held_out": 6, "test": 12, "classes": 6}
+    assert found.weights == WEIGHTS and found.images == {"train": 18, "held_out": 6, "test": 12, "classes": 6}
     sweep = {"10": {"top1": 1.0, "held_out_top1": 9.0}, "1": {"top1": 2.0, "held_out_top1": 8.0},
              "0.1": {"top1": 3.0, "held_out_top1": 7.0}}  # fmt: skip
-    assert found["linear"]["res2"] == {"top1": 1.0, "top5": 4.0, "lr": 10.0, "held_out_top1": 9.0, "sweep": sweep}
-    assert found["linear"]["res3"]["lr"] == 1.0 and found["linear"]["res3"]["top1"] == 2.0  # the first of equal ones
-    assert found["protocol"]["chosen_on"] == "held-out" and found["seconds"] == 12.3
+    assert found.linear["res2"] == LinearStage(1.0, 4.0, 10.0, 9.0, sweep)
+    assert found.linear["res3"].lr == 1.0 and found.linear["res3"].top1 == 2.0  # the first of equal ones
+    assert found.protocol["chosen_on"] == "held-out" and found.seconds == 12.3
     assert results.at_the_edge(found) == ["res2"]
-    assert results.table(found).splitlines() == [
-        "stage  top-1  top-5  learning rate",
-        "res2    1.00   4.00  10",
-        "res3    2.00   5.00  1",
-        "(each stage's learning rate was chosen on the held-out training images)",
+    head, _, *rows, note = results.table(found).splitlines()
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows)] == [
+        ["stage", "top-1", "top-5", "learning rate"],
+        ["res2", "1.00", "4.00", "10"],
+        ["res3", "2.00", "5.00", "1"],
     ]
+    assert note == "(each stage's learning rate was chosen on the held-out training images)"
     found = run(probe_config(folders, tmp_path / "test", **{"SOLVER.BASE_LR": [10.0, 1.0, 0.1]}), pooled)[1]
-    assert found["protocol"]["chosen_on"] == "test" and found["linear"]["res2"]["lr"] == 0.1
-    assert found["linear"]["res2"]["held_out_top1"] is None
+    assert found.protocol["chosen_on"] == "test" and found.linear["res2"].lr == 0.1
+    assert found.linear["res2"].held_out_top1 is None
     assert "(each stage's learning rate was chosen on the test images themselves)" in results.table(found)
 
 
@@ -269,11 +269,11 @@ def test_metrics_and_picture(folders, pooled, probe_config, tmp_path):
     assert rows[0]["loss_res2"] == min(rows[0]["train/res2-lr10"], rows[0]["train/res2-lr1"])
     tested = [row for row in rows if "test/res3-lr1-top1" in row]
     assert [row["iteration"] for row in tested] == [2, 5, 8, 11] and "held_out/res3-lr10-top5" in tested[0]
-    assert tested[-1]["test/res3-lr1-top1"] == pytest.approx(found["linear"]["res3"]["sweep"]["1"]["top1"])
+    assert tested[-1]["test/res3-lr1-top1"] == pytest.approx(found.linear["res3"].sweep["1"]["top1"])
     assert list(tmp_path.glob("events.out.tfevents*"))
     assert matplotlib.image.imread(tmp_path / "probe.png").shape[0] > 900  # three panels
     single = run(probe_config(folders, tmp_path / "one", **{**keys, "SOLVER.BASE_LR": [1.0]}), pooled)
-    assert single[1]["protocol"]["chosen_on"] is None
+    assert single[1].protocol["chosen_on"] is None
     assert 600 < matplotlib.image.imread(tmp_path / "one/probe.png").shape[0] < 900  # two
 
 
@@ -281,9 +281,9 @@ def test_metrics_and_picture(folders, pooled, probe_config, tmp_path):
 def test_every_evaluation_is_kept_the_last_one_at_the_last_step(folders, pooled, probe_config, tmp_path, cached):
     keys = {"FEATURES.CACHED": cached, "SOLVER.EVAL_PERIOD": 1.5, "SOLVER.LOG_PERIOD": 100, "SOLVER.BASE_LR": [1.0]}
     found = run(probe_config(folders, tmp_path, **keys), pooled)[1]
-    curve = series(read_metrics(tmp_path / "metrics.json"), r"test/(res3-lr1-top1)")["res3-lr1-top1"]
+    curve = Metrics.read(tmp_path / "metrics.json").matching(r"test/(res3-lr1-top1)")["res3-lr1-top1"]
     assert curve[0].tolist() == [4, 8, 12]  # of 12 iterations
-    assert curve[1][-1] == pytest.approx(found["linear"]["res3"]["top1"])
+    assert curve[1][-1] == pytest.approx(found.linear["res3"].top1)
 
 
 def test_nothing_to_draw(tmp_path):
@@ -313,7 +313,8 @@ keys = {"FEATURES.CACHED": cached, "FEATURES.STANDARDIZE": True, "SOLVER.MOMENTU
 def run(out):
     cfg = conftest._probe_config((folder / "train", folder / "test"), out, **keys)
     probe = LinearProbe(cfg, pooled, {"path": "weights.pth", "sha256": "0"})
-    return probe.train(), probe.classifiers.state_dict()
+    results = probe.train()
+    return results and results.to_json(), probe.classifiers.state_dict()
 alone = run(folder / "alone") if rank == 0 else None
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 torch.save((alone, run(folder / "both")), f"{folder}/{rank}.pt")
@@ -322,17 +323,10 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_two_processes_equal_one(write_images, tmp_path, request, cached):
+def test_two_processes_equal_one(write_images, tmp_path, cached):
     for name in ("train", "test"):
         write_images(tmp_path / name, 6, 4)
-    root = request.config.rootpath
-    here = str(root / "tests/pretrain/readout")
-    commands = [[sys.executable, "-c", ONE_RANK, str(r), str(tmp_path), str(cached), here] for r in (0, 1)]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
-    for process in processes:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
+    run_two_ranks(ONE_RANK, tmp_path, cached, ROOT / "tests/pretrain/readout")
     (one, expected), (two, found) = torch.load(tmp_path / "0.pt", weights_only=True)
     nothing, same = torch.load(tmp_path / "1.pt", weights_only=True)[1]
     assert nothing is None and two["protocol"].pop("processes") == 2 and one["protocol"].pop("processes") == 1

@@ -118,5 +118,5 @@ def test_the_linear_readout_is_that_of_the_references(name, data, network, tmp_p
         torch.testing.assert_close(classifier.state_dict()[key], value, rtol=1e-4, atol=1e-4)
     views = [normalized(central_crop(image, SIZE)) for image, _ in images["test"]]
     hits = expected(torch.stack(views)).argmax(1) == torch.tensor([label for _, label in images["test"]])
-    assert results["linear"]["res5"]["top1"] == pytest.approx(100 * hits.double().mean().item())
-    assert results["linear"]["res5"]["top1"] > 45  # of which chance is 33
+    assert results.linear["res5"].top1 == pytest.approx(100 * hits.double().mean().item())
+    assert results.linear["res5"].top1 > 45  # of which chance is 33

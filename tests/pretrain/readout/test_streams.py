@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pretrain.config import get_cfg
+from pretrain.data import loader
 from pretrain.data.augment import SimCLRView
 from pretrain.files.images import read_image
-from pretrain.readout import streams
 from pretrain.readout.labelled import central_crop, list_labelled
 from pretrain.readout.streams import AugmentedStream, CachedStream, RandomCrops
 
@@ -51,7 +51,7 @@ def test_held_out_images_are_never_trained_on(folders, pooled, probe_config, tmp
         held_out = {path for path, f in zip(paths, central, strict=True) if is_one_of(f, sets["held_out"][0]["res3"])}
         assert len(held_out) == 6
         read = []
-        monkeypatch.setattr(streams, "read_image", lambda path, read=read: read.append(path) or read_image(path))
+        monkeypatch.setattr(loader, "read_image", lambda path, read=read: read.append(path) or read_image(path))
         batches = itertools.islice(found.batches(0), 3)  # an epoch
         if cached:
             seen = torch.cat([f["res3"] for f, _ in batches])

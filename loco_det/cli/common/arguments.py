@@ -1,0 +1,67 @@
+"""The options of everything that trains: Detectron2's, written down here because importing it takes seconds."""
+
+import argparse
+from typing import NoReturn
+
+from .invocation import as_called
+
+RESUME = (
+    "Whether to attempt to resume from the checkpoint directory. "
+    "See documentation of `DefaultTrainer.resume_or_load()` for what it means."
+)
+DIST_URL = (
+    "initialization URL for pytorch distributed backend. See "
+    "https://pytorch.org/docs/stable/distributed.html for details."
+)
+OPTS = """Modify config options at the end of the command. For Yacs configs, use
+space-separated "PATH.KEY VALUE" pairs.
+For python-based LazyConfig, use "path.key=value"."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose texts name the project's commands as the user has called this one."""
+
+    def format_help(self) -> str:
+        """The text of ``--help``."""
+        return as_called(super().format_help())
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and the usage; the message in a line."""
+        super().error(as_called(message))
+
+
+def argument_parser(epilog: str) -> argparse.ArgumentParser:
+    """Detectron2's ``default_argument_parser``, with shipped configs, overlays, and a free port on one machine.
+
+    Args:
+        epilog: what ``--help`` ends with.
+    """
+    parser = Parser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="", metavar="FILE", help="path or shipped name of a config")
+    overlay = "config merged over --config-file, a path or a shipped name such as cpu; may be repeated"
+    parser.add_argument("--overlay", action="append", default=[], metavar="FILE", help=overlay)
+    parser.add_argument("--resume", action="store_true", help=RESUME)
+    parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
+    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
+    rank = "the rank of this machine (unique per machine)"
+    parser.add_argument("--machine-rank", type=int, default=0, help=rank)
+    parser.add_argument("--dist-url", default="auto", help=DIST_URL)
+    parser.add_argument("opts", help=OPTS, default=None, nargs=argparse.REMAINDER)
+    # which launch() refuses in words of its own
+    parser.add_argument("--local-rank", "--local_rank", nargs="?", const="", help=argparse.SUPPRESS)
+    return parser
+
+
+def described_parser(
+    description: str | None, epilog: str | None = None, usage: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser of other command lines, which shows the texts as they are written.
+
+    Args:
+        description: of the command, mostly the docstring of its module.
+        epilog: what ``--help`` ends with.
+        usage: in place of argparse's own.
+    """
+    formatter = argparse.RawDescriptionHelpFormatter
+    return Parser(usage=usage, description=description, epilog=epilog, formatter_class=formatter)

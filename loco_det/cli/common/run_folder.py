@@ -1,0 +1,61 @@
+"""The folder that a run writes to: locked, with its command line in it, and gone again if the run is refused."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from detectron2.utils import comm
+
+from pretrain.files.atomic import named_errors
+from pretrain.files.lock import lock_folder, unlock_folder
+
+from .invocation import command_line
+
+
+def log_command(output_dir: str | os.PathLike) -> None:
+    """Add this command line to ``command.txt`` in the run's folder, for the report."""
+    if comm.is_main_process():
+        os.makedirs(output_dir, exist_ok=True)
+        path = os.path.join(output_dir, "command.txt")
+        with named_errors(path), open(path, "a", errors="surrogateescape") as f:
+            f.write(command_line(sys.argv) + "\n")
+
+
+def refuse_finished(output_dir: str | os.PathLike) -> None:
+    """Refuse to start anew over a finished run: until the end its weights would stand beside the new run's config.
+
+    Raises:
+        ValueError: if ``model_final.pth`` is in the folder.
+    """
+    if os.path.exists(os.path.join(output_dir, "model_final.pth")):
+        raise ValueError(
+            f"{output_dir} holds a finished run, whose model_final.pth would be lost: name another OUTPUT_DIR, remove "
+            "that folder, or add --resume"
+        )
+
+
+@contextlib.contextmanager
+def run_folder(output_dir: str | os.PathLike) -> Iterator[None]:
+    """Make a run's folder, locked as long as this process lives, with a ``command.txt`` in the end; and remove it again
+    where the run is refused: all that may refuse it is to be done inside this context, before the work begins.
+
+    A folder stays that was there before, that holds more than what every run begins with, or, of several processes,
+    that another one has made.
+    """
+    new = not os.path.isdir(output_dir)
+    if comm.is_main_process():
+        lock_folder(output_dir)
+    try:
+        yield
+        log_command(output_dir)
+    except (OSError, ValueError):
+        if comm.is_main_process():
+            unlock_folder(output_dir)
+        names = os.listdir(output_dir) if new and comm.is_main_process() else [""]
+        if all(name in ("command.txt", "config.yaml", "metrics.json") or name.startswith("log.txt") for name in names):
+            for name in names:
+                os.remove(os.path.join(output_dir, name))
+            with contextlib.suppress(OSError):  # somebody else has begun there
+                os.rmdir(output_dir)
+        raise

@@ -1,0 +1,36 @@
+"""List the shipped configs, with a line about each. ``--config-file`` takes these names from any folder."""
+
+from collections.abc import Iterator
+
+from .common.arguments import described_parser
+
+EXAMPLE = """examples:
+  loco-det configs
+  loco-det configs detection/coco_frozen
+configs/README.md maps each row of each published table to its config."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code, 1 if no config has such a name."""
+    parser = described_parser(__doc__, EXAMPLE)
+    parser.add_argument("part", nargs="?", default="", help="of the names to list (default: all)")
+    args = parser.parse_args(argv)
+    lines = list(listed(args.part))
+    print("\n".join(lines) or f"no shipped config has {args.part!r} in its name")
+    return 0 if lines else 1
+
+
+def listed(part: str = "") -> Iterator[str]:
+    """A line for each shipped config with ``part`` in its name: the name, and the first sentence of its comment."""
+    from pretrain.files.shipped_configs import CONFIGS, shipped_names
+
+    names = [name for name in shipped_names() if part in name]
+    width = max(map(len, names), default=0)
+    for name in names:
+        comment = []
+        for line in (CONFIGS / name).read_text().splitlines():
+            if not line.startswith("#"):
+                break
+            comment.append(line.lstrip("# "))
+        sentence = " ".join(comment).partition(". ")[0].rstrip(".")
+        yield f"{name:{width}}  {sentence}"

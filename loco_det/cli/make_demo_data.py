@@ -1,0 +1,42 @@
+"""Makes the demo data: generated street scenes as an image folder, in COCO's layout and in Cityscapes' layout.
+
+Example:
+    python tools/make_demo_data.py data/demo --unlabeled 2000 --train 200 --val 100 --size 128 160
+"""
+
+import sys
+
+from pretrain.files.atomic import FULL
+from pretrain.files.text import for_terminal
+from pretrain.processes.signals import Terminated
+
+from ..demo_scenes.writing import LAYOUTS, make_demo_data
+from .common.arguments import described_parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 the data are there, 1 the disk is full, 2 bad usage or input."""
+    parser = described_parser(__doc__)
+    parser.add_argument("root", metavar="ROOT", help="folder to create")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
+    parser.add_argument("--unlabeled", type=int, default=1000, metavar="N", help="images to pretrain on (default 1000)")
+    parser.add_argument("--train", type=int, default=200, metavar="N", help="labeled images, each layout (default 200)")
+    parser.add_argument(
+        "--val", type=int, default=100, metavar="N", help="validation images, each layout (default 100)"
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 192), metavar=("H", "W"), help="default 160 192")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a processor core)")
+    parser.add_argument("--layouts", nargs="+", default=LAYOUTS, choices=LAYOUTS, help="default: all of them")
+    args = parser.parse_args(argv)
+    try:
+        written = make_demo_data(
+            args.root, args.seed, args.unlabeled, args.train, args.val, args.size, args.workers, args.layouts
+        )
+    except (OSError, ValueError) as error:
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
+        return 1 if getattr(error, "errno", None) in FULL else 2
+    except (KeyboardInterrupt, Terminated) as error:
+        print("interrupted: nothing was written; run the same command again", file=sys.stderr)
+        sys.exit(error.code if isinstance(error, Terminated) else 130)
+    print(f"{'wrote' if written else 'already there:'} {args.root}")
+    return 0

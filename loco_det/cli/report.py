@@ -1,0 +1,56 @@
+"""Write one self-contained HTML page about runs: pretraining, linear probe and kNN, detection."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pretrain.files.atomic import FULL
+from pretrain.files.text import for_terminal
+
+from .common.arguments import described_parser
+from .common.invocation import as_called
+
+EXAMPLE = """examples:
+  python tools/report.py output/demo
+  python tools/report.py output/loco_linear output/loco_knn
+  python tools/report.py output/loco output/coco_loco_frozen output/coco_loco_finetune --output loco.html --markdown
+
+A run that is missing, damaged, or not finished is shown as such.
+
+exit code: 0 written, 1 the disk is full, 2 there is no run at all that could be read, or no such place for the page"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = described_parser(__doc__, EXAMPLE)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or a folder with run folders beneath it")
+    parser.add_argument("--output", help="the page (default: report.html in the first RUN that is there)")
+    parser.add_argument("--markdown", action="store_true", help="write its tables as Markdown beside it, too")
+    args = parser.parse_args(argv)
+    try:
+        run(args)
+    except (OSError, ValueError) as error:
+        print(f"error: {for_terminal(as_called(str(error)))}", file=sys.stderr)
+        return 1 if getattr(error, "errno", None) in FULL else 2
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the page, print its tables and where it is.
+
+    Raises:
+        ValueError: if there is no run that could be read.
+        OSError: if the page cannot be written.
+    """
+    from ..report.page import write_report
+    from ..report.readouts import readouts_text
+    from ..report.runs import pretraining_text, table_text
+    from ..report.seeds import seeds_text
+    from ..runs.find import find_runs
+
+    runs = find_runs(args.runs)
+    page = Path(args.output or Path(next(run for run in args.runs if Path(run).is_dir()), "report.html"))
+    path = write_report(runs, page, page.with_suffix(".md") if args.markdown else None)
+    tables = [text for text in (table_text(runs), seeds_text(runs), readouts_text(runs)) if text]
+    print("\n\n".join(tables) or pretraining_text(runs), end="\n\n" if len(tables) > 1 else "\n")
+    print(f"report: {for_terminal(path.resolve())}")

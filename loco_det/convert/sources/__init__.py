@@ -1,0 +1,1 @@
+"""What a checkpoint file is: its project, its network, its weights, and what it expects of its images."""

@@ -1,0 +1,74 @@
+"""Checks of a config before data and network are built."""
+
+from detectron2.config import CfgNode
+
+from pretrain.engine.estimate import warning_of_size
+from pretrain.files.checkpoints import checkpoint_names
+
+from ..evaluation.build import COCO_EVALUATORS, evaluator_type
+from .checkpoint import check_file
+
+# Measured by benchmarks/detection_step.py with a frozen ResNet-50 on 2 images of 800 x 1216 (2 cores of an AMD EPYC)
+STEP_SECONDS = 5.0  # for a million pixels
+
+
+def size_warning(cfg: CfgNode) -> str | None:
+    """A warning, one line, of training on a CPU whose steps are sized for GPUs; None if they are not.
+
+    Args:
+        cfg: the config, not yet scaled to the number of processes (SOLVER.REFERENCE_WORLD_SIZE).
+    """
+    images = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or 1)
+    height = max(cfg.INPUT.MIN_SIZE_TRAIN)
+    width = min(height * 4 // 3, cfg.INPUT.MAX_SIZE_TRAIN)
+    return warning_of_size(
+        cfg.MODEL.DEVICE, images, height, width, STEP_SECONDS, "configs/detection/cpu_frozen/resnet18_loco.yaml"
+    )
+
+
+def check_run(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> None:
+    """Refuse a config that would fail later.
+
+    Args:
+        cfg: the config, with the data sets registered.
+        resume: whether the run is resumed.
+        eval_only: whether the detector is evaluated only.
+
+    Raises:
+        FileNotFoundError: if there is nothing to resume, or the weights are missing.
+        ValueError: if no weights or no data are named, a data set or TEST.COCO_EVALUATOR has no evaluator,
+            SOLVER.AMP.ENABLED is True for training without a GPU, SOLVER.STEPS has the last iteration, or the batch
+            is no multiple of SOLVER.REFERENCE_WORLD_SIZE.
+    """
+    if resume:
+        if not checkpoint_names(cfg.OUTPUT_DIR):
+            raise FileNotFoundError(f"{cfg.OUTPUT_DIR}: nothing to resume; leave out --resume to start anew")
+    elif not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty: name a converted checkpoint, or random for a random initialisation")
+    elif cfg.MODEL.WEIGHTS != "random":
+        check_file(cfg.MODEL.WEIGHTS)
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ValueError(
+            f"SOLVER.AMP.ENABLED True needs a GPU, for Detectron2 trains in float16 there only: on MODEL.DEVICE "
+            f"{cfg.MODEL.DEVICE} set it to False"
+        )
+    if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
+        raise ValueError(
+            f"no data to {'evaluate' if eval_only else 'train'} on: name a --config-file, "
+            f"DATASETS.{'TEST' if eval_only else 'TRAIN'} or DATASETS.CUSTOM"
+        )
+    if not eval_only and cfg.SOLVER.MAX_ITER in cfg.SOLVER.STEPS:
+        raise ValueError(
+            f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} has SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: no iteration is left "
+            "after it, leave it out"
+        )
+    for name in cfg.DATASETS.TEST:
+        evaluator_type(name)
+    if cfg.TEST.COCO_EVALUATOR not in COCO_EVALUATORS:
+        raise ValueError(f"TEST.COCO_EVALUATOR {cfg.TEST.COCO_EVALUATOR!r}: use one of {', '.join(COCO_EVALUATORS)}")
+    world = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if world and cfg.SOLVER.IMS_PER_BATCH % world:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE {world}: "
+            "set that to 0 to take batch, learning rate and schedule as they stand"
+        )

@@ -1,0 +1,46 @@
+"""The configs that come with the project, by name: ``coco_loco_frozen.yaml`` from any folder."""
+
+import difflib
+import os
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[2]  # a checkout, or site-packages
+_INSTALLED = _ROOT / "loco_det" / "configs"
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _ROOT / "configs"
+FOLDERS = ("", "detection", "pretrain", "readout")  # below which a name may be left to begin
+
+
+def find_config(name: str) -> str:
+    """The path of a config: a file that is there, or else a shipped one.
+
+    Args:
+        name: a path, or a name below ``configs/``, ``configs/detection/``, ``configs/pretrain/`` or
+            ``configs/readout/``; without ``configs/`` or with it, without ``.yaml`` or with it.
+
+    Returns:
+        A path that exists; the name itself if there is none, for the error of whoever opens it.
+    """
+    if os.path.exists(name) or os.path.isabs(name) or "://" in name:
+        return name
+    for folder in FOLDERS:
+        for ending in ("", ".yaml"):
+            path = CONFIGS / folder / (name.removeprefix("configs/") + ending)
+            if path.is_file() and CONFIGS in path.resolve().parents:
+                return str(path)
+    return name
+
+
+def shipped_names() -> list[str]:
+    """Names of all shipped configs but the bases, below ``configs/``, sorted."""
+    paths = (path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.name[0] != "_")
+    return sorted(paths)
+
+
+def nearest_name(name: str) -> str | None:
+    """The shipped config whose name is nearest to one that is not there; None if none is near."""
+    wanted = name.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
+    names = {
+        short: full for full in shipped_names() for short in (full, full.rpartition("/")[2], full.partition("/")[2])
+    }
+    near = difflib.get_close_matches(wanted, [short for short in names if short], n=1, cutoff=0.75)
+    return names[near[0]] if near else None

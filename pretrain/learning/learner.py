@@ -1,0 +1,155 @@
+"""An encoder, its decoders and a local learning rule as one module."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..encoders import Encoder
+from . import local
+from .gradcache import embed, in_chunks
+from .plan import make_plan
+from .replay import uncached_autocast
+from .segments import Segment
+from .ties import tie_backward
+
+
+class LocalLearner(nn.Module):
+    """An encoder whose stages learn from the losses of *units*, runs of consecutive stages.
+
+    A unit has a decoder and a loss on its top. The loss trains the decoder and the unit's stages and nothing below: the
+    gradient is stopped at the unit's input. Units may overlap; a stage in several units gets the sum of their
+    gradients. With the stages res2 (and stem), res3, res4, res5:
+
+    ==================================================  ===================================================
+    units                                               method
+    ==================================================  ===================================================
+    [res2 res3] [res3 res4] [res4 res5]                 LoCo (Xiong, Ren, Urtasun 2020, Sec. 4)
+    [res2] [res3] [res4] [res5]                         the paper's GIM: a stop-gradient between all stages;
+                                                        blockwise Barlow Twins, with its decoder and loss
+    [res2 res3[:1]] [res3 res4[:1]] [res4 res5[:1]]     sharing of one block (LoCo, Table 5)
+    [res5]
+    [res2 res3 res4 res5]                               end to end
+    none                                                random: nothing learns
+    ==================================================  ===================================================
+
+    All of them run through :meth:`forward_backward`, with the schedule of local.py.
+
+    Attributes:
+        encoder, decoders, loss, noise, ties, tie_weight: see the constructor.
+        plan: the encoder cut into segments, and which losses reach them.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        units: Iterable[Sequence[str]],
+        decoders: Mapping[str, nn.Module],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        shared_gradient: str = "all",
+        noise: float = 0.0,
+        recompute: Iterable[str] = (),
+        ties: Iterable[tuple[nn.Parameter, nn.Parameter]] = (),
+        tie_weight: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            encoder: an nn.Module with stages.
+            units: a list of consecutive stage names for each unit. A slice such as "res3[:1]" stands for some of a
+                stage's blocks.
+            decoders: dict from the last name of each unit to its decoder, (2B, C, H, W) -> (2B, D).
+            loss: function of the two views' embeddings, (B, D) and (B, D), to a scalar.
+            shared_gradient: a stage of several units learns from "all" their losses, or from the "upper"most one only.
+                The gradients of the others pass through it to the stages below (Table 5).
+            noise: on each stage's output in training, see :func:`add_noise`.
+            recompute: stages, or slices of stages, whose blocks keep their inputs but no graph. A block runs forward
+                again when a gradient is due at its output.
+            ties: pairs of parameters, a decoder's and the encoder's, which an L2 penalty ties (Table 5).
+            tie_weight: the penalty is this times the sum of squared differences.
+
+        Raises:
+            ValueError: if a unit is not possible (see :func:`read_units`), or a stage or an option is not known.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.decoders = nn.ModuleDict(decoders)
+        self.loss = loss
+        self.shared_gradient, self.noise = shared_gradient, noise
+        self.ties, self.tie_weight = list(ties), tie_weight
+        self.plan = make_plan(encoder, units, recompute, shared_gradient)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments of the encoder, from the image upwards."""
+        return self.plan.segments
+
+    def compile(self, **kwargs: Any) -> None:
+        """torch.compile the decoders, and the segments that one loss at most reaches.
+
+        A compiled backward pass computes all gradients. In the other segments the schedule asks for that of the input
+        only.
+
+        Args:
+            kwargs: those of torch.compile.
+        """
+        modules = [*self.decoders.values(), *(s.module for s in self.segments if len(s.losses) < 2)]
+        limit = 8 * len(modules)  # all modules share one limit; torch silently leaves the rest uncompiled
+        torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
+        for module in modules:
+            module.compile(**kwargs)
+
+    def forward_backward(
+        self,
+        views: Tensor,
+        chunk: int = 0,
+        ready: local.Ready = lambda parameters: None,
+        prepare: Callable[[Tensor], Tensor] = lambda views: views,
+    ) -> dict[str, Tensor]:
+        """Accumulate the gradients of all losses into ``.grad``.
+
+        Args:
+            views: (2B, 3, H, W), the first views of B images, then the second views.
+            chunk: images that go through the network at a time, see :func:`in_chunks`; 0: all.
+            ready: called once for each unit, before the next stage runs forward, with the list of parameters whose
+                gradients are now final. Parallel processes can average them while the next unit runs.
+            prepare: function of views, such as normalisation, which is called with one chunk at a time.
+
+        Returns:
+            Name of each unit -> its loss, a detached scalar; "tie" -> the penalty, if there are ties.
+        """
+        losses: dict[str, Tensor] = {}
+        noise = self.noise if self.training else 0.0
+
+        def loss_gradient(unit: str, z: Tensor) -> Tensor:
+            losses[unit], gradient = self._loss_and_gradient(z)
+            return gradient
+
+        def backward(part: Tensor, gradient: local.LossGradient, ready: local.Ready) -> None:
+            local.forward_backward(prepare(part), self.plan, self.decoders, gradient, ready, noise)
+
+        with uncached_autocast(views.device):
+            if self.ties:
+                losses["tie"] = tie_backward(self.ties, self.tie_weight)
+            if 0 < chunk < len(views) // 2:
+                in_chunks(
+                    views,
+                    chunk,
+                    lambda part: embed(prepare(part), self.plan, self.decoders, noise),
+                    loss_gradient,
+                    backward,
+                    ready,
+                )
+            else:
+                backward(views, loss_gradient, ready)
+        return losses
+
+    def _loss_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, a detached scalar, of the embeddings ``z`` of both views, (2B, D), and d loss / d z."""
+        z = z.detach().requires_grad_()
+        loss = self.loss(*z.chunk(2))
+        with torch.autocast(z.device.type, enabled=False):
+            loss.backward()
+        assert z.grad is not None
+        return loss.detach(), z.grad

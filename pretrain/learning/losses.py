@@ -1,0 +1,65 @@
+"""Losses between the embeddings of two views: pure functions of two matrices."""
+
+import torch
+import torch.distributed.nn as dist_nn
+import torch.nn.functional as F
+from detectron2.utils import comm
+from fvcore.nn.distributed import differentiable_all_gather
+from torch import Tensor
+
+
+def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of SimCLR (NT-Xent, arXiv 2002.05709, Eq. 1), averaged over the 2B anchors of this process.
+
+    Across processes the anchors are local and the candidates come from everybody. The gather's backward sums the
+    gradients of all processes, so that averaging parameter gradients over processes gives exactly the gradient of
+    the loss over the whole batch.
+
+    Args:
+        z1, z2: embeddings of the two views, (B, D); row i of both is the same image. Need not be normalised.
+        temperature: divides the cosine similarities.
+
+    Returns:
+        The loss, a scalar.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        z = torch.cat([z1, z2])
+        z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)  # bfloat16 is too coarse here
+        candidates = torch.cat(differentiable_all_gather(z))  # (world * 2B, D)
+        logits = z @ candidates.T / temperature
+    n = len(z)
+    row = torch.arange(n, device=z.device)
+    first = comm.get_rank() * n  # where this process's embeddings start among the candidates
+    logits[row, first + row] = float("-inf")  # an anchor is not its own candidate
+    return F.cross_entropy(logits, first + (row + n // 2) % n)
+
+
+def barlow_twins(z1: Tensor, z2: Tensor, lambd: float) -> Tensor:
+    """The loss of Barlow Twins (arXiv 2103.03230, Eq. 1 and 2): the cross-correlation of two views should be one.
+
+    Every dimension of each view is standardised over the batch, as BN without affine parameters does in the reference
+    code (facebookresearch/barlowtwins, main.py). Means, variances and the correlation are those of the batch of all
+    processes; all have the same loss, and averaging parameter gradients over processes gives exactly its gradient.
+
+    Args:
+        z1, z2: embeddings of the two views, (B, D); row i of both is the same image.
+        lambd: weight of the off-diagonal terms.
+
+    Returns:
+        The loss, a scalar.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        z = torch.stack([z1, z2])
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        n = z.shape[1] * comm.get_world_size()
+        z = z - _sum_over_processes(z.sum(1, keepdim=True)) / n
+        z = z * torch.rsqrt(_sum_over_processes(z.square().sum(1, keepdim=True)) / n + 1e-5)
+        correlation = _sum_over_processes(z[0].T @ z[1]) / n  # (D, D)
+        diagonal = correlation.diagonal()
+        off_diagonal = correlation.square().sum() - diagonal.square().sum()
+        return (diagonal - 1).square().sum() + lambd * off_diagonal
+
+
+def _sum_over_processes(x: Tensor) -> Tensor:
+    """Sum over processes, whose backward sums the gradients of all of them; fvcore's would gather all ``x`` first."""
+    return dist_nn.all_reduce(x) if comm.get_world_size() > 1 else x

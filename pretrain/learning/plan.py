@@ -1,0 +1,77 @@
+"""Which losses reach and train which segments of an encoder."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..encoders import Encoder
+from .segments import Segment, cut
+from .units import read_units
+
+
+@dataclass(eq=False)
+class Section:
+    """A run of segments that the same losses reach.
+
+    LoCo's units [res2 res3] [res3 res4] [res4 res5] make four sections of one segment each. The end-to-end unit
+    [res2 res3 res4 res5] makes one section of four segments.
+
+    Attributes:
+        segments: from the top down.
+        losses: names of the units that contain it, in the order of their losses.
+        trained_by: those of ``losses`` whose gradient its parameters get. The others only pass through it.
+    """
+
+    segments: list[Segment]
+    losses: tuple[str, ...]
+    trained_by: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Plan:
+    """An encoder cut into segments, and its units.
+
+    Attributes:
+        segments: from the image upwards.
+        sections: name of each unit -> its sections from the top down.
+    """
+
+    segments: list[Segment]
+    sections: dict[str, list[Section]]
+
+
+def make_plan(
+    encoder: Encoder, units: Iterable[Sequence[str]], recompute: Iterable[str] = (), shared_gradient: str = "all"
+) -> Plan:
+    """Plan which losses reach and train which segments.
+
+    Args:
+        encoder: whose stages learn.
+        units: names of consecutive stages or slices of stages, for each unit.
+        recompute: stages or slices of stages, each block of which becomes a segment that is recomputed.
+        shared_gradient: a section of several units is trained by "all" their losses, or by the "upper"most one only.
+
+    Raises:
+        ValueError: if a unit is not possible (see :func:`read_units`), or a stage or an option is not known.
+    """
+    if shared_gradient not in ("all", "upper"):
+        raise ValueError(f"shared_gradient is {shared_gradient!r}: choose all or upper")
+    parsed = read_units(units, encoder)
+    segments = cut(encoder, parsed, recompute)
+    sections = {unit.name: sections_of(unit.name, segments, shared_gradient) for unit in parsed}
+    return Plan(segments, sections)
+
+
+def sections_of(unit: str, segments: list[Segment], shared_gradient: str = "all") -> list[Section]:
+    """The sections of a unit, from the top down.
+
+    Args:
+        unit: its name.
+        segments: all segments of the encoder, from the image upwards.
+        shared_gradient: see :func:`make_plan`.
+    """
+    inside = [segment for segment in reversed(segments) if unit in segment.losses]
+    return [
+        Section(list(run), losses, trained_by=losses if shared_gradient == "all" else losses[-1:])
+        for losses, run in itertools.groupby(inside, key=lambda segment: segment.losses)
+    ]

@@ -1,0 +1,75 @@
+"""What a process does before torch is imported, and that ``--help`` does not import it."""
+
+import importlib
+import logging
+import signal
+import subprocess
+import sys
+
+import pytest
+from checkout import ROOT
+from child_processes import child_environment
+from detectron2.engine import default_argument_parser
+
+from loco_det.cli.common.arguments import argument_parser
+from loco_det.cli.common.errors import one_line_errors
+from loco_det.cli.common.process import LAUNCHER
+
+COMMANDS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"install_detectron2"})
+
+
+def python(code, *arguments, **more):
+    """Run code in a process in which torch cannot be imported."""
+    code = f"import sys; sys.modules['torch'] = sys.modules['detectron2'] = None\n{code}"
+    command, env = [sys.executable, "-c", code, *arguments], child_environment(**more)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_options_are_detectron2s():
+    theirs, ours = default_argument_parser("the end"), argument_parser("the end")
+    theirs.set_defaults(dist_url="auto")
+    assert ours.format_help() == theirs.format_help()
+    assert vars(ours.parse_args([])) == vars(theirs.parse_args([])) | {"local_rank": None}
+
+
+HELP = """
+import importlib
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(f"loco_det.cli.{name}").main(["--help"])
+    except SystemExit as exit:
+        assert exit.code == 0
+"""
+
+
+def test_help_needs_nothing_that_takes_seconds_to_import():
+    done = python(HELP, *COMMANDS)
+    assert done.returncode == 0 and done.stdout.count("usage: ") == len(COMMANDS), done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_tool_calls_its_command(name):
+    """And tells the exit code."""
+    text = (ROOT / "tools" / f"{name}.py").read_text()
+    assert f"from loco_det.cli.{name} import main\n" in text and text.endswith("    sys.exit(main())\n")
+    assert text.split('"""')[1] and callable(importlib.import_module(f"loco_det.cli.{name}").main)
+
+
+def test_a_spawned_process_without_its_launcher_ends_before_torch_is_imported():
+    launcher = subprocess.Popen([sys.executable, "-c", ""])
+    launcher.wait()
+    done = python("import loco_det.cli.common.launch", **{LAUNCHER: str(launcher.pid)})
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+
+
+def test_names_in_logs_and_errors_are_no_escape_sequences(capsys):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("somebody.else")
+    logger.addHandler(handler)
+    logger.warning("|%s|\n\x1b[36m|%s|\x1b[0m", "tram\x1b[2J", "\u202eox")
+    assert records[0].getMessage() == "|tram\\x1b[2J|\n|\\u202eox|"
+    with pytest.raises(SystemExit), one_line_errors():
+        raise ValueError("class \x1b[2J\x9b")
+    assert capsys.readouterr().err == "error: class \\x1b[2J\\x9b\n"

@@ -1,0 +1,6 @@
+"""Lets the tests of this folder import its helpers: test folders are no packages."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))

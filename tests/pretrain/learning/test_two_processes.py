@@ -1,0 +1,56 @@
+"""Losses and gradients of two processes against those of one with the whole batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tiny_learner import RULES, make
+
+ONE_RANK = """
+import sys, torch
+from pretrain.processes.distributed import GradientReducer
+from tiny_learner import LOSSES, RULES, make
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+views = torch.randn(2, 6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+mine, found = views[:, rank * 3 : rank * 3 + 3].flatten(0, 1), {}
+for loss in LOSSES:
+    for rule, units in RULES.items():
+        for chunk in (0, 2):
+            learner, reducer = make(units, loss=loss).eval(), GradientReducer()
+            losses = learner.forward_backward(mine, chunk=chunk, ready=reducer)
+            reducer.wait()
+            found[loss, rule, chunk] = losses, {n: p.grad for n, p in learner.named_parameters()}
+torch.save(found, f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_have_the_losses_and_gradients_of_the_whole_batch(tmp_path, request):
+    """All rules, both losses, whole and in chunks; BN in evaluation mode, because gloo cannot synchronise it."""
+    root, here = request.config.rootpath, Path(__file__).parent
+    commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(tmp_path)] for rank in (0, 1)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(here)]), "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
+    for process in processes:
+        _, error = process.communicate(timeout=180)
+        assert process.returncode == 0, error
+    views = torch.randn(2, 6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).flatten(0, 1)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    assert len(ranks[0]) == 2 * 2 * len(RULES)
+    for (loss, rule, chunk), (losses, gradients) in ranks[0].items():
+        learner = make(RULES[rule], loss=loss).eval()
+        expected = learner.forward_backward(views)
+        others, same = ranks[1][loss, rule, chunk]
+        for name in expected:
+            mean = (losses[name] + others[name]) / 2
+            torch.testing.assert_close(mean, expected[name], rtol=1e-12, atol=1e-12)
+        whole = sum(p.grad.norm() for p in learner.parameters() if p.grad is not None)
+        for name, p in learner.named_parameters():
+            for gradient in (gradients[name], same[name]):
+                assert (gradient is None) == (p.grad is None), (loss, rule, chunk, name)
+                if gradient is not None:
+                    assert (gradient - p.grad).norm() <= 1e-10 * p.grad.norm() + 1e-14 * whole, (loss, rule, name)
