@@ -8,6 +8,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
+# Loggers whose long messages are for log.txt: the model, lists of parameters, the config
+LONG = ("detectron2.engine", "detectron2.data", "detectron2.checkpoint", "fvcore", "loco_det.engine.checkpoint")
+MOST_LINES = 4  # of their messages on the terminal
 _files: dict[str, "LogFile"] = {}  # by path; the loggers of a run share a file
 
 
@@ -45,6 +48,23 @@ class LogFile(logging.FileHandler):
             pass
 
 
+class FirstLine(logging.Formatter):
+    """Shows the first line of a long message of ``LONG`` loggers, and of messages with ``extra={"brief": True}``."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record for the terminal."""
+        text = self.inner.format(record)
+        first, *rest = text.splitlines() or [""]
+        long = record.name.startswith(LONG) and len(rest) >= MOST_LINES
+        if not rest or record.exc_info or not (long or getattr(record, "brief", False)):
+            return text
+        return f"{first.rstrip(': ')} ({len(rest)} more lines are in log.txt)"
+
+
 def start_logs(output_dir: str, *names: str) -> None:
     """Send the lines of loggers to the terminal (process 0) and to ``log.txt``, as Detectron2 does.
 
@@ -64,7 +84,12 @@ def start_logs(output_dir: str, *names: str) -> None:
     for name in names:
         logger = logging.getLogger(name)
         if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
-            setup_logger.__wrapped__(distributed_rank=rank, name=name)  # without its cache, which sets up only once
+            colored = sys.stdout.isatty()
+            # without its cache, which sets up only once
+            setup_logger.__wrapped__(distributed_rank=rank, name=name, color=colored)
+            for handler in logger.handlers:
+                if type(handler) is logging.StreamHandler:
+                    handler.setFormatter(FirstLine(handler.formatter or FORMAT))
         if _files[path] not in logger.handlers:
             logger.addHandler(_files[path])
 

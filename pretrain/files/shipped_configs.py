@@ -7,7 +7,7 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]  # a checkout, or site-packages
 _INSTALLED = _ROOT / "loco_det" / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _ROOT / "configs"
-FOLDERS = ("", "detection", "pretrain", "readout")  # below which a name may be left to begin
+FOLDERS = ("", "detection", "pretrain", "readout", "overlays")  # below which a name may be left to begin
 
 
 def find_config(name: str) -> str:

@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import os
+import re
 import warnings
 
 from pretrain.files.text import for_log
 from pretrain.processes.lifetime import end_with_parent
 
+COLOR = re.compile(r"\x1b\[[\d;]*m")  # which Detectron2 writes into its messages, also into files
 LAUNCHER = "LOCO_DET_LAUNCHER"  # environment variable: the process by whose launch() this one was spawned
 
 
@@ -45,5 +47,5 @@ class _Escaping:
     def __call__(self, *args, **kwargs):
         record = self.factory(*args, **kwargs)
         with contextlib.suppress(TypeError, ValueError, KeyError):  # a message that does not fit its arguments
-            record.msg, record.args = for_log(record.getMessage()), None
+            record.msg, record.args = for_log(COLOR.sub("", record.getMessage())), None
         return record
