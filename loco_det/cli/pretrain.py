@@ -61,5 +61,7 @@ def run(args: argparse.Namespace) -> None:
         if comm.is_main_process():
             write_config(trainer.cfg)
         environment = collect_env_info().partition("PyTorch built with")[0]
-        logging.getLogger("pretrain").info(f"Environment info:\n{environment}", extra={"brief": True})  # for the model card
+        logging.getLogger("pretrain").info(
+            f"Environment info:\n{environment}", extra={"brief": True}
+        )  # for the model card
     trainer.train()

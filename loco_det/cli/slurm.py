@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pretrain.processes.lifetime import module_tied_to_this_process, tied_to_this_process
 
 from .common.arguments import described_parser
+from .common.commands import COMMANDS
 from .common.errors import one_line_errors
-from .main import COMMANDS
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission

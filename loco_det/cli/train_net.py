@@ -112,7 +112,10 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     start_logs(cfg.OUTPUT_DIR, "fvcore", "detectron2", "loco_det", "pretrain")
     logger = logging.getLogger("loco_det")
-    logger.info(f"Process {comm.get_rank()} of {comm.get_world_size()}. Environment info:\n{collect_env_info()}", extra={"brief": True})
+    logger.info(
+        f"Process {comm.get_rank()} of {comm.get_world_size()}. Environment info:\n{collect_env_info()}",
+        extra={"brief": True},
+    )
     logger.info(f"Command line arguments: {args}")
     if comm.is_main_process():
         write_config(cfg)

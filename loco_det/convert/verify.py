@@ -71,7 +71,7 @@ def verify(
             than ``TOLERANCE``, or if a stage is all zero or not finite, so that comparing it would prove nothing.
     """
     backbone = detectron2_network(config)
-    _load(backbone, path)
+    fill(backbone, path)
     return compare(wanted, _features(backbone, conventions))
 
 
@@ -131,8 +131,12 @@ class _Checkpointer(DetectionCheckpointer):
         return self.incompatible
 
 
-def _load(backbone, path):
-    """Fill ``backbone`` from the file by DetectionCheckpointer, every place in it and with every entry of the file."""
+def fill(backbone: torch.nn.Module, path: str | os.PathLike) -> None:
+    """Fill a backbone from a file by DetectionCheckpointer, every place in it and with every entry of the file.
+
+    Raises:
+        VerificationError: if Detectron2 cannot load the file, or anything is missing, left over or of another shape.
+    """
     checkpointer = _Checkpointer(backbone)
     try:
         with _quiet("detectron2.checkpoint", "fvcore.common.checkpoint"):

@@ -11,6 +11,7 @@ from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from ..encoders import Encoder, build_encoder, is_own_code
 from ..files.atomic import write_whole
 from ..files.checkpoints import (
     FORMAT,
@@ -20,6 +21,7 @@ from ..files.checkpoints import (
     refuse_other_config,
     saved_config,
 )
+from ..files.safe_load import read_own
 
 # Keys that may change when a run is resumed, because no weight depends on them
 FREE = {
@@ -27,6 +29,35 @@ FREE = {
     "DATASETS.MAX_UNREADABLE", "KNN.TRAIN", "KNN.TEST", "KNN.PERIOD", "KNN.K", "KNN.TEMPERATURE",
     "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.LOG_PERIOD", "SOLVER.MAX_LOSS",
 }  # fmt: skip
+
+
+def load_encoder(path: str | os.PathLike[str], encoder: Encoder | None = None) -> Encoder:
+    """The encoder in a checkpoint of pretraining, with its weights, in evaluation mode on the CPU.
+
+    ``loco_det.load_encoder`` reads those of other projects, too.
+
+    Args:
+        path: a checkpoint of tools/pretrain.py.
+        encoder: your own, if the checkpoint's is ``package.module.function``: no file decides which code runs.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no such checkpoint, or its encoder is your own and is not given.
+    """
+    content = read_own(path)
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{path} is no checkpoint of pretraining: loco_det.load_encoder reads those of other projects")
+    name = content["encoder"]
+    if encoder is None and is_own_code(name):
+        raise ValueError(f"{path}: its encoder is {name}, code of your own: build it and hand it in as `encoder`")
+    encoder = build_encoder(name) if encoder is None else encoder
+    prefix = "encoder."
+    weights = {key.removeprefix(prefix): value for key, value in content["model"].items() if key.startswith(prefix)}
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit {name}: {' '.join(str(error).split())[:200]}") from None
+    return encoder.eval()
 
 
 class AtomicCheckpointer(Checkpointer):

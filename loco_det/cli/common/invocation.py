@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from pretrain.processes.lifetime import module_tied_to_this_process, tied_to_this_process
 
+from .commands import COMMANDS
+
 TOOL = re.compile(r"(torchrun (?:--[\w-]+ \S+ )*)?(?:python )?\btools/(\w+)\.py")
 
 
@@ -18,8 +20,6 @@ def by_name() -> bool:
 
 def command_of(tool: str) -> str:
     """``train_net.py`` -> ``loco-det train``."""
-    from ..main import COMMANDS
-
     module = tool.removesuffix(".py")
     return next((f"loco-det {name}" for name, command in COMMANDS.items() if command.module == module), f"tools/{tool}")
 

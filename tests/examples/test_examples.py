@@ -1,0 +1,52 @@
+"""The examples as a reader runs them, and what they promise: short, without network, with sensible figures."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
+
+
+def load(name):
+    path = next(path for path in EXAMPLES if path.stem == name)
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_own_loop_learns():
+    totals = load("own_loop").main(steps=12)
+    assert all(map(math.isfinite, totals)) and sum(totals[-3:]) < sum(totals[:3])
+
+
+def test_convert_and_load(capsys):
+    shapes = load("convert_and_load").main([])
+    assert {stage: tuple(shape) for stage, shape in shapes.items()} == {
+        "res2": (1, 64, 56, 56), "res3": (1, 128, 28, 28), "res4": (1, 256, 14, 14), "res5": (1, 512, 7, 7)
+    }  # fmt: skip
+    assert "resnet18, written by MoCo" in capsys.readouterr().out
+
+
+def test_stage_features():
+    accuracies = load("stage_features").main([])
+    assert list(accuracies) == ["res2", "res3", "res4", "res5"] and accuracies["res2"] > 90
+
+
+def test_own_method():
+    history = load("own_method").main(steps=2)
+    assert [list(losses) for losses in history] == [["res2", "res3", "res4", "res5"]] * 2
+    assert all(math.isfinite(loss) for losses in history for loss in losses.values())
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_how_to_run_it(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 80 and f"python examples/{path.name}" in text
+
+
+def test_every_example_is_tested():
+    tested = Path(__file__).read_text()
+    assert all(f'load("{path.stem}")' in tested for path in EXAMPLES)
