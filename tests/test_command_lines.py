@@ -8,7 +8,7 @@ import pytest
 from checkout import ROOT
 
 SCRIPTS = ["tools/check_dataset.py", "tools/convert_from_d2.py", "tools/knn.py", "tools/model_card.py",
-           "tools/predict.py", "benchmarks/study/report.py"]  # fmt: skip
+           "tools/predict.py", "studies/report.py"]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

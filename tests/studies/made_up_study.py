@@ -7,7 +7,7 @@ from pathlib import Path
 
 from checkout import ROOT
 
-FOLDER = ROOT / "benchmarks" / "study"
+FOLDER = ROOT / "studies"
 sys.path.append(str(FOLDER))
 
 from rates import RATES, SHORT
@@ -79,9 +79,7 @@ def write_documents(root):
         "resnet50",
         "detection",
     )
-    (root / "docs" / "results.md").write_text(
+    (root / "docs" / "study.md").write_text(
         "before\n" + "".join(f"<!-- study: {name} -->\nold {name}\n<!-- end -->\n" for name in sections) + "after\n"
     )
-    (root / "README.md").write_text(
-        "top\n<!-- study: main -->\n<!-- end -->\n<!-- study: findings -->\n<!-- end -->\nbottom\n"
-    )
+    (root / "README.md").write_text("top\n<!-- study: row -->\n<!-- end -->\nbottom\n")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 import yaml
@@ -32,9 +32,9 @@ from pretrain.config import get_cfg
 from pretrain.files.results import LinearResults
 
 EXAMPLE = """example:
-  python benchmarks/study/run.py --imagenette imagenette96 --nuclei nuclei --output output/study      # all: two days
-  python benchmarks/study/run.py --imagenette imagenette96 --output output/study --phase table4       # one table
-  python benchmarks/study/report.py output/study                                                      # what came out
+  python studies/run.py --imagenette imagenette96 --nuclei nuclei --output output/study      # all: two days
+  python studies/run.py --imagenette imagenette96 --output output/study --phase table4       # one table
+  python studies/report.py output/study                                                      # what came out
 The nuclei have to be in COCO format, annotations/instances_{train,val}.json beside train/ and val/."""
 EXPLODED = "start anew with a lower SOLVER.BASE_LR"  # what tools/pretrain.py says of a loss that has exploded
 THIN18, THIN50, DEMO = "imagenette96_resnet18", "imagenette96_resnet50", "demo_resnet18"

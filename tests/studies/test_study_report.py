@@ -102,14 +102,14 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
         f.write(f"\n---\n\nIn smaller batches {{linear loco 5 res5 {batch}}}.\n")
     done = report(faked.folder, "--root", root, findings=root / "findings.md")
     assert done.returncode == 0, done.stderr
-    text = (root / "docs" / "results.md").read_text()
+    text = (root / "docs" / "study.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    (line,) = [x for x in (root / "README.md").read_text().splitlines() if x.startswith("| LoCo")]
+    (line,) = [x for x in done.stdout.splitlines() if x.startswith("| LoCo")]
     # seeds 0, 1, 2: 30 + 15 + 3 * 5 + seed + 0.1 * epochs at res5
     assert "61.5 ± 1.0" in line and "63.0 ± 1.0" in line and "53.0 ± 1.0" in line and "1 conv block" in line
     assert line.rstrip(" |").endswith(" 1.5")  # CPU minutes
     brief, rest = "LoCo has 63.0 ± 1.0, random 21.0 ± 1.0.\n", "\nIn smaller batches 60.5.\n"
-    assert brief + rest in text and brief + "<!-- end -->" in (root / "README.md").read_text()
+    assert brief + rest in text and "Not run yet." in (root / "README.md").read_text()
     assert "over seeds: 3 at 5 epochs (1.0 pooled over rows), 3 at 20 epochs (1.0 pooled over rows);" in text
     assert "over seeds: 2 at 5 epochs (0.7 pooled over rows);" in text  # with larger crops
     (line,) = [x for x in text.splitlines() if x.startswith("| LoCo, upper gradient only")]
@@ -122,7 +122,7 @@ def test_report_prints_what_the_runs_hold(report, faked, tmp_path):
         picture = cv2.imread(str(root / "docs" / name))
         assert picture.shape[0] > 400 and picture.std() > 10, name
     # the same again without the runs
-    before = {path: (root / path).read_text() for path in ("README.md", "docs/results.md", "docs/study.json")}
+    before = {path: (root / path).read_text() for path in ("README.md", "docs/study.md", "docs/study.json")}
     done = report("--record", root / "docs" / "study.json", "--root", root, findings=root / "findings.md")
     assert done.returncode == 0, done.stderr
     assert before == {path: (root / path).read_text() for path in before}
@@ -166,7 +166,7 @@ def test_report_of_an_unfinished_study(report, faked, tmp_path):
     (tmp_path / "findings.md").write_text("none\n")
     done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "docs" / "results.md").read_text().count("Not run yet.") == 11
+    assert (tmp_path / "docs" / "study.md").read_text().count("Not run yet.") == 11
     (tmp_path / "docs" / "study.json").write_text("{}")
     done = report("--record", tmp_path / "docs" / "study.json", "--root", tmp_path)
     assert done.returncode == 2 and "no study.json with runs" in done.stderr and done.stderr.count("\n") == 1
@@ -177,7 +177,7 @@ def test_report_on_nothing_or_without_a_place_is_one_line(report, tmp_path, fake
     assert done.returncode == 2 and "no finished run" in done.stderr and done.stderr.count("\n") == 1
     tune(faked)
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "results.md").write_text("nothing\n")
+    (tmp_path / "docs" / "study.md").write_text("nothing\n")
     (tmp_path / "findings.md").write_text("none\n")
     done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
     assert not (tmp_path / "docs" / "study.json").exists()  # nothing is written before all can be
@@ -185,13 +185,13 @@ def test_report_on_nothing_or_without_a_place_is_one_line(report, tmp_path, fake
 
 
 def test_the_documents_are_what_the_report_makes(report, tmp_path):
-    """README and docs/results.md say what docs/study.json holds: nobody has typed in the generated parts."""
+    """README and docs/study.md say what docs/study.json holds: nobody has typed in the generated parts."""
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/results.md"):
+    for name in ("README.md", "docs/study.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     done = report("--record", ROOT / "docs" / "study.json", "--root", tmp_path)
     assert done.returncode == 0, done.stderr
-    for name in ("README.md", "docs/results.md", "docs/study.json"):
+    for name in ("README.md", "docs/study.md", "docs/study.json"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
 
 

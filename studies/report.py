@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tables and figures of the study: from its run folders into docs/study.{json,png}, docs/results.md and README.md.
+"""Tables and figures of the study: from its run folders into docs/study.{json,png}, docs/study.md and README.md.
 
 What stands between <!-- study: NAME --> and <!-- end --> in the two Markdown files is replaced; nothing in it is typed.
 With --record docs/study.json the runs in it count as well, unless the folder has them; the record alone, without a
@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 FINDINGS = Path(__file__).with_name("findings.md")
 
@@ -40,7 +40,12 @@ from study_tables import (
 from loco_det.cli.common.errors import one_line_errors
 from pretrain.engine.curves import COLORS, GREY, STYLE
 
-REST = "\n\n---\n\n"  # what follows it in the findings is for docs/results.md alone
+REST = "\n\n---\n\n"  # between the findings and their details
+# A row for README
+ROW = """| linear probe of res5, top-1 in % | SimCLR | LoCo | Greedy InfoMax |
+| --- | ---: | ---: | ---: |
+| crops of 96 px, 20 epochs | {linear simclr 20 res5 imagenette96_resnet18_crop96} | \
+{linear loco 20 res5 imagenette96_resnet18_crop96} | {linear gim 20 res5 imagenette96_resnet18_crop96} |"""
 
 
 def draw(results, path):
@@ -155,7 +160,10 @@ def main(args):
         raise ValueError("nothing to report on: give the folder of run.py, or --record docs/study.json, or both")
     results, root = Results(data["runs"]), Path(args.root)
     findings = filled_in((Path(args.findings) if args.findings else FINDINGS).read_text(), results)
-    brief = findings.partition(REST)[0]
+    try:
+        row = filled_in(ROW, results)
+    except ValueError:
+        row = "Not run yet."
     sections = {
         "findings": findings.replace(REST, "\n\n"),
         "main": f"{main_table(results)}\n\n{seeds_line(results)} Runs: {environment(data['runs'])}.",
@@ -176,8 +184,8 @@ def main(args):
     }
     texts = {  # all of them before the first one is written
         "docs/study.json": json.dumps(data, indent=1) + "\n",
-        "docs/results.md": inserted(root / "docs" / "results.md", sections),
-        "README.md": inserted(root / "README.md", {"main": sections["main"], "findings": brief}),
+        "docs/study.md": inserted(root / "docs" / "study.md", sections),
+        "README.md": inserted(root / "README.md", {"row": row}),
     }
     draw(results, root / "docs" / "study.png")
     draw_crops(results, root / "docs" / "study_crops.png")
@@ -192,7 +200,7 @@ if __name__ == "__main__":
     parser.add_argument("--record", help="a study.json of before")
     parser.add_argument(
         "--findings",
-        help="text with places for figures, what is above a line --- for README, too (default: findings.md)",
+        help="text with places for figures (default: findings.md)",
     )
     parser.add_argument("--root", default=ROOT, help="the checkout whose files are written (default: this one)")
     arguments = parser.parse_args()

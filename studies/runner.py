@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # one thread a process, and glibc keeps freed memory: two such processes train faster than one of two threads
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
