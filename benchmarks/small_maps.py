@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Weight gradients of 3x3 convs on small maps: torch's (oneDNN) against one matrix product (pretrain/learning/small_maps.py).
+"""Weight gradients of 3x3 convs on small maps: torch's (oneDNN) against one matrix product (small_maps.py).
 
 The layers are those of ResNet-18 and of a thin one at the ends of their stages. Each figure is a median of rounds that
 alternate, on one thread.
