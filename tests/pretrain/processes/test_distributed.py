@@ -9,8 +9,8 @@ from noise import write_noise_images
 ONE_RANK = """
 import os, signal, sys, torch
 from pretrain.config import get_cfg
-from pretrain.distributed import GradientReducer, worst_of_processes
-from pretrain.trainer import Trainer
+from pretrain.processes.distributed import GradientReducer, worst_of_processes
+from pretrain.engine.trainer import Trainer
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 results = {}
