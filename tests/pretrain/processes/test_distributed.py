@@ -11,6 +11,7 @@ import os, signal, sys, torch
 from pretrain.config import get_cfg
 from pretrain.processes.distributed import GradientReducer, worst_of_processes
 from pretrain.engine.trainer import Trainer
+from pretrain.readout.knn import knn_evaluator
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 results = {}
