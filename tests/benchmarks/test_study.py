@@ -83,7 +83,7 @@ def set_held_out(study, row, rate, epochs, accuracy, scale=THIN18):
 
 def test_a_loss_that_explodes_is_an_outcome_and_other_failures_are_not(faked, monkeypatch):
     said = f"error: loss_res5 is not finite at iteration 3: {study_run.EXPLODED} or a longer warm-up"
-    source = (ROOT / "pretrain" / "engine" / "trainer.py").read_text()
+    source = (ROOT / "pretrain" / "engine" / "divergence.py").read_text()
     assert study_run.EXPLODED in source.replace('"\n                "', "")
     works = Study.call
 
