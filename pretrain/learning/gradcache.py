@@ -51,8 +51,8 @@ def in_chunks(
             return _rows(gradients[name], part)
 
         with state.restored():
-            pair = torch.cat([first[part], second[part]])
-            backward(pair, gradient_of_part, ready if part is chunks[-1] else lambda parameters: None)
+            both_views = torch.cat([first[part], second[part]])
+            backward(both_views, gradient_of_part, ready if part is chunks[-1] else lambda parameters: None)
 
 
 @torch.no_grad()

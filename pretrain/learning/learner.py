@@ -126,8 +126,8 @@ class LocalLearner(nn.Module):
             losses[unit], gradient = self._loss_and_gradient(z)
             return gradient
 
-        def backward(part: Tensor, gradient: local.LossGradient, ready: local.Ready) -> None:
-            local.forward_backward(prepare(part), self.plan, self.decoders, gradient, ready, noise)
+        def backward(part: Tensor, gradient_of: local.LossGradient, when_final: local.Ready) -> None:
+            local.forward_backward(prepare(part), self.plan, self.decoders, gradient_of, when_final, noise)
 
         with uncached_autocast(views.device):
             if self.ties:

@@ -1,8 +1,11 @@
-"""Whether a tool records the network: torch.jit.trace, torch.compile, torch.export or torch.onnx."""
+"""Whether a tool records the network."""
 
 import torch
 
 
 def is_traced() -> bool:
-    """Whether the running forward pass is recorded by such a tool. They know torch's own functions only."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    """Whether torch.jit.trace, torch.compile or torch.export (and so torch.onnx) records the running forward pass.
+
+    These tools know torch's own functions only, no torch.autograd.Function of ours.
+    """
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()

@@ -40,10 +40,9 @@ def run_two_ranks(code, *arguments, timeout=240, **more):
         more: environment variables.
     """
     commands = [[sys.executable, "-c", code, str(rank), *map(str, arguments)] for rank in (0, 1)]
-    processes = [
-        subprocess.Popen(c, cwd=ROOT, env=child_environment(**more), stderr=subprocess.PIPE, text=True)
-        for c in commands
-    ]
+    here = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])  # for code that imports a test file
+    options = {"cwd": ROOT, "env": child_environment(PYTHONPATH=here, **more), "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **options) for command in commands]
     try:
         for process in processes:
             _, error = process.communicate(timeout=timeout)

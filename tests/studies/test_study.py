@@ -83,7 +83,8 @@ def set_held_out(study, row, rate, epochs, accuracy, scale=THIN18):
 
 def test_a_loss_that_explodes_is_an_outcome_and_other_failures_are_not(faked, monkeypatch):
     said = f"error: loss_res5 is not finite at iteration 3: {study_run.EXPLODED} or a longer warm-up"
-    assert study_run.EXPLODED in (ROOT / "pretrain" / "engine" / "divergence.py").read_text().replace('"\n                "', "")
+    source = (ROOT / "pretrain" / "engine" / "divergence.py").read_text()
+    assert study_run.EXPLODED in source.replace('"\n                "', "")
     works = Study.call
 
     def call(self, run, tool, *arguments):

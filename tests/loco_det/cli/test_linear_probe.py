@@ -65,7 +65,7 @@ def test_files_and_figures_of_a_run(cached_run, data):
     assert list(found["linear"]) == ["res2", "res3", "res4", "res5"]
     assert found["linear"]["res5"]["top1"] > 80 and "top5" not in found["linear"]["res5"]  # colours are easy
     assert set(found["linear"]["res5"]["sweep"]) == {"0.003", "0.01", "0.03", "0.1", "0.3", "1"}
-    for word in ("| learning rate |", "chosen on the held-out training images", "iter: 12/12"):
+    for word in ("  learning rate |", "chosen on the held-out training images", "iter: 12/12"):
         assert word in done.stdout
 
 
