@@ -4,14 +4,15 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-INSTALLED := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed# what the demo and the commands need
+TESTED := $(VENV)/.installed-test# and what tests, docs and benchmarks need
 
 # With it every process would compile torch's Python files anew, because of --no-compile below: 6 seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-long test fuzz faults lint bench clean distclean
+.PHONY: setup demo demo-long test fuzz faults lint docs bench clean distclean
 
-setup: $(INSTALLED)
+setup: $(TESTED)
 
 demo: $(INSTALLED)
 	$(RUN) tools/demo.py
@@ -22,33 +23,37 @@ demo-long: $(INSTALLED)
 # Two processes of one thread each: the tests' tensors are small. A file's tests stay together, for their fixtures.
 test: export OMP_NUM_THREADS ?= 1
 test: export RAYON_NUM_THREADS ?= 1
-test: $(INSTALLED)
+test: $(TESTED)
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 # New cases of tests/fuzz for FUZZ_SECONDS in all, divided among its targets; `make test` runs the same few each time.
 # A failure names its seed: `FUZZ_SEED=<that> .venv/bin/python -m pytest tests/fuzz/<file>::<test>` repeats it.
 fuzz: export OMP_NUM_THREADS ?= 1
 fuzz: export FUZZ_SECONDS ?= 600
-fuzz: $(INSTALLED)
+fuzz: $(TESTED)
 	$(RUN) -m pytest tests/fuzz --tb=short --show-capture=no
 
 # All kills, full disks and dead processes, of which `make test` tries a few; ends with a table of tried and survived.
 faults: export OMP_NUM_THREADS ?= 1
-faults: $(INSTALLED)
+faults: $(TESTED)
 	$(RUN) -m pytest -n 2 --dist load -m fault tests
 
 # What .pre-commit-config.yaml runs before each commit, too.
-lint: $(INSTALLED)
+lint: $(TESTED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-bench: $(INSTALLED)
+# The site: docs/_build/index.html
+docs: $(TESTED)
+	$(RUN) -m sphinx -q -W --keep-going -b html docs docs/_build
+
+bench: $(TESTED)
 	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do echo "== $$file"; $(RUN) $$file; done
 
 # What the demo made, and caches. Your runs in output/ stay, and the installation: `make distclean` removes that too.
 clean:
-	rm -rf demo_output build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf demo_output build docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name .git -prune -o -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
@@ -59,6 +64,10 @@ distclean: clean
 $(INSTALLED): setup.py pyproject.toml constraints.txt loco_det/cli/install_detectron2.py
 	@if [ -d $(VENV) ]; then find $(VENV) -name '*.dist-info' -type d ! -exec test -f {}/INSTALLER \; -prune -exec rm -rf {} +; fi
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'
+	$(RUN) -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e .
 	$(RUN) tools/install_detectron2.py --constraint constraints.txt
+	@touch $@
+
+$(TESTED): $(INSTALLED)
+	$(RUN) -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[test,docs]'
 	@touch $@

@@ -4,6 +4,8 @@ The ranges below say what should work; ``constraints.txt`` holds the exact set t
 because it is not published under its own name: ``tools/install_detectron2.py`` installs it (``make setup`` does both).
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
@@ -11,6 +13,10 @@ setup(
     version="0.1.0",
     description="Local contrastive pretraining (LoCo) for detection and segmentation with Detectron2",
     license="Apache-2.0",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords="self-supervised learning, local learning, object detection, instance segmentation, Detectron2, LoCo",
+    project_urls={"Paper": "https://arxiv.org/abs/2008.01342"},
     python_requires=">=3.10",
     packages=[*find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]), "loco_det.configs"],
     package_dir={"loco_det.configs": "configs"},  # shipped, though a checkout has them on top
@@ -47,6 +53,12 @@ setup(
     extras_require={
         "gpu": ["kornia>=0.7"],  # INPUT.ON_DEVICE
         "slurm": ["submitit>=1.5"],  # tools/slurm.py
+        "docs": [
+            "sphinx>=8; python_version >= '3.11'",
+            "myst-parser>=4; python_version >= '3.11'",
+            "furo>=2024.8; python_version >= '3.11'",
+            "sphinx-copybutton>=0.5; python_version >= '3.11'",
+        ],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",

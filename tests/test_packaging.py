@@ -42,13 +42,15 @@ def test_packages_are_the_two_of_the_project(tmp_path: Path):
     assert "loco_det/report/page.html.j2" in sources
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "demo-long", "test", "lint", "bench", "clean", "distclean"])
+@pytest.mark.parametrize(
+    "target", ["setup", "demo", "demo-long", "test", "lint", "docs", "bench", "clean", "distclean"]
+)
 def test_make_targets_exist(target: str):
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "test", "lint", "bench"])
+@pytest.mark.parametrize("target", ["setup", "demo", "test", "lint", "docs", "bench"])
 def test_every_target_installs_first_on_a_fresh_clone(target: str, tmp_path: Path):
     variables = [f"VENV={tmp_path / 'venv'}", "PYTHON=python3.99"]
     done = subprocess.run(["make", "--dry-run", target, *variables], cwd=ROOT, capture_output=True, text=True)
@@ -66,7 +68,7 @@ def test_clean_keeps_the_installation():
 def test_continuous_integration_runs_lint_and_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "make lint test" in script.read_text()
+    assert "make lint docs test" in script.read_text()
 
 
 def test_constraints_are_exact_and_cover_what_setup_requires(tmp_path: Path):
