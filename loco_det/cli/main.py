@@ -5,8 +5,9 @@ A command's module is imported when its name has been read, so that help and wro
 
 import difflib
 import importlib
-import importlib.metadata
 import sys
+
+from pretrain.files.version import version
 
 from .common.commands import COMMANDS
 from .common.errors import BAD_INPUT, missing_module
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return 0 if words else BAD_INPUT
     if words[0] == "--version":
-        print(importlib.metadata.version("loco-det"))
+        print(version())
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:

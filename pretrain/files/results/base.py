@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..atomic import write_json
 from ..schema import fault, maybe, read_json, whole
+from ..version import version
 
 VERSION = 1  # of results.json, written as "version"; files without are those of loco-det 0.1
 _Loaded = TypeVar("_Loaded", bound="Results")
@@ -83,7 +84,7 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
         fields = {part.name: plain(getattr(self, part.name)) for part in dataclasses.fields(self)}
-        return {"kind": self.KIND, "version": VERSION, **fields}
+        return {"kind": self.KIND, "version": VERSION, "loco_det": version(), **fields}
 
     def write(self, path: str | os.PathLike) -> None:
         """Write the file whole, or leave what is there as it is.
@@ -104,10 +105,10 @@ def checked_json(path: str | os.PathLike) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise damaged(path, "content")
-    version = content.get("version")
-    if isinstance(version, int) and _is_version(version) and version > VERSION:
+    found = content.get("version")
+    if isinstance(found, int) and _is_version(found) and found > VERSION:
         raise NewerVersionError(
-            f"{path} has version {version} of results.json, this loco-det reads up to {VERSION}: use the one that "
+            f"{path} has version {found} of results.json, this loco-det reads up to {VERSION}: use the one that "
             "wrote it, or a later one"
         )
     return content

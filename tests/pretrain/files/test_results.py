@@ -107,7 +107,7 @@ def test_what_is_written_is_read(tmp_path, results):
     results.write(path)
     content = json.loads(path.read_text())
     assert (content["kind"], content["version"]) == (results.KIND, VERSION)
-    assert content.keys() == {"kind", "version", *(part.name for part in dataclasses.fields(results))}
+    assert content.keys() == {"kind", "version", "loco_det", *(part.name for part in dataclasses.fields(results))}
     assert read_results(path) == results == type(results).read(path)
     for other in KINDS.values():
         if other is not type(results):
@@ -160,4 +160,4 @@ def test_every_key_is_documented_as_the_code_has_it():
             assert f"| `{part.name}` | {part.metadata['doc']} |" in lines, (kind.KIND, part.name)
     keys = {line.split("`")[1] for line in lines if line.startswith("| `")}
     known = {part.name for kind in KINDS.values() for part in dataclasses.fields(kind)}
-    assert keys - known == {"kind", "version"} and f"`{VERSION}`" in PAGE.read_text()
+    assert keys - known == {"kind", "version", "loco_det"} and f"`{VERSION}`" in PAGE.read_text()
