@@ -22,7 +22,8 @@ from .sources.architecture import infer_arch, infer_encoder
 from .sources.checkpoint_file import CheckpointFile, read_checkpoint
 from .sources.conventions import Conventions
 from .sources.layouts import LAYOUTS
-from .sources.source import Source, load_source
+from .sources.source import load_source
+from .sources.source_type import Source
 from .verify import Difference, VerificationError
 from .writing import check_folder
 

@@ -21,7 +21,8 @@ from .config_text import HEADER, config_text
 from .detectron2_names import to_detectron2
 from .networks import detectron2_config, in_detectron2
 from .sources.conventions import Conventions
-from .sources.source import Source, load_source
+from .sources.source import load_source
+from .sources.source_type import Source
 from .verify import Difference, source_features, verify
 from .writing import check_folder, staged
 

@@ -9,15 +9,16 @@ import torch
 from fvcore.common.config import CfgNode as CN
 from torch import nn
 
-from pretrain.encoders import Encoder, build_encoder, is_own_code, parse_encoder
+from pretrain.encoders import Encoder
 
-from .expansions import expansions_of_blockwise, expansions_of_ours, filled, weights_of_ours
+from .expansions import expansions_of_blockwise, expansions_of_ours
 from .networks import source_network
 from .sources.checkpoint_file import errors_naming, read_checkpoint
 from .sources.choose import choose
 from .sources.conventions import Conventions
-from .sources.metadata import metadata_of
-from .sources.source import Source, extract, parse_expected
+from .sources.own_code import is_of_own_code, own_encoder
+from .sources.source import extract, parse_expected
+from .sources.source_type import Source
 
 
 class Readable(NamedTuple):
@@ -92,8 +93,8 @@ def load_encoder(
     it is the first thing in the decoder and the decoder is on a whole stage) and those of blockwise Barlow Twins
     (``pool_conv_block_1`` to ``_4`` in model.py of github.com/shoaibahmed/blockwise_ssl).
 
-    It also takes what the converter refuses: our checkpoints of an encoder that is code of the user's own
-    (MODEL.ENCODER package.module.function), if ``arch`` says the same, because no file shall decide what code runs.
+    Our checkpoints of an encoder that is code of the user's own (MODEL.ENCODER package.module.function) are read if
+    ``arch`` says the same, because no file shall decide what code runs.
 
     Args:
         path, arch, source, ema, prefix, unsafe, config_file: as :func:`load_source`.
@@ -109,8 +110,8 @@ def load_encoder(
     file = read_checkpoint(path, unsafe, config_file)
     ours, expansions = prefix is None and file.is_ours, {}
     with errors_naming(file.path):
-        if ours and source in ("auto", "loco-det") and not ema and is_own_code(file.get("encoder")):
-            found, encoder = _own_encoder(file, expected)
+        if is_of_own_code(file, source, ema, prefix):
+            found, encoder = own_encoder(file, expected)
         else:
             choice = choose(file.content, source, ema, prefix, file.path)
             found, state_dict = extract(file, choice, expected)
@@ -167,19 +168,3 @@ def _as_keys(line):
     options = {"--ema": "EMA", "--prefix": "PREFIX", "--config-file": "CONFIG_FILE", "--unsafe-load": "UNSAFE_LOAD"}
     line = re.sub(r"python tools/convert_to_d2\.py .* OUT\.pkl (?=--prefix)", "", line)
     return re.sub("|".join(options), lambda option: f"MODEL.SOURCE.{options[option[0]]}", line)
-
-
-def _own_encoder(file, expected):
-    """The user's own encoder with the weights of our checkpoint: its Source and the network."""
-    spec = parse_encoder(file.get("encoder"))
-    if expected != spec:
-        raise ValueError(
-            f"its encoder is {spec.name!r}, code of your own, which is run only if asked for by that name, not by "
-            f"{expected.name if expected else 'auto'!r} (MODEL.SOURCE.ENCODER)"
-        )
-    encoder, weights = build_encoder(spec), weights_of_ours(file)
-    weights = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
-    encoder = filled(encoder, weights, f"its weights are not those of what {spec.name!r} builds").float()
-    conventions = Conventions("RGB", *(metadata_of(file).pixels or ()))
-    notes = list(file.notes)
-    return Source(file.path, spec, "loco-det", "ours", "model/encoder.", {}, conventions, {}, notes), encoder

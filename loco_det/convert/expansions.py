@@ -1,7 +1,6 @@
 """Blockwise expansions: conv, BN and ReLU on top of a stage ("CbE", arXiv 2302.01647), of ours and of blockwise_ssl."""
 
 import re
-from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -10,7 +9,7 @@ from pretrain.encoders import Encoder
 
 from .sources.checkpoint_file import CheckpointFile
 from .sources.choose import Choice
-from .sources.search import state_dicts
+from .sources.own_code import filled, weights_of_ours
 
 
 def expansions_of_ours(file: CheckpointFile, encoder: Encoder) -> dict[str, nn.Module]:
@@ -38,26 +37,6 @@ def expansions_of_blockwise(choice: Choice, encoder: Encoder) -> dict[str, nn.Mo
     _, found, _ = choice
     places = {name: f"{found.prefix}pool_conv_block_{i}." for i, name in enumerate(encoder.stage_names, 1)}
     return _expansions(found.weights, places, encoder)
-
-
-def weights_of_ours(file: CheckpointFile) -> dict[str, torch.Tensor]:
-    """Names, without wrappers, and tensors of the learner in one of our checkpoints."""
-    return next((weights for _, weights, _ in state_dicts(file.get("model"))), {})
-
-
-def filled(module: nn.Module, weights: Mapping[str, object], fault: str) -> nn.Module:
-    """``module`` with exactly these weights.
-
-    Raises:
-        ValueError: beginning with ``fault`` if they are not the module's; or if one is not finite.
-    """
-    try:
-        module.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()}, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{fault} ({' '.join(str(error).split())})") from None
-    if broken := [name for name, value in module.state_dict().items() if not torch.isfinite(value).all()]:
-        raise ValueError(f"NaN or infinite values in {len(broken)} tensors ({broken[0]})")
-    return module
 
 
 def _expansions(weights, places, encoder):

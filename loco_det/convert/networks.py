@@ -9,10 +9,10 @@ from detectron2.modeling import build_backbone
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, ResNetShape, parse_encoder
+from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, NamedEncoder, ResNetShape, parse_encoder
 
 from ..config import add_loco_config
-from ..modeling import backbones  # noqa: F401, registers its backbones
+from ..modeling.backbones import nearest_power  # and registers its backbones
 from .sources.architecture import skeleton
 from .sources.conventions import Conventions
 
@@ -53,12 +53,30 @@ def detectron2_config(encoder: EncoderSpec, conventions: Conventions, weights: s
             "RES5_DILATION": 1,
         }
     else:
-        stages = STAGES_OF_FPN.get(encoder.name, ["res2", "res3", "res4", "res5"])
+        stages = stages_of_fpn(encoder)
         model["BACKBONE"] = {"NAME": "build_encoder_fpn_backbone"}
         model["ENCODER"] = encoder.name
         model["RESNETS"] = {"OUT_FEATURES": stages}
         model["FPN"] = {"IN_FEATURES": stages}
     return {"MODEL": model, "INPUT": {"FORMAT": conventions.format}}
+
+
+def stages_of_fpn(encoder: EncoderSpec) -> list[str]:
+    """The stages that an FPN is built on: those of stride 4, 8, 16 and 32, about.
+
+    Raises:
+        ValueError: if an encoder of the user's own has no such stages.
+    """
+    if not (isinstance(encoder, NamedEncoder) and encoder.is_own_code):
+        return STAGES_OF_FPN.get(encoder.name, list(STAGE_NAMES))
+    network = skeleton(encoder)
+    levels = {nearest_power(s): name for name, s in zip(network.stage_names, network.strides, strict=True)}
+    if missing := [level for level in (4, 8, 16, 32) if level not in levels]:
+        raise ValueError(
+            f"{encoder.name} has stages of stride {', '.join(f'{s:g}' for s in network.strides)}, but an FPN needs "
+            f"about 4, 8, 16 and 32: none is near {missing[0]}"
+        )
+    return [levels[level] for level in (4, 8, 16, 32)]
 
 
 def source_network(encoder: EncoderSpec, state_dict: dict[str, torch.Tensor], conventions: Conventions) -> Encoder:

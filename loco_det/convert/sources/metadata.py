@@ -77,8 +77,8 @@ def check_agreement(claimed: EncoderSpec | None, found: EncoderSpec, location: s
             raise ValueError(f"the checkpoint calls its network {claimed.name!r}, but the weights are a {found}'s")
     elif claimed and claimed.is_own_code:
         raise ValueError(
-            f"its encoder is {claimed.name!r}, code of your own: if it computes what a {found} does, name its place "
-            f"with --prefix {location}"
+            f"its encoder is {claimed.name!r}, code of your own, which runs only if you ask for it: add --arch "
+            f"{claimed.name}; or if it computes what a {found} does, name its place with --prefix {location}"
         )
     elif claimed and re.match(r"resnet(aa|blur)\d", claimed.name):
         raise ValueError(f"a {claimed} of timm: the names of a {found}, but anti-aliased: Detectron2 cannot compute it")

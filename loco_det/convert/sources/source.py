@@ -3,73 +3,21 @@
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
 import torch
 
 from pretrain.encoders import EncoderSpec, ResNetShape, parse_encoder
-from pretrain.files.atomic import sha256_of
 
 from . import detectron2_runs, huggingface
 from .architecture import infer_encoder, relative
 from .checkpoint_file import CheckpointFile, errors_naming, read_checkpoint
 from .choose import Choice, choose
-from .conventions import Conventions
 from .messages import first_few
 from .metadata import check_agreement, metadata_of, parse_name, pretraining_of
 from .openmmlab import openmmlab_pixels
+from .own_code import is_of_own_code, own_encoder
+from .source_type import Source
 from .weights import complete, dense_tensor
-
-
-@dataclass
-class Source:
-    """What a checkpoint was found to be.
-
-    Attributes:
-        path: of the file; if a folder was named, of that in it.
-        encoder: which one it is.
-        layout: which project's it is, a name of ``layouts.LAYOUTS`` or "prefix".
-        project: the same in words.
-        location: where in the file it was: "keys/of/dictionaries/prefix.".
-        names: of the state dict -> the file's, without prefix; without the counters that the file did not have.
-        conventions: what the network expects of its surroundings.
-        dropped: first part of the other names beside it (``fc``, ``projector``) -> how many there were.
-        notes: what the user should know, a line each.
-        pretraining: as :func:`metadata.pretraining_of` returns it.
-    """
-
-    path: Path
-    encoder: EncoderSpec
-    layout: str
-    project: str
-    location: str
-    names: dict[str, str]
-    conventions: Conventions
-    dropped: dict[str, int]
-    notes: list[str] = field(default_factory=list)
-    pretraining: dict | None = None
-
-    @property
-    def arch(self) -> str:
-        """The encoder's name, for ``pretrain.encoders.build_encoder``."""
-        return self.encoder.name
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the file, in hexadecimal. Computed when first asked for: it costs about as much time as reading did."""
-        return sha256_of(self.path)
-
-    def as_dict(self) -> dict:
-        """Plain values for JSON, without the names."""
-        keys = ("arch", "layout", "project", "location")
-        return {
-            "path": str(self.path),
-            **{key: getattr(self, key) for key in keys},
-            "conventions": self.conventions._asdict(),
-            **{key: getattr(self, key) for key in ("dropped", "notes", "pretraining")},
-        }
 
 
 def load_source(
@@ -85,7 +33,8 @@ def load_source(
 
     Args:
         path: the file: .pth, .pt, .tar, .ckpt, .safetensors, .pkl, .npz; or a folder of Hugging Face's transformers.
-        arch: the encoder it must hold, a name for ``pretrain.encoders.build_encoder``, or "auto".
+        arch: the encoder it must hold, a name for ``pretrain.encoders.build_encoder``, or "auto". A checkpoint of ours
+            whose encoder is a user's own code is read only if this names it: then that code runs.
         source: the layout it must have, a name of ``layouts.LAYOUTS``, or "auto".
         ema: take the network of the moving average (momentum, key, target, teacher).
         prefix: of the encoder's names as they are in the file, for a project without a layout.
@@ -103,6 +52,9 @@ def load_source(
     expected = parse_expected(arch)
     file = read_checkpoint(path, unsafe, config_file)
     with errors_naming(file.path):
+        if is_of_own_code(file, source, ema, prefix):
+            found, own = own_encoder(file, expected)
+            return found, own.state_dict()
         return extract(file, choose(file.content, source, ema, prefix, file.path), expected)
 
 

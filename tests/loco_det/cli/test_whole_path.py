@@ -1,0 +1,139 @@
+"""``loco-det`` from images to AP on tiny data, with an encoder of the user's own."""
+
+import json
+import os
+
+import pytest
+
+from loco_det.demo_scenes.writing import make_demo_data
+
+MAIN = "import sys\nfrom loco_det.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+OWN = """
+from torch import nn
+from pretrain import StageEncoder
+
+def block(i, o, stride):
+    return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+
+def tiny():
+    widths = {"low": (3, 8, 4), "mid": (8, 16, 2), "high": (16, 24, 2), "top": (24, 32, 2)}
+    stages = {name: nn.Sequential(block(i, o, s)) for name, (i, o, s) in widths.items()}
+    return StageEncoder(stages, [8, 16, 24, 32], [4, 8, 16, 32])
+
+def shallow():
+    return StageEncoder({"low": nn.Sequential(block(3, 8, 4))}, [8], [4])
+"""
+TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
+        "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(1,)", "DATALOADER.NUM_WORKERS", 0, "TEST.PRECISE_BN.NUM_ITER", 1,
+        "TEST.NUM_PICTURES", 0)  # fmt: skip
+UNITS = "[[low, mid], [mid, high], [high, top]]"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole_path")
+    make_demo_data(root / "demo", num_unlabeled=8, num_train=4, num_val=3, size=(64, 96), workers=1,
+                   layouts=("unlabeled", "coco"))  # fmt: skip
+    for number, path in enumerate(sorted((root / "demo" / "unlabeled").rglob("*.jpg"))):
+        folder = root / ("tested" if number < 4 else "labelled") / "ab"[number % 2]  # one folder a class
+        folder.mkdir(parents=True, exist_ok=True)
+        os.link(path, folder / path.name)
+    (root / "my_enc.py").write_text(OWN)
+    (root / "main.py").write_text(MAIN)
+    return root
+
+
+@pytest.fixture(scope="module")
+def loco_det(run_tool, data):
+    """Run ``loco-det`` with my_enc.py on the path: it is beside the script."""
+
+    def run(*arguments):
+        return run_tool(data / "main.py", *arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pretrained(loco_det, data):
+    options = ("MODEL.ENCODER", "my_enc.tiny", "MODEL.UNITS", UNITS, "MODEL.DECODER.HIDDEN_DIM", 16,
+               "DATASETS.TRAIN", data / "demo" / "unlabeled", "INPUT.CROP_SIZE", 32, "SOLVER.IMS_PER_BATCH", 4,
+               "SOLVER.EPOCHS", 1.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu",
+               "MODEL.RECOMPUTE", "[]", "OUTPUT_DIR", data / "pretrained")  # fmt: skip
+    done = loco_det("pretrain", "--config-file", "imagenet/resnet50_loco_800ep", *options)
+    assert done.returncode == 0, done.stderr
+    return data / "pretrained" / "model_final.pth"
+
+
+@pytest.fixture(scope="module")
+def converted(loco_det, pretrained, data):
+    done = loco_det("convert", pretrained, data / "own.pkl", "--arch", "my_enc.tiny")
+    assert done.returncode == 0, done.stderr
+    return data / "own.pkl"
+
+
+def test_own_code_runs_only_if_it_is_named(loco_det, pretrained, data):
+    done = loco_det("convert", pretrained, data / "no.pkl")
+    assert done.returncode == 1 and "my_enc.tiny" in done.stderr and done.stderr.count("\n") == 1
+    assert not (data / "no.pkl").exists()
+
+
+@pytest.mark.parametrize(("config", "frozen"), [("demo_coco_loco_frozen", True), ("demo_coco_loco_finetune", False)])
+def test_a_detector_is_trained_on_it(loco_det, converted, data, config, frozen, tmp_path):
+    coco, custom = data / "demo" / "coco", []
+    for split, name in (("TRAIN", "train"), ("TEST", "val")):
+        custom += [f"DATASETS.CUSTOM.{split}_JSON", coco / f"annotations/instances_{name}.json"]
+        custom += [f"DATASETS.CUSTOM.{split}_IMAGES", coco / name]
+    arguments = ["train", "--config-file", config, "--overlay", converted.with_suffix(".yaml"), *TINY, *custom]
+    refused = loco_det(*arguments, "OUTPUT_DIR", tmp_path / "refused")
+    assert refused.returncode == 2 and "MODEL.ENCODER is my_enc.tiny, code of your own" in refused.stderr
+    done = loco_det(*arguments, "MODEL.ENCODER", "my_enc.tiny", "OUTPUT_DIR", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (found["backbone"], found["frozen"]) == ("my_enc.tiny", frozen)
+    assert (tmp_path / "out" / "command.txt").read_text().startswith("loco-det train --config-file")
+    before = done.stdout.partition("iter:")[0]
+    assert len(before.splitlines()) <= 40, before
+    assert "\x1b" not in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_it_is_read_out(loco_det, pretrained, data, tmp_path):
+    options = ("MODEL.WEIGHTS", pretrained, "MODEL.SOURCE.ENCODER", "my_enc.tiny", "DATASETS.TRAIN", data / "labelled",
+               "DATASETS.TEST", data / "tested", "INPUT.CROP_SIZE", 32, "DATALOADER.NUM_WORKERS", 0,
+               "MODEL.DEVICE", "cpu")  # fmt: skip
+    done = loco_det("knn", "--config-file", "readout/knn", *options, "KNN.K", "[3]", "OUTPUT_DIR", tmp_path / "knn")
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads((tmp_path / "knn" / "results.json").read_text())["knn"]) == ["low", "mid", "high", "top"]
+    options += ("SOLVER.EPOCHS", 1.0, "SOLVER.IMS_PER_BATCH", 2, "OUTPUT_DIR", tmp_path / "probe")
+    done = loco_det("probe", "--config-file", "cached", *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "probe" / "results.json").exists()
+
+
+def test_stages_without_the_strides_of_an_fpn_are_refused(monkeypatch, data):
+    from loco_det.convert.networks import stages_of_fpn
+    from pretrain.encoders import parse_encoder
+
+    monkeypatch.syspath_prepend(str(data))
+    assert stages_of_fpn(parse_encoder("my_enc.tiny")) == ["low", "mid", "high", "top"]
+    with pytest.raises(ValueError, match="stages of stride 4, but an FPN needs about 4, 8, 16 and 32: none is near 8"):
+        stages_of_fpn(parse_encoder("my_enc.shallow"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 2, "usage: loco-det COMMAND"),
+        (("trian",), 2, "did you mean train?"),
+        (("nothing",), 2, "choose one of pretrain, convert"),
+        (("train", "--config-file", "coco_loco_forzen.yaml"), 2, "did you mean coco_loco_frozen.yaml?"),
+        (("--help",), 0, "pretrain"),
+        (("--version",), 0, "0.1.0"),
+        (("configs", "no such"), 1, "no shipped config has"),
+        (("configs", "coco_frozen"), 0, "LoCo 800 epochs, R50, frozen"),
+        (("train", "--help"), 0, "usage: loco-det train"),
+    ],
+)
+def test_what_it_says(loco_det, arguments, code, said):
+    done = loco_det(*arguments)
+    assert done.returncode == code and said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
