@@ -256,7 +256,7 @@ def test_every_protocol_runs(name, tiny_data, tmp_path):
     assert all(p.grad is None for p in network.parameters())
     for key, value in probe.classifiers.heads.state_dict().items():
         assert value.isfinite().all() and not torch.equal(value, first[f"heads.{key}"]), key
-    assert list(results["linear"]) == (cfg.MODEL.STAGES or list(network(torch.zeros(1, 3, 16, 16))))
-    for row in results["linear"].values():
-        assert list(row["sweep"]) == [f"{rate:g}" for rate in cfg.SOLVER.BASE_LR] and row["lr"] in cfg.SOLVER.BASE_LR
-        assert 0 <= row["top1"] <= row["top5"] <= 100 and (row["held_out_top1"] is None) == (not cfg.DATASETS.HELD_OUT)
+    assert list(results.linear) == (cfg.MODEL.STAGES or list(network(torch.zeros(1, 3, 16, 16))))
+    for row in results.linear.values():
+        assert list(row.sweep) == [f"{rate:g}" for rate in cfg.SOLVER.BASE_LR] and row.lr in cfg.SOLVER.BASE_LR
+        assert 0 <= row.top1 <= row.top5 <= 100 and (row.held_out_top1 is None) == (not cfg.DATASETS.HELD_OUT)

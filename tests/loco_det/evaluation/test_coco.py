@@ -454,7 +454,7 @@ def test_falls_back_to_pycocotools(register, tmp_path, caplog, spoil, message):
     truth, detections = make(9, images=4)
     spoil(truth, detections)
     both(register, tmp_path, truth, detections)
-    warnings = [r.getMessage() for r in caplog.records if r.name == "loco_det.evaluation.build.coco"]
+    warnings = [r.getMessage() for r in caplog.records if r.name == "loco_det.evaluation.coco"]
     assert len(warnings) == 1 and message in warnings[0] and "evaluated with pycocotools" in warnings[0]
 
 

@@ -73,7 +73,7 @@ def test_one_value_for_a_list_of_detectron2():
         ("SOLVER:\n  BASE_LR: [0.1", "wrong.yaml, line 2, column 16: expected ',' or ']'"),
         ("MODEL: STAGES: []", 'wrong.yaml, line 1, column 14: mapping values are not allowed here; write "KEY: VALUE"'),
         ("SOLVER:\n\tEPOCHS: 3", "wrong.yaml, line 2, column 1: found character '\\t' that cannot start any token"),
-        (b"\xff\xfe\x00", "wrong.yaml: no text"),
+        (b"\xff\xfe\x00", "wrong.yaml: not text"),
     ],
 )
 def test_what_is_wrong_in_a_file(tmp_path, text, line):

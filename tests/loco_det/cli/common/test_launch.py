@@ -104,7 +104,6 @@ from loco_det.cli.common.arguments import argument_parser
 from loco_det.cli.common.launch import launch
 import torch
 from pretrain.processes.lifetime import start_worker
-from pretrain.processes.sigterm import start_worker
 
 def worker_init(_):
     start_worker()
