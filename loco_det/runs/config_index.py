@@ -101,6 +101,9 @@ def index() -> str:
             parts += [f"### {source}\n", _table(("row", "file", f"published {figure}"), cells)]
         others = [path for path in files if not rows[path] and path.relative_to(CONFIGS).parts[0] == task]
         parts += ["### Without a published figure\n", _table(("file", "what it is"), map(_described, others))]
+    overlays = [path for path in files if path.relative_to(CONFIGS).parts[0] == "overlays"]
+    parts += ["## Overlays\n", "Merged over a config by `--overlay NAME`.\n"]
+    parts.append(_table(("file", "what it is"), map(_described, overlays)))
     return "\n".join(parts)
 
 

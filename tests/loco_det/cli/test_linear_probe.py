@@ -57,7 +57,7 @@ def test_files_and_figures_of_a_run(cached_run, data):
     out, done = cached_run
     assert {p.name for p in out.iterdir()} - {p.name for p in out.glob("events*")} == FILES and done.stderr == ""
     found = results(out)
-    assert set(found) == {"kind", "version", "protocol", "weights", "images", "linear", "seconds"}
+    assert set(found) == {"kind", "version", "loco_det", "protocol", "weights", "images", "linear", "seconds"}
     assert found["images"] == {"train": 16, "held_out": 2, "test": 18, "classes": 2}
     assert found["weights"]["path"] == str(data / "resnet18.pth") and len(found["weights"]["sha256"]) == 64
     assert (found["weights"]["source"], found["weights"]["arch"]) == ("torchvision", "resnet18")

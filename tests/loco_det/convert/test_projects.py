@@ -355,21 +355,21 @@ def test_a_file_with_the_average_alone(key, network, assert_same_bits, tmp_path)
         load_source(path)
 
 
-# --- README ----------------------------------------------------------------------------------------------------------
+# --- docs ----------------------------------------------------------------------------------------------------------
 
 
-def sources_in_readme():
-    """The cells of the table under the heading with "Sources"."""
-    text = (HERE.parents[2] / "README.md").read_text()
+def sources_in_docs():
+    """The cells of the table under the heading "Sources" of docs/conversion.md."""
+    text = (HERE.parents[2] / "docs" / "conversion.md").read_text()
     section = re.search(r"^#+ [^\n]*Sources[^\n]*\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert section, "README.md has no heading with 'Sources'"
+    assert section, "docs/conversion.md has no heading with 'Sources'"
     lines = re.findall(r"^\| *(.*?) *\|$", section[1], re.MULTILINE)
     plain = [re.sub(r"[`\\]", "", line) for line in lines]
     return [[cell.strip() for cell in line.split(" | ")] for line in plain[2:]]
 
 
-def test_the_table_in_readme_lists_every_row_and_the_test_that_proves_it():
-    rows = sources_in_readme()
+def test_the_table_in_docs_lists_every_row_and_the_test_that_proves_it():
+    rows = sources_in_docs()
     assert [tuple(cells[:3]) for cells in rows] == [(row.name, row.project, row.rule) for row in LAYOUTS]
     tests = {f"test_projects.py::test_source[{key}]": wanted for key, wanted in EXPECTED.items()}
     for name, project, _, proofs in rows:

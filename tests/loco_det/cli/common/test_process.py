@@ -28,8 +28,17 @@ def python(code, *arguments, **more):
 def test_options_are_detectron2s():
     theirs, ours = default_argument_parser("the end"), argument_parser("the end")
     theirs.set_defaults(dist_url="auto")
-    assert ours.format_help() == theirs.format_help()
-    assert vars(ours.parse_args([])) == vars(theirs.parse_args([])) | {"local_rank": None}
+    own = {"--overlay", "--local-rank", "--local_rank"}  # not in Detectron2
+    options = {name: action for action in ours._actions for name in action.option_strings or [action.dest]}
+    for action in theirs._actions:
+        for name in action.option_strings or [action.dest]:
+            same = options.pop(name)
+            assert (type(same), same.default, same.type, same.nargs) == (
+                type(action), action.default, action.type, action.nargs
+            )  # fmt: skip
+            assert same.help == action.help or name == "--config-file", name
+    assert options.keys() == own
+    assert vars(ours.parse_args([])) == vars(theirs.parse_args([])) | {"local_rank": None, "overlay": []}
 
 
 HELP = """
