@@ -15,12 +15,12 @@ Embeddings = dict[str, Tensor]  # name of a unit -> (2B, D): the first views of 
 def in_chunks(
     views: Tensor,
     chunk: int,
-    embed: Callable[[Tensor], Embeddings],
+    embed_chunk: Callable[[Tensor], Embeddings],
     loss_gradient: LossGradient,
     backward: Callable[[Tensor, LossGradient, Ready], None],
     ready: Ready,
 ) -> None:
-    """Accumulate the gradients of all losses, in three passes.
+    """Accumulate the gradients of all losses, in three steps.
 
     1. Every chunk runs forward without a graph, for its embeddings.
     2. The losses need the embeddings of all images, and give a gradient with respect to each embedding.
@@ -32,7 +32,7 @@ def in_chunks(
     Args:
         views: (2B, 3, H, W), the first views of B images, then the second views.
         chunk: images at a time.
-        embed: from the views of a chunk, (2b, 3, H, W), to the embeddings of all units.
+        embed_chunk: from the views of a chunk, (2b, 3, H, W), to the embeddings of all units.
         loss_gradient: from all embeddings of a unit to the gradient of its loss.
         backward: the schedule for the views of a chunk, a function that gives the gradients of its embeddings, and a
             function that is called when gradients are final.
@@ -43,10 +43,10 @@ def in_chunks(
     states, embeddings = [], []
     for part in chunks:
         states.append(RandomState.now(views.device))
-        embeddings.append(embed(torch.cat([first[part], second[part]])))
+        embeddings.append(embed_chunk(torch.cat([first[part], second[part]])))
     gradients = {name: loss_gradient(name, _join([z[name] for z in embeddings])) for name in embeddings[0]}
     for part, state in zip(chunks, states, strict=True):
-
+        # z is not needed: step 2 has computed the gradient. The default keeps this chunk's part for this function.
         def gradient_of_part(name: str, z: Tensor, part: slice = part) -> Tensor:
             return _rows(gradients[name], part)
 
@@ -64,8 +64,8 @@ def embed(views: Tensor, plan: Plan, decoders: nn.ModuleDict, noise: float = 0.0
     with running_statistics_kept(modules):
         for segment in plan.segments:
             h = segment.forward(h, noise)
-            if segment.unit is not None:
-                z[segment.unit] = decoders[segment.unit](h)
+            if segment.top_of is not None:
+                z[segment.top_of] = decoders[segment.top_of](h)
     return z
 
 

@@ -22,17 +22,16 @@ class LocalLearner(nn.Module):
     gradient is stopped at the unit's input. Units may overlap; a stage in several units gets the sum of their
     gradients. With the stages res2 (and stem), res3, res4, res5:
 
-    ==================================================  ===================================================
-    units                                               method
-    ==================================================  ===================================================
-    [res2 res3] [res3 res4] [res4 res5]                 LoCo (Xiong, Ren, Urtasun 2020, Sec. 4)
-    [res2] [res3] [res4] [res5]                         the paper's GIM: a stop-gradient between all stages;
-                                                        blockwise Barlow Twins, with its decoder and loss
-    [res2 res3[:1]] [res3 res4[:1]] [res4 res5[:1]]     sharing of one block (LoCo, Table 5)
-    [res5]
-    [res2 res3 res4 res5]                               end to end
-    none                                                random: nothing learns
-    ==================================================  ===================================================
+    =======================================================  ===================================================
+    units                                                    method
+    =======================================================  ===================================================
+    [res2 res3] [res3 res4] [res4 res5]                      LoCo (Xiong, Ren, Urtasun 2020, Sec. 4)
+    [res2] [res3] [res4] [res5]                              the paper's GIM: a stop-gradient between all stages
+    [res2] [res3] [res4] [res5]                              blockwise Barlow Twins, with its decoder and loss
+    [res2 res3[:1]] [res3 res4[:1]] [res4 res5[:1]] [res5]   sharing of one block (LoCo, Table 5)
+    [res2 res3 res4 res5]                                    end to end
+    none                                                     random: nothing learns
+    =======================================================  ===================================================
 
     All of them run through :meth:`forward_backward`, with the schedule of local.py.
 
@@ -60,17 +59,21 @@ class LocalLearner(nn.Module):
             units: a list of consecutive stage names for each unit. A slice such as "res3[:1]" stands for some of a
                 stage's blocks.
             decoders: dict from the last name of each unit to its decoder, (2B, C, H, W) -> (2B, D).
-            loss: function of the two views' embeddings, (B, D) and (B, D), to a scalar.
+            loss: function of the two views' embeddings, (B, D) and (B, D), to a scalar. If it is a module with
+                parameters, they get gradients too, but never reach ``ready`` (see :meth:`forward_backward`): parallel
+                processes would not average them.
             shared_gradient: a stage of several units learns from "all" their losses, or from the "upper"most one only.
                 The gradients of the others pass through it to the stages below (Table 5).
             noise: on each stage's output in training, see :func:`add_noise`.
             recompute: stages, or slices of stages, whose blocks keep their inputs but no graph. A block runs forward
-                again when a gradient is due at its output.
+                again when a gradient is due at its output. A block whose unit has its loss in the same stage keeps its
+                first graph for that loss, see local.py: in LoCo ``res5`` here changes nothing.
             ties: pairs of parameters, a decoder's and the encoder's, which an L2 penalty ties (Table 5).
             tie_weight: the penalty is this times the sum of squared differences.
 
         Raises:
-            ValueError: if a unit is not possible (see :func:`read_units`), or a stage or an option is not known.
+            ValueError: if a unit is not possible (see :func:`read_units`), a stage or an option is not known, or the
+                decoders are not those of the units.
         """
         super().__init__()
         self.encoder = encoder
@@ -79,6 +82,9 @@ class LocalLearner(nn.Module):
         self.shared_gradient, self.noise = shared_gradient, noise
         self.ties, self.tie_weight = list(ties), tie_weight
         self.plan = make_plan(encoder, units, recompute, shared_gradient)
+        if decoders.keys() != self.plan.sections.keys():
+            names = [", ".join(of) or "none" for of in (self.plan.sections, decoders)]
+            raise ValueError(f"each unit needs one decoder of its name: units {names[0]}; decoders {names[1]}")
 
     @property
     def segments(self) -> list[Segment]:
@@ -88,14 +94,16 @@ class LocalLearner(nn.Module):
     def compile(self, **kwargs: Any) -> None:
         """torch.compile the decoders, and the segments that one loss at most reaches.
 
-        A compiled backward pass computes all gradients. In the other segments the schedule asks for that of the input
-        only.
+        Compiled code always computes the parameter gradients too, so input-gradient passes would waste work. Segments
+        that several losses reach stay eager.
 
         Args:
             kwargs: those of torch.compile.
         """
         modules = [*self.decoders.values(), *(s.module for s in self.segments if len(s.losses) < 2)]
-        limit = 8 * len(modules)  # all modules share one limit; torch silently leaves the rest uncompiled
+        # torch compiles one function for 8 kinds of input (shapes, modes, ...) and silently leaves the rest uncompiled.
+        # All modules here share the function, nn.Module's, and so one limit: give each module its 8.
+        limit = 8 * len(modules)
         torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
         for module in modules:
             module.compile(**kwargs)
@@ -109,12 +117,17 @@ class LocalLearner(nn.Module):
     ) -> dict[str, Tensor]:
         """Accumulate the gradients of all losses into ``.grad``.
 
+        Stages above the last loss run forward too, and so do all stages if there are no units: the running averages of
+        BN follow.
+
         Args:
             views: (2B, 3, H, W), the first views of B images, then the second views.
             chunk: images that go through the network at a time, see :func:`in_chunks`; 0: all.
-            ready: called once for each unit, before the next stage runs forward, with the list of parameters whose
-                gradients are now final. Parallel processes can average them while the next unit runs.
-            prepare: function of views, such as normalisation, which is called with one chunk at a time.
+            ready: called once for each unit, before the next stage runs forward, with the list of parameters for which
+                this was the last loss. Their gradients are final: parallel processes can average them while the next
+                unit runs. With chunks it is called for the last chunk only.
+            prepare: function of views, such as normalisation, which is called with one chunk at a time. With chunks it
+                is called twice for each, both times with the same random numbers of torch.
 
         Returns:
             Name of each unit -> its loss, a detached scalar; "tie" -> the penalty, if there are ties.
@@ -129,7 +142,7 @@ class LocalLearner(nn.Module):
         def backward(part: Tensor, gradient_of: local.LossGradient, when_final: local.Ready) -> None:
             local.forward_backward(prepare(part), self.plan, self.decoders, gradient_of, when_final, noise)
 
-        with uncached_autocast(views.device):
+        with uncached_autocast(views.device):  # passes without a graph (chunk, recompute) must not fill its cache
             if self.ties:
                 losses["tie"] = tie_backward(self.ties, self.tie_weight)
             if 0 < chunk < len(views) // 2:

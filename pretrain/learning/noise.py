@@ -9,11 +9,11 @@ def add_noise(h: Tensor, share: float) -> Tensor:
     standard deviation, which is that of the images that this process sees at a time.
 
     Args:
-        h: output of a stage, (B, C, H, W).
+        h: output of a stage, (2B, C, H, W).
         share: standard deviation of the noise, as a share of the standard deviation of the whole tensor ``h``.
 
     Returns:
-        (B, C, H, W).
+        (2B, C, H, W).
     """
     batch, channels, *sides = h.shape
     # The CPU draws five times as fast in the order of the memory, which is channels_last.

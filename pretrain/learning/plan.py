@@ -1,4 +1,8 @@
-"""Which losses reach and train which segments of an encoder."""
+"""Which losses reach and train which segments of an encoder.
+
+A loss reaches the segments of its unit: its gradient arrives at their outputs. It trains those whose parameters get
+this gradient. Where a section learns from the upper gradient only, the other losses reach it but do not train it.
+"""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -11,15 +15,15 @@ from .units import read_units
 
 @dataclass(eq=False)
 class Section:
-    """A run of segments that the same losses reach.
+    """Consecutive segments that the same losses reach.
 
     LoCo's units [res2 res3] [res3 res4] [res4 res5] make four sections of one segment each. The end-to-end unit
     [res2 res3 res4 res5] makes one section of four segments.
 
     Attributes:
         segments: from the top down.
-        losses: names of the units that contain it, in the order of their losses.
-        trained_by: those of ``losses`` whose gradient its parameters get. The others only pass through it.
+        losses: names of the units that contain it, lowest first.
+        trained_by: those of ``losses`` that train it. The gradients of the others only pass through it.
     """
 
     segments: list[Segment]

@@ -1,4 +1,4 @@
-"""Cut an encoder into segments: the runs of blocks that run forward and backward as a whole."""
+"""Cut an encoder into segments: runs of blocks with a graph of their own, usually a stage each."""
 
 import itertools
 from collections.abc import Iterable
@@ -18,18 +18,20 @@ class Segment:
     Attributes:
         index: position among the segments, counted from the image upwards.
         module: the blocks; a Sequential of the encoder's own modules.
-        losses: names of the units that contain it, in the order of their losses. Only these losses reach it.
-        unit: name of the unit whose top it is, on whose output the decoder and the loss stand; None: of no unit.
+        losses: names of the units that contain it, lowest first. Only these losses reach it.
+        top_of: name of the unit that ends here: its decoder and its loss stand on this output. None if no unit ends
+            here.
         ends_stage: whether it is the last segment of its stage.
-        recompute: whether it runs forward again when its gradient is due.
-        keeps_graph: whether its first forward pass makes a graph.
-        needs_input_gradient: whether a unit that contains it goes further down.
+        recompute: whether it runs forward again for a backward pass that finds no graph.
+        keeps_graph: whether the first forward builds a graph. A segment that no loss reaches builds none. A recomputed
+            segment builds one only if the loss of one of its units stands in the same stage.
+        needs_input_gradient: whether a unit that contains it continues below.
     """
 
     index: int
     module: nn.Sequential
     losses: tuple[str, ...]
-    unit: str | None
+    top_of: str | None
     ends_stage: bool
     recompute: bool
     keeps_graph: bool
@@ -39,22 +41,22 @@ class Segment:
         """Run the blocks.
 
         Args:
-            x: (B, C, H, W), the output of the segment below or the images.
-            noise: see :func:`add_noise`; a stage's output gets it, so that only the last segment of a stage adds it.
+            x: (2B, C, H, W), the output of the segment below or the images.
+            noise: see :func:`add_noise`. Only the last segment of a stage adds it.
 
         Returns:
-            (B, C', H', W').
+            (2B, C', H', W').
         """
         h = self.module(x)
         return add_noise(h, noise) if noise and self.ends_stage else h
 
 
 def cut(encoder: Encoder, units: list[Unit], recompute: Iterable[str] = ()) -> list[Segment]:
-    """Cut an encoder where a unit begins or ends, at the ends of stages, and around each block that is recomputed.
+    """Cut an encoder where units begin and end, where stages end, and before and after each recomputed block.
 
     Args:
         encoder: whose stages are cut.
-        units: in the order of their last blocks.
+        units: in the order of their last blocks, lowest first.
         recompute: stages or slices of stages, each block of which becomes a segment that is recomputed.
 
     Returns:
@@ -67,27 +69,28 @@ def cut(encoder: Encoder, units: list[Unit], recompute: Iterable[str] = ()) -> l
     stage_ends = list(itertools.accumulate(len(stage) for stage in encoder.stages))
     blocks = [block for stage in encoder.stages for block in stage]
     segments: list[Segment] = []
-    for start, stop in itertools.pairwise(_bounds(units, recomputed, stage_ends)):
-        around = [unit for unit in units if start in unit.blocks]
+    for start, stop in itertools.pairwise(_cut_points(units, recomputed, stage_ends)):
+        containing = [unit for unit in units if start in unit.blocks]
         stage_end = next(end for end in stage_ends if end >= stop)
-        loss_in_stage = any(unit.blocks.stop <= stage_end for unit in around)  # such a loss needs the graph soon
+        # The backward of such a loss comes before the next stage: a first forward without a graph would save little.
+        loss_in_stage = any(unit.blocks.stop <= stage_end for unit in containing)
         segment = Segment(
             index=len(segments),
             module=nn.Sequential(*blocks[start:stop]),
-            losses=tuple(unit.name for unit in around),
-            unit=next((unit.name for unit in around if unit.blocks.stop == stop), None),
+            losses=tuple(unit.name for unit in containing),
+            top_of=next((unit.name for unit in containing if unit.blocks.stop == stop), None),
             ends_stage=stop == stage_end,
             recompute=start in recomputed,
-            keeps_graph=loss_in_stage or (bool(around) and start not in recomputed),
-            needs_input_gradient=any(unit.blocks.start < start for unit in around),
+            keeps_graph=loss_in_stage or (bool(containing) and start not in recomputed),
+            needs_input_gradient=any(unit.blocks.start < start for unit in containing),
         )
         segments.append(segment)
     return segments
 
 
-def _bounds(units: list[Unit], recomputed: set[int], stage_ends: list[int]) -> list[int]:
-    """The blocks at which a segment starts; at the end the number of all blocks."""
-    bounds = {0, *stage_ends}
-    bounds |= {bound for unit in units for bound in (unit.blocks.start, unit.blocks.stop)}
-    bounds |= {bound for block in recomputed for bound in (block, block + 1)}
-    return sorted(bounds)
+def _cut_points(units: list[Unit], recomputed: set[int], stage_ends: list[int]) -> list[int]:
+    """Index of the first block of each segment, in rising order; the number of all blocks is the last element."""
+    points = {0, *stage_ends}
+    points |= {point for unit in units for point in (unit.blocks.start, unit.blocks.stop)}
+    points |= {point for block in recomputed for point in (block, block + 1)}
+    return sorted(points)

@@ -14,17 +14,19 @@ from .segments import Segment
 class TapeEntry:
     """What one segment's forward pass leaves for its backward passes.
 
-    Nothing but this entry holds a gradient or a graph, so that each is freed during the pass that is its last use.
+    Nothing but this entry holds a gradient or a graph, so autograd can free it during the last pass that needs it.
 
     Attributes:
         segment: the segment.
         noise: of the forward pass, see :func:`add_noise`.
-        input: (B, C, H, W), a detached copy of the output below.
-        output: (B, C', H', W') with its graph; None while the graph is not kept.
+        input: (2B, C, H, W), a detached view of the output below.
+        output: (2B, C', H', W') with its graph; None while no graph is kept.
         replay: what a second forward pass needs to equal the first; None for a segment that is not recomputed.
-        gradient: d loss / d output of one loss, (B, C', H', W'), which the next backward pass uses up.
-        accumulated: sum of d loss / d output over the losses so far, (B, C', H', W'). Only the top segment of a section
-            has it, until its full backward pass.
+        gradient: (2B, C', H', W'), where the next backward pass starts: d loss / d output of one loss, or their sum
+            for the full backward of a section. None before it is computed and after a pass has used it, and if the
+            decoder stops the gradient.
+        accumulated: sum of d loss / d output over the losses so far, (2B, C', H', W'). Only the top segment of a
+            section has it, from the first loss that trains the section to the full backward pass.
     """
 
     segment: Segment
@@ -42,70 +44,83 @@ class TapeEntry:
         elif self.gradient is not None:
             self.accumulated = self.accumulated + self.gradient
 
+    def start_from_accumulated(self) -> None:
+        """Let the next backward pass start from the sum over the losses."""
+        self.gradient = self.accumulated
+        self.accumulated = None
+
     def input_gradient(self, keep_graph: bool) -> Tensor:
-        """Use up ``gradient``, for the gradient with respect to the input only: none of a parameter is computed.
+        """Turn ``gradient`` into the gradient at the input. Compute no parameter gradients.
 
         Args:
             keep_graph: whether the graph stays for another backward pass.
 
         Returns:
-            d loss / d input, (B, C, H, W).
+            d loss / d input, (2B, C, H, W).
         """
-        output = self._output_with_graph()
-        self.output = output if keep_graph else None
-        return torch.autograd.grad(_UseUp.apply(output, self), self.input, retain_graph=keep_graph)[0]
+        start = self._start(keep_graph)
+        return torch.autograd.grad(start, self.input, retain_graph=keep_graph)[0]
 
     def full_backward(self, to_input: bool) -> Tensor | None:
-        """Use up ``gradient``: accumulate the gradients of the parameters into their ``.grad``, and free the graph.
+        """Accumulate the gradients of the parameters into their ``.grad``, from ``gradient``. Free the graph.
 
         Args:
-            to_input: whether the gradient with respect to the input is wanted too.
+            to_input: whether the gradient at the input is wanted too.
 
         Returns:
-            d loss / d input, (B, C, H, W), if it is wanted.
+            d loss / d input, (2B, C, H, W), if it is wanted, else None.
         """
         wanted: list[Tensor] = [p for p in self.segment.module.parameters() if p.requires_grad]
         if to_input:
             wanted.append(self.input)
         if wanted:
-            start = _UseUp.apply(self._output_with_graph(), self)
-            self.output = None
-            torch.autograd.backward(start, inputs=wanted)
+            torch.autograd.backward(self._start(keep_graph=False), inputs=wanted)
         return self.input.grad if to_input else None
 
+    def _start(self, keep_graph: bool) -> Tensor:
+        """The scalar that a backward pass starts at. No local variable of the pass holds the output."""
+        output = self._output_with_graph()
+        self.output = output if keep_graph else None
+        return _StartAtGradient.apply(output, self)
+
     def _output_with_graph(self) -> Tensor:
-        """The output; the segment runs forward again if its graph was not kept."""
+        """The output; the segment runs forward again if no graph is kept."""
         if self.output is not None:
             return self.output
-        assert self.replay is not None  # only a segment that is recomputed does not keep its graph
+        assert self.replay is not None  # only recomputed segments are without a graph when a gradient arrives
         with self.replay.restored(self.segment.module):
             return self.segment.forward(self.input, self.noise)
 
 
-def forward(segment: Segment, h: Tensor, noise: float) -> tuple[Tensor, TapeEntry]:
-    """Run a segment forward on a detached copy of ``h``, so that no backward pass goes further down.
+Tape = dict[int, TapeEntry]  # index of a segment -> its entry, from the forward to the full backward pass
+
+
+def forward(segment: Segment, h: Tensor, noise: float, tape: Tape) -> Tensor:
+    """Run a segment forward on a detached view of ``h``, so that no backward pass goes further down.
 
     Args:
-        segment: the segment.
-        h: (B, C, H, W), the output of the segment below or the images.
+        segment: the segment. It must not change its input, because the view has the memory of ``h``.
+        h: (2B, C, H, W), the output of the segment below or the images.
         noise: see :func:`add_noise`.
+        tape: gets the segment's entry if a loss reaches the segment. Otherwise nothing is kept.
 
     Returns:
-        The output (B, C', H', W') without its graph, and the entry for the backward passes.
+        The output without its graph, (2B, C', H', W').
     """
     x = h.detach().requires_grad_(segment.needs_input_gradient)
-    entry = TapeEntry(segment, noise, x, replay=Replay.now(x.device) if segment.recompute else None)
+    replay = Replay.now(x.device) if segment.recompute else None
     with torch.set_grad_enabled(segment.keeps_graph):
         output = segment.forward(x, noise)
-    if segment.keeps_graph:
-        entry.output = output
-    return output.detach(), entry
+    if segment.losses:
+        tape[segment.index] = TapeEntry(segment, noise, x, output if segment.keeps_graph else None, replay)
+    return output.detach()
 
 
-class _UseUp(torch.autograd.Function):
-    """Where a backward pass begins: at an entry's gradient, which is then held by autograd only, and freed at once.
+class _StartAtGradient(torch.autograd.Function):
+    """A scalar whose backward hands over entry.gradient instead of using the incoming gradient (1).
 
-    A gradient that is an argument of torch.autograd.backward would be held by the caller until the pass ends.
+    From then on autograd alone holds the gradient, and frees it during the pass. As an argument of
+    torch.autograd.backward the caller would hold it to the end of the pass: one tensor of the size of the output.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Read MODEL.UNITS: from the names of stages, "res3", and of slices of stages, "res3[:1]", to ranges of blocks."""
+"""Read the config option MODEL.UNITS: stages, "res3", and slices of stages, "res3[:1]", become ranges of blocks."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..encoders import Encoder
 
-PART = re.compile(r"(?P<stage>\w+)(?:\[(?P<start>-?\d*):(?P<stop>-?\d*)\])?")  # "res3" or "res3[:1]"
+PART = re.compile(r"(?P<stage>\w+)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\])?")  # "res3" or "res3[:1]"
 
 
 class Unit(NamedTuple):
@@ -34,7 +34,7 @@ def read_units(units: Iterable[Sequence[str]], encoder: Encoder) -> list[Unit]:
     Raises:
         ValueError: if a stage is not known, a unit is not a run of consecutive stages, or two units end at one block.
     """
-    found: dict[int, Unit] = {}  # by the last block
+    found: dict[int, Unit] = {}  # index of the last block -> unit
     for parts in units:
         unit = read_unit(parts, encoder)
         if unit.blocks[-1] in found:

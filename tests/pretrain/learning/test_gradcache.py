@@ -64,3 +64,14 @@ def test_views_are_prepared_a_chunk_at_a_time():
     losses = learner.forward_backward(views, chunk=2, prepare=prepare)
     assert sizes == [4, 4, 2] * 2
     assert_same(learner, reference, losses, naive_losses(reference, LOCO, views.double() / 128 - 1))
+
+
+def test_a_chunk_is_prepared_twice_with_the_same_random_numbers():
+    drawn = []
+
+    def prepare(piece):
+        drawn.append(torch.rand(()))
+        return piece
+
+    make(LOCO).forward_backward(torch.randn(8, 3, 32, 32, dtype=torch.float64), chunk=2, prepare=prepare)
+    assert drawn[:2] == drawn[2:] and drawn[0] != drawn[1]

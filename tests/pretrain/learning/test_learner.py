@@ -9,6 +9,7 @@ from tiny_learner import LOCO, LOSSES, RULES, TinyEncoder, make
 from torch import nn
 from torch._dynamo.backends.debugging import aot_eager
 
+from pretrain.encoders import STAGE_NAMES
 from pretrain.learning.learner import LocalLearner
 
 
@@ -44,6 +45,40 @@ def test_bfloat16_and_channels_last_change_losses_by_rounding_only(loss):
     for name in expected:
         assert abs(got[name] - expected[name]) < 0.03 * abs(expected[name]), name
         assert got[name] != expected[name]
+
+
+@pytest.mark.parametrize(
+    ("decoders", "named"),
+    [(["res3", "res4"], "res3, res4"), (["res3", "res4", "res5", "res2"], "res3, res4, res5, res2"), ([], "none")],
+)
+def test_missing_and_extra_decoders_are_refused(decoders, named):
+    with pytest.raises(ValueError, match=f"units res3, res4, res5; decoders {named}$"):
+        LocalLearner(TinyEncoder(), LOCO, {name: nn.Identity() for name in decoders}, LOSSES["info_nce"])
+
+
+def test_parameters_of_a_loss_get_gradients_but_are_never_ready():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, z1, z2):
+            return self.scale * LOSSES["info_nce"](z1, z2)
+
+    learner, final = make(LOCO), []
+    learner.loss = Scaled()
+    learner.forward_backward(torch.randn(8, 3, 32, 32, dtype=torch.float64), ready=final.extend)
+    assert learner.loss.scale.grad > 0 and not any(p is learner.loss.scale for p in final)
+
+
+@pytest.mark.parametrize("recompute", [(), STAGE_NAMES])
+def test_a_decoder_that_stops_the_gradient_trains_only_itself(recompute):
+    learner = make(RULES["gim"], recompute=recompute)
+    for decoder in learner.decoders.values():
+        decoder.register_forward_pre_hook(lambda _, inputs: inputs[0].detach())
+    learner.forward_backward(torch.randn(8, 3, 32, 32, dtype=torch.float64))
+    assert all(p.grad is None for p in learner.encoder.parameters())
+    assert all(p.grad is not None for p in learner.decoders.parameters() if p.requires_grad)
 
 
 @pytest.mark.filterwarnings("ignore")

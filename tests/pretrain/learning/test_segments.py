@@ -42,7 +42,7 @@ def test_segments_are_the_encoders_own_blocks_in_order(rule):
 
 def test_what_loco_asks_of_each_segment():
     segments, _ = segments_of(LOCO)
-    assert [segment.unit for segment in segments] == [None, "res3", "res4", "res5"]
+    assert [segment.top_of for segment in segments] == [None, "res3", "res4", "res5"]
     assert [segment.losses for segment in segments] == [("res3",), ("res3", "res4"), ("res4", "res5"), ("res5",)]
     assert [segment.needs_input_gradient for segment in segments] == [False, True, True, True]
     assert all(segment.keeps_graph and segment.ends_stage and not segment.recompute for segment in segments)
@@ -51,7 +51,7 @@ def test_what_loco_asks_of_each_segment():
 def test_a_graph_is_not_kept_where_a_loss_comes_later_and_it_can_be_made_again():
     segments, _ = segments_of(LOCO, ["res2", "res3[:1]"])
     assert [segment.recompute for segment in segments] == [True, True, True, False, False, False]
-    # The loss of res3 needs the graph of res3 as soon as it is made.
+    # The backward pass of the loss of res3 comes before res4 runs.
     assert [segment.keeps_graph for segment in segments] == [False, False, True, True, True, True]
     assert [segment.ends_stage for segment in segments] == [False, True, False, True, True, True]
 

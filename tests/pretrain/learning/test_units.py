@@ -24,7 +24,10 @@ def test_a_part_is_a_range_of_blocks(part, blocks):
     assert blocks_of(part, TinyEncoder()) == blocks
 
 
-@pytest.mark.parametrize("part", ["", "res", "res3[", "res3[1]", "res3[::2]", "res3[a:]", "res3 [:1]", "res3\n", 3])
+@pytest.mark.parametrize(
+    "part",
+    ["", "res", "res3[", "res3[1]", "res3[::2]", "res3[a:]", "res3[-:]", "res3[:-]", "res3 [:1]", "res3\n", 3],
+)
 def test_what_is_no_part_is_refused(part):
     with pytest.raises(ValueError, match="is not a stage, or a slice of one such as res5"):
         blocks_of(part, TinyEncoder())

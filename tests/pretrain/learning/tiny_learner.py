@@ -23,6 +23,7 @@ RULES = {
     "end to end": [list(STAGE_NAMES)],
     "deep supervision": [list(STAGE_NAMES[:k]) for k in range(1, 5)],
     "three stages deep": [["res2"], ["res2", "res3", "res4"], ["res3", "res4", "res5"]],
+    "a unit inside another": [["res3"], ["res2", "res3", "res4"]],
     "top two stages only": [["res4", "res5"]],
     "lower stages only": [["res2", "res3"]],
     "sharing of one block": [["res2", "res3[:1]"], ["res3", "res4[:1]"], ["res4", "res5[:1]"], ["res5"]],
