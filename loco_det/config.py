@@ -3,6 +3,8 @@
 import torch
 from detectron2.config import CfgNode as CN
 
+from pretrain.processes.cores import default_workers
+
 
 def add_loco_config(cfg: CN) -> None:
     """Add loco-det's keys, with their defaults, to a Detectron2 config.
@@ -13,6 +15,7 @@ def add_loco_config(cfg: CN) -> None:
     Args:
         cfg: the config of ``detectron2.config.get_cfg()``; changed in place.
     """
+    cfg.DATALOADER.NUM_WORKERS = default_workers(4)  # Detectron2 has 4, however few cores there are
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
     # Name of the encoder, for pretrain.encoders.build_encoder. Only the backbones build_encoder_backbone and

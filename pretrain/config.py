@@ -7,6 +7,7 @@ import torch
 from fvcore.common.config import CfgNode as CN
 
 from .engine.precision import AUTO
+from .processes.cores import default_workers
 
 CHOICES = {"SOLVER.AMP.ENABLED": (True, False, AUTO)}  # keys with values of several types, which yacs refuses
 
@@ -69,7 +70,8 @@ def get_cfg() -> Config:
     _C.KNN.TEMPERATURE = 0.07
 
     _C.DATALOADER = CN()
-    _C.DATALOADER.NUM_WORKERS = 8  # processes that decode and augment; each keeps two batches in /dev/shm. 0: none
+    # Processes that decode and augment; each keeps two batches in /dev/shm. 0: none. Default: one a core, 8 at most
+    _C.DATALOADER.NUM_WORKERS = default_workers(8)
 
     _C.INPUT = CN()  # SimCLR's augmentation (arXiv 2002.05709, Appendix A)
     _C.INPUT.CROP_SIZE = 224  # side of a view, in pixels

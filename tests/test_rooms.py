@@ -18,7 +18,7 @@ ALLOWED = {
     "pretrain.data": {"files", "processes"},
     "pretrain.learning": {"encoders"},
     "pretrain.engine": {"processes", "files", "encoders", "data", "learning"},
-    "pretrain.config": {"engine"},
+    "pretrain.config": {"processes", "engine"},
     "pretrain.readout": {"processes", "files", "data", "engine", "config"},
     "pretrain.model_card": {"files", "encoders", "engine", "config", "readout"},
 }

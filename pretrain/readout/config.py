@@ -10,6 +10,7 @@ import torch
 from fvcore.common.config import CfgNode as CN
 
 from ..config import Config, value_of
+from ..processes.cores import default_workers
 from .results import rate_name
 
 
@@ -32,7 +33,8 @@ def get_cfg() -> Config:
     _C.DATASETS.HELD_OUT = 0.0
 
     _C.DATALOADER = CN()
-    _C.DATALOADER.NUM_WORKERS = 8  # processes that decode and augment. 0: none
+    # Processes that decode and augment. 0: none. The default is one a core, 8 at most
+    _C.DATALOADER.NUM_WORKERS = default_workers(8)
 
     _C.INPUT = CN()  # training: random resized crop and flip; test: shorter side to 256 / 224 of the crop, central crop
     _C.INPUT.CROP_SIZE = 224  # side of a view, in pixels
