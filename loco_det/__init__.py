@@ -29,3 +29,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'loco_det' has no attribute {name!r}")
     module, attribute = _PLACES[name]
     return getattr(importlib.import_module(f"loco_det.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -46,3 +46,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'pretrain' has no attribute {name!r}")
     return getattr(importlib.import_module(f"pretrain.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -15,8 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = described_parser(__doc__, EXAMPLE)
     parser.add_argument("part", nargs="?", default="", help="of the names to list (default: all)")
     args = parser.parse_args(argv)
-    lines = list(listed(args.part))
-    print("\n".join(lines) or f"no shipped config has {args.part!r} in its name")
+    lines = list(listed(args.part.removeprefix("configs/")))
+    print("\n".join(lines) or f"no shipped config has {args.part!r} in its name", flush=True)
     return 0 if lines else 1
 
 

@@ -51,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("output", metavar="OUT.pkl", nargs="?", help="the file to write, for MODEL.WEIGHTS")
     p.add_argument("--source", type=source_name, default="auto", metavar="NAME",
                    help="refuse any other layout than this of --list-sources (default: auto)")  # fmt: skip
-    p.add_argument("--arch", default="auto", metavar="NAME", help="refuse any other network, such as resnet50")
+    p.add_argument("--arch", default="auto", metavar="NAME", help="refuse any other network, such as resnet50; or the "
+                   "package.module.function of your own, which is then run")  # fmt: skip
     p.add_argument("--ema", action="store_true", help="take the network of the moving average (EMA, key, teacher)")
     p.add_argument("--prefix", help="of the encoder's names as they are in the file (module.encoder.), for a project "
                    "that --list-sources does not have")  # fmt: skip
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     if args.list_sources:
         list_sources(args.json)
         return 0
+    from pretrain.files.shipped_configs import find_config
+
     from ..convert import check, check_output, convert
 
     options = {key: getattr(args, key) for key in ("arch", "source", "ema", "prefix", "config_file")}
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if args.check_only:
         return print_conversion(lambda: check(args.checkpoint, **options), args)
     try:
+        args.base = find_config(args.base) if args.base else None
         check_output(args.checkpoint, args.output, args.base)
     except (ValueError, OSError) as error:
         return fail(error, 2)

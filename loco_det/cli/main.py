@@ -10,19 +10,26 @@ import sys
 from pretrain.files.version import version
 
 from .common.commands import COMMANDS
-from .common.errors import BAD_INPUT, missing_module
+from .common.errors import BAD_INPUT, FAILED, one_line_errors
 
 EPILOG = "loco-det COMMAND --help says more. Guides: docs/, or README.md."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; returns its exit code, 2 without a known one."""
+    with one_line_errors():
+        return run(argv)
+    return FAILED
+
+
+def run(argv: list[str] | None) -> int:
+    """The same, but errors are raised."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
-        print(usage())
+        print(usage(), flush=True)
         return 0 if words else BAD_INPUT
     if words[0] == "--version":
-        print(version())
+        print(version(), flush=True)
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
@@ -31,11 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: loco-det has no command {name!r}: {hint}", file=sys.stderr)
         return BAD_INPUT
     sys.argv = [f"loco-det {name}", *rest]
-    try:
-        return importlib.import_module(f"loco_det.cli.{COMMANDS[name].module}").main(rest) or 0
-    except ModuleNotFoundError as error:
-        print(f"error: {missing_module(error)}", file=sys.stderr)
-        return 1
+    return importlib.import_module(f"loco_det.cli.{COMMANDS[name].module}").main(rest) or 0
 
 
 def usage() -> str:

@@ -5,18 +5,23 @@ from pathlib import Path
 
 from torch import nn
 
+from pretrain.encoders import is_own_code
+from pretrain.files.safe_load import read
 from pretrain.files.yaml_files import read_config
 
 from .networks import detectron2_network
 from .verify import fill
 
 
-def load_backbone(weights: str | os.PathLike[str], config_file: str | os.PathLike[str] | None = None) -> nn.Module:
+def load_backbone(
+    weights: str | os.PathLike[str], config_file: str | os.PathLike[str] | None = None, arch: str | None = None
+) -> nn.Module:
     """Detectron2's backbone with converted weights, without FPN, in evaluation mode and with nothing frozen.
 
     Args:
         weights: a file that :func:`loco_det.convert_to_d2` wrote.
         config_file: the config beside it; None: of the same name.
+        arch: ``package.module.function`` of your own encoder, if it is one: no file decides which code runs.
 
     Returns:
         The backbone: images (B, 3, H, W), in the config's INPUT.FORMAT and normalised by its PIXEL_MEAN and PIXEL_STD,
@@ -24,12 +29,26 @@ def load_backbone(weights: str | os.PathLike[str], config_file: str | os.PathLik
 
     Raises:
         FileNotFoundError: if there is no such config.
-        ValueError: if the config cannot be read.
+        ValueError: if the config or the weights cannot be read without running what they hold, or the encoder is your
+            own and is not named.
         VerificationError: if the file does not fill the backbone exactly.
     """
     path = Path(config_file) if config_file else Path(weights).with_suffix(".yaml")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such config: name the one that was written with {weights}")
-    backbone = detectron2_network(read_config(str(path)))
+    config = read_config(str(path))
+    model = config.get("MODEL")
+    if not isinstance(model, dict):
+        raise ValueError(f"{path}: no config of a backbone: name the one that was written with {weights}")
+    if is_own_code(name := model.get("ENCODER")) and name != arch:
+        raise ValueError(f"{path}: its encoder is {name}, code of your own: name it as `arch` to have it run")
+    try:
+        read(weights)  # refuses what would run code: Detectron2's checkpointer, below, unpickles
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from None
+    try:
+        backbone = detectron2_network({"MODEL": model})
+    except (KeyError, AssertionError, TypeError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     fill(backbone, weights)
     return backbone.eval()

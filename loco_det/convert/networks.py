@@ -1,5 +1,6 @@
 """The two networks that a conversion has to make equal, and the config that says which Detectron2 is to build."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from detectron2.modeling import build_backbone
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, NamedEncoder, ResNetShape, parse_encoder
+from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, NamedEncoder, ResNetShape, is_own_code, parse_encoder
 
 from ..config import add_loco_config
 from ..modeling.backbones import nearest_power  # and registers its backbones
@@ -70,6 +71,8 @@ def stages_of_fpn(encoder: EncoderSpec) -> list[str]:
     if not (isinstance(encoder, NamedEncoder) and encoder.is_own_code):
         return STAGES_OF_FPN.get(encoder.name, list(STAGE_NAMES))
     network = skeleton(encoder)
+    if len(getattr(network, "strides", ())) != len(network.stage_names):
+        raise ValueError(f"{encoder.name} has no strides, which a detector needs: give it one for each stage")
     levels = {nearest_power(s): name for name, s in zip(network.stage_names, network.strides, strict=True)}
     if missing := [level for level in (4, 8, 16, 32) if level not in levels]:
         raise ValueError(
@@ -108,11 +111,14 @@ def detectron2_network(config: dict) -> nn.Module:
     cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_fpn_", "_")
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
-    with torch.device("meta"):  # no memory twice, no time and no random numbers for weights that are replaced
+    own_code = is_own_code(cfg.MODEL.ENCODER)  # which may compute with its tensors
+    # no memory twice, no time and no random numbers for weights that are replaced
+    with contextlib.nullcontext() if own_code else torch.device("meta"):
         encoder = skeleton(parse_encoder(cfg.MODEL.ENCODER)) if cfg.MODEL.ENCODER else None
         cfg.MODEL.RESNETS.OUT_FEATURES = list(encoder.stage_names if encoder else STAGE_NAMES)
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
-    backbone.to_empty(device="cpu")
+    if not own_code:
+        backbone.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in backbone.state_dict().values():
             tensor.fill_(float("nan") if tensor.is_floating_point() else -1)

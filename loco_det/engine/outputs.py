@@ -22,6 +22,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import nn
 
+from pretrain.encoders import is_own_code
 from pretrain.files.atomic import sha256_of, write_whole
 from pretrain.files.figures import png
 from pretrain.files.results import DetectionResults, Published
@@ -76,7 +77,7 @@ def finish(
     if not cfg.DATASETS.TEST and not problems:
         return
     if problems and not any(results.values()) and is_finished(folder):
-        raise UnfinishedRun(_what_is_missing(folder, problems, resume))
+        raise UnfinishedRun(_what_is_missing(folder, problems, resume, cfg.MODEL.ENCODER))
     content = DetectionResults()
     with recorded(problems, "description of the run"):
         content = describe(cfg, model, state)
@@ -90,7 +91,7 @@ def finish(
     if len(problems) > written:
         _write_results(folder, content, problems)
     if problems:
-        raise UnfinishedRun(_what_is_missing(folder, problems, resume))
+        raise UnfinishedRun(_what_is_missing(folder, problems, resume, cfg.MODEL.ENCODER))
     logger.info(f"results in {folder / 'results.json'}, pictures in {folder / 'pictures'}")
 
 
@@ -99,11 +100,12 @@ def _write_results(folder: Path, content: DetectionResults, problems: list[str])
         dataclasses.replace(content, problems=problems).write(folder / "results.json")
 
 
-def _what_is_missing(folder, problems, resume):
+def _what_is_missing(folder, problems, resume, encoder):
     """The problems in a line, and the command that goes on."""
     processes = ["--num-gpus", str(comm.get_world_size())] if comm.get_world_size() > 1 else []
     command = ["python", "tools/train_net.py", "--config-file", str(folder / "config.yaml"), *processes, "--eval-only"]
     command += ["--resume"] if resume else []
+    command += ["MODEL.ENCODER", encoder] if is_own_code(encoder) else []
     return f"{'; '.join(problems)}. With that mended, this goes on: {shlex.join(command)}"
 
 

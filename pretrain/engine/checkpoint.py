@@ -44,15 +44,20 @@ def load_encoder(path: str | os.PathLike[str], encoder: Encoder | None = None) -
         OSError: if it cannot be read.
         ValueError: if it is no such checkpoint, or its encoder is your own and is not given.
     """
-    content = read_own(path)
-    if content.get("format") != FORMAT:
+    try:
+        content = read_own(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is no checkpoint of pretraining: loco_det.load_encoder reads those of other projects")
-    name = content["encoder"]
+    name, model = content.get("encoder"), content.get("model")
+    if not isinstance(name, str) or not isinstance(model, dict) or not all(isinstance(key, str) for key in model):
+        raise ValueError(f"{path} is damaged: it has no encoder, or no weights")
     if encoder is None and is_own_code(name):
         raise ValueError(f"{path}: its encoder is {name}, code of your own: build it and hand it in as `encoder`")
     encoder = build_encoder(name) if encoder is None else encoder
     prefix = "encoder."
-    weights = {key.removeprefix(prefix): value for key, value in content["model"].items() if key.startswith(prefix)}
+    weights = {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:

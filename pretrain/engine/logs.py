@@ -1,5 +1,6 @@
 """Logs of a run, on the terminal and in log.txt. A full disk ends the log and not the run."""
 
+import copy
 import logging
 import os
 import sys
@@ -57,7 +58,7 @@ class FirstLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The text of a record for the terminal."""
-        text = self.inner.format(record)
+        text = self.inner.format(copy.copy(record))  # Detectron2's formatter changes the name in the record
         first, *rest = text.splitlines() or [""]
         long = record.name.startswith(LONG) and len(rest) >= MOST_LINES
         if not rest or record.exc_info or not (long or getattr(record, "brief", False)):

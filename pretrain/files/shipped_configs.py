@@ -14,13 +14,13 @@ def find_config(name: str) -> str:
     """The path of a config: a file that is there, or else a shipped one.
 
     Args:
-        name: a path, or a name below ``configs/``, ``configs/detection/``, ``configs/pretrain/`` or
-            ``configs/readout/``; without ``configs/`` or with it, without ``.yaml`` or with it.
+        name: a path, or a name below ``configs/``, ``configs/detection/``, ``configs/pretrain/``,
+            ``configs/readout/`` or ``configs/overlays/``; ``configs/`` and ``.yaml`` may be left out.
 
     Returns:
         A path that exists; the name itself if there is none, for the error of whoever opens it.
     """
-    if os.path.exists(name) or os.path.isabs(name) or "://" in name:
+    if os.path.isfile(name) or os.path.isabs(name) or "://" in name:
         return name
     for folder in FOLDERS:
         for ending in ("", ".yaml"):

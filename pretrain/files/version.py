@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import os
 import subprocess
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def version() -> str:
 def _git(*arguments: str) -> str:
     """What git says, without the line's end; empty if there is none or it fails."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
+        command = ["git", "-C", str(ROOT), *arguments]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # of a hook
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -9,6 +9,7 @@ from detectron2.utils import comm
 
 from pretrain.files.atomic import named_errors
 from pretrain.files.lock import lock_folder, unlock_folder
+from pretrain.files.version import version
 
 from .invocation import command_line
 
@@ -16,6 +17,7 @@ from .invocation import command_line
 def log_command(output_dir: str | os.PathLike) -> None:
     """Add this command line to ``command.txt`` in the run's folder, for the report."""
     if comm.is_main_process():
+        version()  # of the code that runs now, for the results: the checkout may change meanwhile
         os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, "command.txt")
         with named_errors(path), open(path, "a", errors="surrogateescape") as f:

@@ -37,6 +37,8 @@ def reference(encoder: EncoderSpec) -> dict[str, torch.Tensor]:
 
 def skeleton(encoder: EncoderSpec) -> Encoder:
     """An encoder on the meta device: without memory or random numbers, to be given its weights."""
+    if isinstance(encoder, NamedEncoder) and encoder.is_own_code:  # which may compute with its tensors
+        return build_encoder(encoder)
     with torch.device("meta"):
         return build_encoder(encoder)
 

@@ -137,3 +137,13 @@ def test_what_it_says(loco_det, arguments, code, said):
     done = loco_det(*arguments)
     assert done.returncode == code and said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_that_name_hides_no_shipped_config(tmp_path, monkeypatch):
+    from pretrain.files.shipped_configs import CONFIGS, find_config
+
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "mine.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert find_config("cpu") == str(CONFIGS / "overlays" / "cpu.yaml")
+    assert find_config("mine.yaml") == "mine.yaml" and find_config("none.yaml") == "none.yaml"

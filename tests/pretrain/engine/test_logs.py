@@ -40,3 +40,17 @@ def test_a_full_disk_ends_the_log_but_not_the_run(tmp_path):
     assert done.stderr == warning
     end = done.stdout.splitlines()[-2:]
     assert end == ["the run has come to its end", f"{errno.ENOSPC} {tmp_path}/log.txt"]
+
+
+def test_a_terminal_shows_the_first_line_of_the_model(tmp_path, monkeypatch, capsys):
+    """Also in colours; log.txt has all of it, under the logger's own name."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    start_logs(str(tmp_path), "detectron2")
+    logging.getLogger("detectron2.engine.defaults").info("Model:\n" + "layer\n" * 100)
+    logging.getLogger("detectron2.evaluation").info("AP\n" * 6)
+    shown = capsys.readouterr().out
+    assert shown.count("layer") == 0 and "100 more lines are in log.txt" in shown and shown.count("AP") == 6
+    written = (tmp_path / "log.txt").read_text()
+    assert (
+        written.count("layer") == 100 and "detectron2.engine.defaults INFO: Model" in written and "\x1b" not in written
+    )
