@@ -13,7 +13,7 @@ from frameworks import transformers_classifier
 from weights import SMALL, random_weights
 
 import loco_det.convert.sources.checkpoint_file as checkpoint_file
-import loco_det.convert.sources.source as source_module
+import loco_det.convert.sources.source_type as source_module
 import pretrain.files.atomic as atomic
 import pretrain.files.safe_load as safe_load
 from loco_det.convert import convert, convert_back, load_encoder, load_source, read_checkpoint
