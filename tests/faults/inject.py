@@ -32,7 +32,8 @@ class Fault:
 
     def __init__(self, kind, moment, folder, trace):
         self.kind, self.moment, self.folder = kind, float(moment), os.path.realpath(folder)
-        self.count, self.busy, self.is_full = 0, False, False
+        self.count, self.is_full = 0, False
+        self.busy, self.lock = threading.local(), threading.RLock()  # TensorBoard writes in a thread of its own
         self.trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         if kind == "worker":
             self.watch_loaders()
@@ -76,9 +77,13 @@ class Fault:
         return file
 
     def operation(self, event, name):
-        if self.busy or not self.is_below(name):
+        if getattr(self.busy, "here", False) or not self.is_below(name):
             return
-        self.busy = True  # what this does is none of its own
+        with self.lock:
+            self.count_it(event, name)
+
+    def count_it(self, event, name):
+        self.busy.here = True  # what this does is none of its own
         os.write(self.trace, f"{event} {name!r}\n".encode())
         if self.kind == "kill" and self.count == self.moment:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -86,7 +91,7 @@ class Fault:
             self.is_full = True
             self.fill()
         self.count += 1
-        self.busy = False
+        self.busy.here = False
 
     def is_below(self, name):
         try:
