@@ -90,7 +90,7 @@ def get_cfg() -> Config:
     _C.MODEL.ZERO_INIT_RESIDUAL = False  # ResNets begin as identities: 0 is the last BN's weight in each block
     _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]  # RGB; the detector has to use the same
     _C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
-    # Each unit is a run of stages with one loss on its top; the gradient stops at the unit's input (pretrain/local.py).
+    # Each unit is a run of stages with one loss on top; the gradient stops at the unit's input (pretrain/learning/).
     # The default is LoCo; add ["res2"] for the fourth loss that the paper's supplement plots. "res3[:1]" is the first
     # block of res3.
     _C.MODEL.UNITS = [["res2", "res3"], ["res3", "res4"], ["res4", "res5"]]

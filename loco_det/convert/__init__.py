@@ -18,7 +18,7 @@ from .config_text import yaml_lines
 from .conversion import Conversion, check, check_output, convert, convert_back
 from .detectron2_names import to_detectron2
 from .encoder import Readable, add_encoder_config, load_encoder, load_encoder_of
-from .sources.architecture import infer_arch, infer_encoder
+from .sources.architecture import infer_encoder
 from .sources.checkpoint_file import CheckpointFile, read_checkpoint
 from .sources.conventions import Conventions
 from .sources.layouts import LAYOUTS
@@ -42,7 +42,6 @@ __all__ = [
     "check_output",
     "convert",
     "convert_back",
-    "infer_arch",
     "infer_encoder",
     "load_encoder",
     "load_encoder_of",

@@ -38,7 +38,9 @@ def test_a_dead_worker_ends_the_run_with_one_line(call, whole, root, out, name, 
     begun = time.monotonic()
     done = call(name, out, "worker", batch, ("DATALOADER.NUM_WORKERS", 2))
     assert time.monotonic() - begun < SECONDS
-    (said,) = [line for line in done.stderr.splitlines() if "rror" in line]  # beside a warning of torch's
+    errors = [line for line in done.stderr.splitlines() if "rror" in line]  # beside a warning of torch's
+    assert len(errors) == 1, done.stderr
+    said = errors[0]
     assert done.returncode == 1 and said.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
     assert "DataLoader worker (pid" in said and ("lower DATALOADER.NUM_WORKERS" in said or "--eval-only" in said)
     done = call(name, out)

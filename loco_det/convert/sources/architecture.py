@@ -43,11 +43,6 @@ def skeleton(encoder: EncoderSpec) -> Encoder:
         return build_encoder(encoder)
 
 
-def infer_arch(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """The name of what :func:`infer_encoder` detects, for ``pretrain.encoders.build_encoder``; raises the same."""
-    return infer_encoder(state_dict).name
-
-
 def infer_encoder(state_dict: Mapping[str, torch.Tensor]) -> EncoderSpec:
     """Detect which encoder a state dict belongs to, and that it is that encoder, whole and with nothing else.
 

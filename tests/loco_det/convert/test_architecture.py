@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from loco_det.convert import infer_arch, infer_encoder
+from loco_det.convert import infer_encoder
 from loco_det.convert.sources import architecture
 from loco_det.convert.sources.architecture import relative
 from loco_det.convert.sources.messages import first_few
@@ -41,16 +41,16 @@ def empty(*shape):
 @pytest.mark.parametrize("arch", [*ENCODERS, *VARIANTS])
 def test_every_encoder_is_detected_from_its_shapes(arch):
     weights = skeleton(arch).state_dict()
-    assert infer_arch(weights) == arch and infer_encoder(weights) == parse_encoder(arch)
-    assert infer_arch(dict(reversed(weights.items()))) == arch  # the order does not matter
-    assert infer_arch(without(weights, "num_batches_tracked")) == arch
+    assert infer_encoder(weights) == parse_encoder(arch) and infer_encoder(weights).name == arch
+    assert infer_encoder(dict(reversed(weights.items()))).name == arch  # the order does not matter
+    assert infer_encoder(without(weights, "num_batches_tracked")).name == arch
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet152", "wide_resnet101_2", "resnext101_32x8d"])
 def test_torchvisions_own_are_told(name):
     with torch.device("meta"):
         weights = getattr(torchvision.models, name)(weights=None).state_dict()
-    assert infer_arch(without(weights, "^fc")) == name
+    assert infer_encoder(without(weights, "^fc")).name == name
 
 
 def test_nothing_is_held_in_memory_and_no_random_number_is_drawn():
@@ -90,7 +90,7 @@ def test_no_entry_can_be_missing_or_have_another_shape(arch, place, change):
     if set(weights) == set(reference(arch)) and all(weights[n].shape == reference(arch)[n].shape for n in weights):
         return  # the name has nothing to replace
     with pytest.raises(ValueError) as caught:
-        infer_arch(weights)
+        infer_encoder(weights)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
@@ -98,14 +98,14 @@ def test_no_entry_can_be_missing_or_have_another_shape(arch, place, change):
 def test_an_entry_more_is_refused(arch):
     weights = skeleton(arch).state_dict() | {"layer1.0.conv1.bias": empty(64)}
     with pytest.raises(ValueError, match=r"not a \S+, though it begins as one: 1 left over \(layer1.0.conv1.bias\)$"):
-        infer_arch(weights)
+        infer_encoder(weights)
 
 
 def test_faults_are_counted_and_named():
     weights = without(skeleton("resnet18").state_dict(), r"^layer4\.1\.bn2\.")
     weights |= {"fc.weight": empty(1000, 512), "layer2.1.conv1.weight": empty(128, 128, 1, 1)}
     with pytest.raises(ValueError) as caught:
-        infer_arch(weights)
+        infer_encoder(weights)
     assert str(caught.value) == (
         "not a resnet18, though it begins as one: "
         "4 missing (layer4.1.bn2.weight, layer4.1.bn2.bias, layer4.1.bn2.running_mean and 1 more); "
@@ -167,7 +167,7 @@ REFUSED = {
 def test_other_networks_are_refused_in_one_line(case):
     weights, message = REFUSED[case]
     with pytest.raises(ValueError, match=message) as caught:
-        infer_arch(weights)
+        infer_encoder(weights)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
@@ -191,7 +191,7 @@ def test_relatives_of_timm_are_named(name, kind):
     with torch.device("meta"):
         weights = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
     with pytest.raises(ValueError, match=f"{kind}.*which Detectron2's ResNet cannot compute$"):
-        infer_arch(weights)
+        infer_encoder(weights)
 
 
 @pytest.mark.parametrize(

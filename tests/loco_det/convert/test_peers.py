@@ -18,7 +18,7 @@ from frameworks import detectron2_resnet
 from project_parts import Nest, children, mlp, training
 from torch import nn
 
-from loco_det.convert import convert, convert_back, infer_arch, load_source
+from loco_det.convert import convert, convert_back, infer_encoder, load_source
 from pretrain.encoders import build_encoder
 
 IMAGENET = (123.675, 116.28, 103.53)
@@ -36,7 +36,7 @@ def test_every_resnet_of_torchvision_is_named(arch):
     with torch.device("meta"):
         weights = getattr(torchvision.models, arch)(weights=None).state_dict()
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
-    assert infer_arch(weights) == arch
+    assert infer_encoder(weights).name == arch
     with torch.device("meta"):
         ours = build_encoder(arch).state_dict()
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in weights.items()}
