@@ -71,6 +71,16 @@ def test_continuous_integration_runs_lint_and_tests():
     assert "make lint docs test" in script.read_text()
 
 
+def test_a_commit_is_checked_as_make_lint_does():
+    """.pre-commit-config.yaml has the checks of `make lint` and no other."""
+    done = subprocess.run(["make", "--dry-run", "lint"], cwd=ROOT, capture_output=True, text=True)
+    checks = [
+        line.split(" -m ")[1].removesuffix(" .") for line in done.stdout.splitlines() if re.search("ruff|mypy", line)
+    ]
+    hooks = re.findall(r"entry: \S+ -m (.+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert hooks == checks and len(hooks) == 3
+
+
 def test_constraints_are_exact_and_cover_what_setup_requires(tmp_path: Path):
     lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
     pins = [re.fullmatch(r"([A-Za-z0-9._-]+)==[^\s;]+( *; .+)?", line) for line in lines if line]

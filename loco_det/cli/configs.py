@@ -1,5 +1,6 @@
 """List the shipped configs, with a line about each. ``--config-file`` takes these names from any folder."""
 
+import sys
 from collections.abc import Iterator
 
 from .common.arguments import described_parser
@@ -16,8 +17,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("part", nargs="?", default="", help="of the names to list (default: all)")
     args = parser.parse_args(argv)
     lines = list(listed(args.part.removeprefix("configs/")))
-    print("\n".join(lines) or f"no shipped config has {args.part!r} in its name", flush=True)
-    return 0 if lines else 1
+    if not lines:
+        print(f"error: no shipped config has {args.part!r} in its name", file=sys.stderr)
+        return 1
+    print("\n".join(lines), flush=True)
+    return 0
 
 
 def listed(part: str = "") -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pretrain.files.atomic import write_json, write_whole
 from pretrain.files.lock import lock_folder
 
-from .common.arguments import described_parser
+from .common.arguments import add_overlay, described_parser
 from .common.child import run_child
 from .common.errors import one_line_errors
 from .common.invocation import child_command
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     found = described_parser(__doc__, EXAMPLE)
     found.add_argument("--config-file", required=True, metavar="FILE")
+    add_overlay(found)
     count, splits = range(1, SPLITS + 1), "train the first N splits only (%(default)s: all)"
     found.add_argument("--num-splits", type=int, choices=count, default=SPLITS, metavar="N", help=splits)
     found.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of train_net.py, for each split")
@@ -125,7 +126,9 @@ def train(args: argparse.Namespace, folder: Path, name: str) -> None:
         print(f"{folder}: already done", flush=True)
         return
     resume = ["--resume"] if (folder / "last_checkpoint").exists() else []
-    options = ["--config-file", args.config_file, "--num-gpus", str(args.num_gpus), "--dist-url", "auto", *resume]
+    overlays = [word for name in args.overlay for word in ("--overlay", name)]
+    processes = ["--num-gpus", str(args.num_gpus), "--dist-url", "auto"]
+    options = ["--config-file", args.config_file, *overlays, *processes, *resume]
     pairs = [*args.opts, "DATASETS.TRAIN", f"('{name}',)", "OUTPUT_DIR", str(folder)]
     print(f"{folder}: {'resuming' if resume else 'training'} on {name}", flush=True)
     child, _ = child_command("train_net.py", *options, *pairs, folder=TOOLS)

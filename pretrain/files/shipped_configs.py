@@ -38,9 +38,12 @@ def shipped_names() -> list[str]:
 
 def nearest_name(name: str) -> str | None:
     """The shipped config whose name is nearest to one that is not there; None if none is near."""
-    wanted = name.removeprefix("configs/").removesuffix(".yaml") + ".yaml"
-    names = {
-        short: full for full in shipped_names() for short in (full, full.rpartition("/")[2], full.partition("/")[2])
-    }
-    near = difflib.get_close_matches(wanted, [short for short in names if short], n=1, cutoff=0.75)
-    return names[near[0]] if near else None
+    wanted = name.removeprefix("configs/").removesuffix(".yaml")
+    places: dict[str, str] = {}  # a name, and its parts that may stand for it -> the config
+    for full in shipped_names():
+        stem = full.removesuffix(".yaml")
+        for part in (stem, stem.partition("/")[2], stem.rpartition("/")[2]):
+            if part:
+                places.setdefault(part, full)
+    near = difflib.get_close_matches(wanted, places, n=1, cutoff=0.75)
+    return places[near[0]] if near else None

@@ -38,8 +38,7 @@ def argument_parser(epilog: str) -> argparse.ArgumentParser:
     """
     parser = Parser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", metavar="FILE", help="path or shipped name of a config")
-    overlay = "config merged over --config-file, a path or a shipped name such as cpu; may be repeated"
-    parser.add_argument("--overlay", action="append", default=[], metavar="FILE", help=overlay)
+    add_overlay(parser)
     parser.add_argument("--resume", action="store_true", help=RESUME)
     parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
     parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
@@ -51,6 +50,12 @@ def argument_parser(epilog: str) -> argparse.ArgumentParser:
     # which launch() refuses in words of its own
     parser.add_argument("--local-rank", "--local_rank", nargs="?", const="", help=argparse.SUPPRESS)
     return parser
+
+
+def add_overlay(parser: argparse.ArgumentParser) -> None:
+    """Add ``--overlay FILE``, which may be repeated."""
+    text = "config merged over --config-file, a path or a shipped name such as cpu; may be repeated"
+    parser.add_argument("--overlay", action="append", default=[], metavar="FILE", help=text)
 
 
 def described_parser(

@@ -18,6 +18,7 @@ def prepare_process() -> None:
     end_with_launcher()
     warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
     warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # when it runs
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # of masks, in its loader
     for name in ("torch.multiprocessing.spawn", "torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
         # each child that is ended; no CUDA compiler; a change that concerns Detectron2's authors
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -209,6 +209,16 @@ def test_a_training_that_ends_without_a_result_ends_all(call, tmp_path, monkeypa
         assert "seed0 is not finished: the same command goes on from here\n" in capsys.readouterr().err
 
 
+def test_overlays_are_for_each_training(call, tmp_path, monkeypatch):
+    """Merged before the splits are compared, and handed on."""
+    commands = []
+    monkeypatch.setattr(low_shot, "run_child", lambda command: (commands.append(command), (3, []))[1])
+    assert call("--overlay", "cpu", *arguments(tmp_path)) == 3
+    place = commands[0].index("--overlay")
+    assert commands[0][place + 1] == "cpu" and place < commands[0].index("DATASETS.TRAIN")
+    assert "BATCH_SIZE_PER_IMAGE: 128" in (tmp_path / "low_shot.yaml").read_text()
+
+
 def test_usage(call, capsys):
     assert low_shot.SPLITS == len(SEEDS)
     assert call("--config-file", CONFIG, "--num-splits", 6) == 2 and "--num-splits" in capsys.readouterr().err

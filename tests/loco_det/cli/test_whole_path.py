@@ -130,6 +130,7 @@ def test_stages_without_the_strides_of_an_fpn_are_refused(monkeypatch, data):
         (("--version",), 0, "0.1.0"),
         (("configs", "no such"), 1, "no shipped config has"),
         (("configs", "coco_frozen"), 0, "LoCo 800 epochs, R50, frozen"),
+        (("train", "--overlay", "none"), 2, "error: none: "),
         (("train", "--help"), 0, "usage: loco-det train"),
     ],
 )
