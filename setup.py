@@ -44,6 +44,7 @@ setup(
         "markupsafe>=2.1",
         "tabulate>=0.9,<1",  # tables as text
         "tqdm>=4.66",
+        "argcomplete>=3",  # completion of command lines in the shell
         "timm>=1.0",  # its LARS optimiser
         "tensorboard>=2.15",
         "cityscapesscripts>=2.2.3",

@@ -1,7 +1,6 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import contextlib
-import importlib
 import itertools
 import json
 import logging
@@ -118,11 +117,12 @@ def call_tool():
 
     ``call_tool("pretrain", *arguments) -> exit code``; errors are one line on stderr, as from the command line.
     """
+    from loco_det.cli.main import script
     from pretrain.files.lock import unlock_all
 
     def call(name, *arguments):
         try:
-            return importlib.import_module(f"loco_det.cli.{name}").main([str(a) for a in arguments]) or 0
+            return script(name, [str(a) for a in arguments])
         except SystemExit as exit:
             return exit.code
         finally:

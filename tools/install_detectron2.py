@@ -6,7 +6,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from loco_det.cli.install_detectron2 import main
+from loco_det.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script("install_detectron2"))

@@ -7,7 +7,7 @@ import sys
 # Before tools/, where pretrain.py would hide the package of that name; so a checkout works that is not installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from loco_det.cli.slurm import main
+from loco_det.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script("slurm"))

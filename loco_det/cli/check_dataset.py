@@ -5,7 +5,6 @@ import argparse
 from pretrain.files.text import for_terminal
 
 from .common.arguments import described_parser
-from .common.errors import one_line_errors
 
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/check_dataset.py coco_2017_train coco_2017_val --pictures samples.png
@@ -18,8 +17,7 @@ exit code: 0 nothing that would stop or spoil training, 1 errors found, 2 bad us
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 nothing found, 1 errors in the data. Bad input exits with 2."""
     args = parse(argv)
-    with one_line_errors():
-        return run(args)
+    return run(args)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -33,7 +33,7 @@ REPACKED = f"{VERSION}+py"
 PROBE = "import detectron2, detectron2.engine; print(detectron2.__version__)"
 
 
-class InstallError(Exception):
+class InstallError(RuntimeError):
     """Something that failed outside our hands; the message is one line for the user."""
 
 
@@ -147,8 +147,8 @@ def keep_or_install(constraint: Path | None = None) -> str:
     return f"detectron2 {version} installed from {NAME}=={VERSION}, SHA-256 checked, without its compiled part"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad usage."""
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     summary, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--constraint", metavar="FILE", type=Path, help="pip constraints for Detectron2's requirements")
@@ -157,16 +157,4 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no constraints file at {options.constraint}")
     if importlib.util.find_spec("torch") is None:
         parser.error("Detectron2 needs torch: install torch and torchvision first, for example with `make setup`")
-    try:
-        print(keep_or_install(options.constraint))
-    except InstallError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(keep_or_install(options.constraint))

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .common.arguments import argument_parser
-from .common.errors import one_line_errors, stopped_by_sigterm
+from .common.errors import stopped_by_sigterm
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -37,15 +37,14 @@ logger = logging.getLogger("pretrain")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see :func:`.common.errors.one_line_errors` for exit codes."""
+    """Run the command line."""
     parser = argument_parser(EXAMPLE)
     args = parser.parse_args(argv)
     if args.eval_only or args.resume:
         parser.error("nothing is trained: leave out --eval-only and --resume; features are kept in FEATURES.CACHE")
-    with one_line_errors():
-        from .common.launch import launch
+    from .common.launch import launch
 
-        launch(run, args)
+    launch(run, args)
 
 
 def run(args: argparse.Namespace) -> None:

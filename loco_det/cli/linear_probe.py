@@ -3,7 +3,7 @@
 import argparse
 
 from .common.arguments import argument_parser
-from .common.errors import one_line_errors, quiet_trainer
+from .common.errors import quiet_trainer
 
 EXAMPLE = """example:
   python tools/linear_probe.py --config-file configs/readout/imagenet/linear.yaml \\
@@ -18,15 +18,14 @@ exit code: 0 done, or stopped by SIGTERM with a checkpoint; 1 failure; 2 bad usa
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see :func:`.common.errors.one_line_errors` for exit codes."""
+    """Run the command line."""
     parser = argument_parser(EXAMPLE)
     args = parser.parse_args(argv)
     if args.eval_only:
         parser.error("there is nothing to evaluate before it is trained: leave out --eval-only")
-    with one_line_errors():
-        from .common.launch import launch
+    from .common.launch import launch
 
-        launch(run, args)
+    launch(run, args)
 
 
 def run(args: argparse.Namespace) -> None:

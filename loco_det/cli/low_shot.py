@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 from pretrain.files.atomic import write_json, write_whole
 from pretrain.files.lock import lock_folder
 
-from .common.arguments import add_overlay, described_parser
+from .common.arguments import add_config_file, add_overlay, described_parser
 from .common.child import run_child
-from .common.errors import one_line_errors
 from .common.invocation import child_command
 
 if TYPE_CHECKING:
@@ -31,15 +30,14 @@ SPLITS = 5  # as many as loco_det.data.low_shot has SEEDS
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see :func:`.common.errors.one_line_errors` for exit codes."""
-    with one_line_errors():
-        run(parser().parse_args(argv))
+    """Run the command line."""
+    run(parser().parse_args(argv))
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     found = described_parser(__doc__, EXAMPLE)
-    found.add_argument("--config-file", required=True, metavar="FILE")
+    add_config_file(found, required=True)
     add_overlay(found)
     count, splits = range(1, SPLITS + 1), "train the first N splits only (%(default)s: all)"
     found.add_argument("--num-splits", type=int, choices=count, default=SPLITS, metavar="N", help=splits)

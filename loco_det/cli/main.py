@@ -5,6 +5,7 @@ A command's module is imported when its name has been read, so that help and wro
 
 import difflib
 import importlib
+import os
 import sys
 
 from pretrain.files.version import version
@@ -16,14 +17,23 @@ EPILOG = "loco-det COMMAND --help says more. Guides: docs/, or README.md."
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a sub-command; returns its exit code, 2 without a known one."""
+    """Run a sub-command; returns its exit code, 2 without a known one. See :func:`.common.errors.one_line_errors`."""
     with one_line_errors():
         return run(argv)
     return FAILED
 
 
+def script(name: str, argv: list[str] | None = None) -> int:
+    """Run ``tools/NAME.py``, likewise; returns its exit code."""
+    with one_line_errors():
+        return importlib.import_module(f"loco_det.cli.{name}").main(argv) or 0
+    return FAILED
+
+
 def run(argv: list[str] | None) -> int:
     """The same, but errors are raised."""
+    if "_ARGCOMPLETE" in os.environ:
+        return complete()
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(usage(), flush=True)
@@ -39,6 +49,19 @@ def run(argv: list[str] | None) -> int:
         return BAD_INPUT
     sys.argv = [f"loco-det {name}", *rest]
     return importlib.import_module(f"loco_det.cli.{COMMANDS[name].module}").main(rest) or 0
+
+
+def complete() -> int:
+    """Print what may follow in the line that the shell completes: a command, or what its parser takes."""
+    words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")[1:]
+    if len(words) > 1 and words[0] in COMMANDS:
+        os.environ["_ARGCOMPLETE"] = "2"  # the words before the command's own arguments
+        sys.argv = [f"loco-det {words[0]}"]
+        importlib.import_module(f"loco_det.cli.{COMMANDS[words[0]].module}").main([])
+    elif len(words) == 1:
+        with open(8, "w", closefd=False) as stream:  # where argcomplete's shell function reads
+            stream.write("\v".join(name for name in COMMANDS if name.startswith(words[0])))
+    return 0
 
 
 def usage() -> str:

@@ -5,7 +5,6 @@ import argparse
 from pretrain.files.text import for_terminal
 
 from .common.arguments import described_parser
-from .common.errors import one_line_errors
 
 EXAMPLE = """example:
   python tools/model_card.py output/loco --linear output/loco_linear --knn output/loco_knn \\
@@ -15,10 +14,9 @@ exit code: 0 written, 1 failure, 2 bad input: no finished run, damaged results o
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see :func:`.common.errors.one_line_errors` for exit codes."""
+    """Run the command line."""
     args = parser().parse_args(argv)
-    with one_line_errors():
-        run(args)
+    run(args)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,7 +7,6 @@ from pathlib import Path
 from pretrain.files.text import for_terminal
 
 from .common.arguments import described_parser
-from .common.errors import one_line_errors
 
 USAGE = "%(prog)s OUTPUT_DIR IMAGE [IMAGE ...] --output FOLDER [--threshold SCORE] [KEY VALUE ...]"
 EXAMPLE = """examples:
@@ -20,10 +19,9 @@ exit code: 0 written (unreadable images are skipped, with a line each), 2 bad in
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see :func:`.common.errors.one_line_errors` for exit codes."""
+    """Run the command line."""
     args = parse(argv)
-    with one_line_errors():
-        run(args)
+    run(args)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

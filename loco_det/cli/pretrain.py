@@ -4,7 +4,7 @@ import argparse
 import logging
 
 from .common.arguments import argument_parser
-from .common.errors import one_line_errors, quiet_trainer
+from .common.errors import quiet_trainer
 
 EXAMPLE = """example:
   python tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
@@ -15,15 +15,14 @@ Every key, with its default and meaning, is in pretrain/config.py."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see :func:`.common.errors.one_line_errors` for exit codes."""
+    """Run the command line."""
     parser = argument_parser(EXAMPLE)
     args = parser.parse_args(argv)
     if args.eval_only:
         parser.error("pretraining has nothing to evaluate: convert the checkpoint and run tools/train_net.py")
-    with one_line_errors():
-        from .common.launch import launch
+    from .common.launch import launch
 
-        launch(run, args)
+    launch(run, args)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,14 +1,11 @@
 """Write one self-contained HTML page about runs: pretraining, linear probe and kNN, detection."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from pretrain.files.atomic import FULL
 from pretrain.files.text import for_terminal
 
 from .common.arguments import described_parser
-from .common.invocation import as_called
 
 EXAMPLE = """examples:
   python tools/report.py output/demo
@@ -20,19 +17,13 @@ A run that is missing, damaged, or not finished is shown as such.
 exit code: 0 written, 1 the disk is full, 2 there is no run at all that could be read, or no such place for the page"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
     parser = described_parser(__doc__, EXAMPLE)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or a folder with run folders beneath it")
     parser.add_argument("--output", help="the page (default: report.html in the first RUN that is there)")
     parser.add_argument("--markdown", action="store_true", help="write its tables as Markdown beside it, too")
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {for_terminal(as_called(str(error)))}", file=sys.stderr)
-        return 1 if getattr(error, "errno", None) in FULL else 2
-    return 0
+    run(parser.parse_args(argv))
 
 
 def run(args: argparse.Namespace) -> None:

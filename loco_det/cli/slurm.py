@@ -15,7 +15,6 @@ from pretrain.processes.lifetime import module_tied_to_this_process, tied_to_thi
 
 from .common.arguments import described_parser
 from .common.commands import COMMANDS
-from .common.errors import one_line_errors
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -28,10 +27,9 @@ EXAMPLE = """example:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see :func:`.common.errors.one_line_errors` for exit codes."""
+    """Run the command line."""
     args = parse(argv)
-    with one_line_errors():
-        run(args)
+    run(args)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

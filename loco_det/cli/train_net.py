@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from .common.arguments import argument_parser
-from .common.errors import one_line_errors, quiet_trainer, stopped_by_sigterm
+from .common.errors import quiet_trainer, stopped_by_sigterm
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -22,12 +22,11 @@ Every key: Detectron2's config reference, and loco_det/config.py for those that 
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; see :func:`.common.errors.one_line_errors` for exit codes."""
+    """Run the command line."""
     args = argument_parser(EXAMPLE).parse_args(argv)
-    with one_line_errors():
-        from .common.launch import launch
+    from .common.launch import launch
 
-        launch(run, args)
+    launch(run, args)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from .networks import source_network
 from .sources.checkpoint_file import errors_naming, read_checkpoint
 from .sources.choose import choose
 from .sources.conventions import Conventions
-from .sources.own_code import is_of_own_code, own_encoder
+from .sources.own_code import find_own_code, own_encoder
 from .sources.source import extract, parse_expected
 from .sources.source_type import Source
 
@@ -110,8 +110,8 @@ def load_encoder(
     file = read_checkpoint(path, unsafe, config_file)
     ours, expansions = prefix is None and file.is_ours, {}
     with errors_naming(file.path):
-        if is_of_own_code(file, source, ema, prefix):
-            found, encoder = own_encoder(file, expected)
+        if code := find_own_code(file, source, ema, prefix):
+            found, encoder = own_encoder(file, code, expected)
         else:
             choice = choose(file.content, source, ema, prefix, file.path)
             found, state_dict = extract(file, choice, expected)

@@ -87,6 +87,8 @@ def compare(wanted: Features, got: Features) -> dict[str, dict[str, Difference]]
 def _features(network, conventions):
     """Every stage's features, by mode; the norms of ``network`` change.
 
+    The mode "train" has the norms in training mode and all else in evaluation mode.
+
     The mode "opened" is evaluation with all zeros among the norms' weights set to one. Where training begins with zeros
     at the end of every residual branch (``zero_init_residual``), the branch of an early checkpoint is silent, and could
     hold anything.
@@ -99,7 +101,10 @@ def _features(network, conventions):
             for scale in scales:
                 scale[scale == 0] = 1
             features["opened"] = dict(network(images))
-        features["train"] = dict(network.train()(images))  # last, because it updates the running statistics
+        network.train()
+        for module in network.modules():  # the norms only: dropout of a user's own encoder is random
+            module.training = module.training and hasattr(module, "running_mean")
+        features["train"] = dict(network(images))  # last, because it updates the running statistics
     return features
 
 

@@ -79,6 +79,7 @@ class EncoderBackbone(Backbone):
         places = {(k, i): block for k, stage in enumerate(used, 2) for i, block in enumerate(stage)}
         blocks = [block for place, block in places.items() if freeze_at < (1 if place == (2, 0) else min(place[0], 5))]
         training = {module for block in blocks for module in block.modules()}
+        self._frozen = [module for module in self.encoder.modules() if not training.intersection(module.modules())]
         for module in set(self.encoder.modules()) - training:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad = False
@@ -86,6 +87,13 @@ class EncoderBackbone(Backbone):
             for name, child in module.named_children():
                 if isinstance(child, _BatchNorm) and child not in training:
                     setattr(module, name, FrozenBatchNorm2d.convert_frozen_batchnorm(child))
+
+    def train(self, mode: bool = True) -> "EncoderBackbone":
+        """As of any module, but what is frozen stays in evaluation mode: its dropout is off."""
+        super().train(mode)
+        for module in self._frozen:
+            module.training = False
+        return self
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """

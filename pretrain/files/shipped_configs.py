@@ -7,6 +7,8 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]  # a checkout, or site-packages
 _INSTALLED = _ROOT / "loco_det" / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _ROOT / "configs"
+TOOLS = {"pretrain": "tools/pretrain.py", "readout": "tools/linear_probe.py or tools/knn.py"}  # of configs in a folder
+DETECTION = "tools/train_net.py"  # of all others
 FOLDERS = ("", "detection", "pretrain", "readout", "overlays")  # below which a name may be left to begin
 
 
@@ -34,6 +36,19 @@ def shipped_names() -> list[str]:
     """Names of all shipped configs but the bases, below ``configs/``, sorted."""
     paths = (path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.name[0] != "_")
     return sorted(paths)
+
+
+def tool_of(path: str) -> str | None:
+    """The command that a shipped config is for; None if it is not shipped.
+
+    Args:
+        path: of :func:`find_config`.
+    """
+    try:
+        folder = Path(path).resolve().relative_to(CONFIGS.resolve()).parts[0]
+    except ValueError:
+        return None
+    return TOOLS.get(folder, DETECTION)
 
 
 def nearest_name(name: str) -> str | None:

@@ -1,7 +1,10 @@
 """The options of everything that trains: Detectron2's, written down here because importing it takes seconds."""
 
 import argparse
-from typing import NoReturn
+import os
+from typing import Any, NoReturn
+
+from pretrain.files.shipped_configs import shipped_names
 
 from .invocation import as_called
 
@@ -19,7 +22,22 @@ For python-based LazyConfig, use "path.key=value"."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose texts name the project's commands as the user has called this one."""
+    """A parser whose texts name the project's commands as the user has called this one, and which a shell completes.
+
+    Attributes:
+        completes: whether it is completing a line.
+    """
+
+    completes = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's; where the shell asks for completions, these are printed instead, and the process ends."""
+        if "_ARGCOMPLETE" in os.environ and not self.completes:
+            import argcomplete
+
+            self.completes = True  # argcomplete parses, too
+            argcomplete.autocomplete(self)
+        return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
         """The text of ``--help``."""
@@ -37,7 +55,7 @@ def argument_parser(epilog: str) -> argparse.ArgumentParser:
         epilog: what ``--help`` ends with.
     """
     parser = Parser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path or shipped name of a config")
+    add_config_file(parser, default="")
     add_overlay(parser)
     parser.add_argument("--resume", action="store_true", help=RESUME)
     parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
@@ -52,10 +70,31 @@ def argument_parser(epilog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_config_file(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """Add ``--config-file FILE``.
+
+    Args:
+        parser: what it is added to.
+        options: of ``add_argument``.
+    """
+    _completed(parser.add_argument("--config-file", metavar="FILE", help="path or shipped name of a config", **options))
+
+
 def add_overlay(parser: argparse.ArgumentParser) -> None:
     """Add ``--overlay FILE``, which may be repeated."""
-    text = "config merged over --config-file, a path or a shipped name such as cpu; may be repeated"
-    parser.add_argument("--overlay", action="append", default=[], metavar="FILE", help=text)
+    text = "config merged over --config-file, a path or a shipped name; may be repeated"
+    _completed(parser.add_argument("--overlay", action="append", default=[], metavar="FILE", help=text))
+
+
+def _completed(action):
+    """Let the shell complete names of shipped configs, and paths."""
+
+    def completer(prefix: str, **_: object) -> list[str]:
+        from argcomplete.completers import FilesCompleter
+
+        return [*(name for name in shipped_names() if name.startswith(prefix)), *FilesCompleter()(prefix)]
+
+    action.completer = completer
 
 
 def described_parser(

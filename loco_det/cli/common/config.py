@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 
 from pretrain.encoders import is_own_code
 from pretrain.files.config_names import moved_to, name_of_today
-from pretrain.files.shipped_configs import find_config, nearest_name
+from pretrain.files.shipped_configs import DETECTION, TOOLS, find_config, nearest_name, tool_of
 from pretrain.files.yaml_files import merge_config_file, parse_yaml
 
 RUN_AS_CODE = ("MODEL.ENCODER", "MODEL.SOURCE.ENCODER")  # keys whose value may name a function that is called
@@ -47,10 +47,20 @@ def _merge_file(cfg, name, before, args):
     path = find_config(name)
     if not os.path.exists(path) and not moved_to(path) and not name_of_today(path) and (near := nearest_name(name)):
         raise FileNotFoundError(f"{name}: no such file, and no shipped config: did you mean {near}?")
-    with _explained(cfg, path):
-        merge_config_file(cfg, path)
+    try:
+        with _explained(cfg, path):
+            merge_config_file(cfg, path)
+    except ValueError as error:
+        if (tool := tool_of(path)) not in (None, _tool(before)):
+            raise ValueError(f"{name} is a config of another command, {tool}: {error}") from error
+        raise
     _refuse_code_in_file(cfg, args, path)
     _refuse_nothing(cfg, before, path)
+
+
+def _tool(cfg):
+    """The command whose config this is, as :func:`tool_of` says it."""
+    return TOOLS.get("pretrain" if "UNITS" in cfg.MODEL else "readout" if "SOURCE" in cfg.MODEL else "", DETECTION)
 
 
 def _refuse_nothing(cfg, default, where, above=""):

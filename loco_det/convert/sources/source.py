@@ -15,7 +15,7 @@ from .choose import Choice, choose
 from .messages import first_few
 from .metadata import check_agreement, metadata_of, parse_name, pretraining_of
 from .openmmlab import openmmlab_pixels
-from .own_code import is_of_own_code, own_encoder
+from .own_code import find_own_code, own_encoder
 from .source_type import Source
 from .weights import complete, dense_tensor
 
@@ -52,8 +52,8 @@ def load_source(
     expected = parse_expected(arch)
     file = read_checkpoint(path, unsafe, config_file)
     with errors_naming(file.path):
-        if is_of_own_code(file, source, ema, prefix):
-            found, own = own_encoder(file, expected)
+        if code := find_own_code(file, source, ema, prefix):
+            found, own = own_encoder(file, code, expected)
             return found, own.state_dict()
         return extract(file, choose(file.content, source, ema, prefix, file.path), expected)
 

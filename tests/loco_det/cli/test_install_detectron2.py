@@ -3,7 +3,6 @@
 import base64
 import csv
 import hashlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[3] / "loco_det" / "cli" / "install_detectron2.py"
-SPEC = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
-installer = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(installer)
+from loco_det.cli import install_detectron2 as installer
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = ROOT / "tools" / "install_detectron2.py"
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +137,12 @@ def test_wheel_with_another_hash_is_refused(python: Path, tmp_path: Path):
 
 
 def script_for(wheel: Path, folder: Path) -> Path:
-    """A copy of the script that expects the SHA-256 of ``wheel``."""
-    script = folder / "install_detectron2.py"
+    """The script, but expecting the SHA-256 of ``wheel``."""
+    script = folder / "script.py"
     expected = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    script.write_text(SCRIPT.read_text().replace(installer.SHA256, expected))
+    lines = ("import sys", f"sys.path.insert(0, {str(ROOT)!r})", "from loco_det.cli import install_detectron2, main")
+    calls = (f"install_detectron2.SHA256 = {expected!r}", "sys.exit(main.script('install_detectron2'))")
+    script.write_text("\n".join((*lines, *calls)))
     return script
 
 

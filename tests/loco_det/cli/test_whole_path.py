@@ -2,8 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from loco_det.demo_scenes.writing import make_demo_data
 
@@ -13,7 +16,8 @@ from torch import nn
 from pretrain import StageEncoder
 
 def block(i, o, stride):
-    return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+    conv = nn.Conv2d(i, o, 3, stride, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(o), nn.ReLU(inplace=True), nn.Dropout(0.1))
 
 def tiny():
     widths = {"low": (3, 8, 4), "mid": (8, 16, 2), "high": (16, 24, 2), "top": (24, 32, 2)}
@@ -91,6 +95,16 @@ def test_a_detector_is_trained_on_it(loco_det, converted, data, config, frozen, 
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (found["backbone"], found["frozen"]) == ("my_enc.tiny", frozen)
     assert (tmp_path / "out" / "command.txt").read_text().startswith("loco-det train --config-file")
+    trained, back = tmp_path / "out" / "model_final.pth", tmp_path / "back.pth"
+    asleep = loco_det("convert-back", trained, back)
+    assert asleep.returncode == 1 and "--arch my_enc.tiny" in asleep.stderr and not back.exists()
+    assert loco_det("convert-back", trained, back, "--arch", "my_enc.tiny").returncode == 0
+    weights, detector = torch.load(back), torch.load(trained)["model"]
+    again = {f"backbone.bottom_up.encoder.{name}": tensor for name, tensor in weights.items()}
+    kept = {name: tensor for name, tensor in detector.items() if ".encoder." in name}
+    assert set(kept) <= set(again) and all(torch.equal(tensor, again[name]) for name, tensor in kept.items())
+    assert all(name.endswith("num_batches_tracked") for name in set(again) - set(kept))
+    assert loco_det("convert", trained, tmp_path / "own.pkl", "--arch", "my_enc.tiny").returncode == 0
     before = done.stdout.partition("iter:")[0]
     assert len(before.splitlines()) <= 40, before
     assert "\x1b" not in (tmp_path / "out" / "log.txt").read_text()
@@ -132,6 +146,9 @@ def test_stages_without_the_strides_of_an_fpn_are_refused(monkeypatch, data):
         (("configs", "coco_frozen"), 0, "LoCo 800 epochs, R50, frozen"),
         (("train", "--overlay", "none"), 2, "error: none: "),
         (("train", "--help"), 0, "usage: loco-det train"),
+        (("pretrain", "--overlay", "cpu"), 2, "cpu is a config of another command, loco-det train: "),
+        (("train", "--config-file", "imagenet/resnet50_simclr_100ep"), 2, "of another command, loco-det pretrain: "),
+        (("probe", "--config-file", "coco_loco_frozen"), 2, "of another command, loco-det train: "),
     ],
 )
 def test_what_it_says(loco_det, arguments, code, said):
@@ -148,3 +165,23 @@ def test_a_folder_of_that_name_hides_no_shipped_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("cpu") == str(CONFIGS / "overlays" / "cpu.yaml")
     assert find_config("mine.yaml") == "mine.yaml" and find_config("none.yaml") == "none.yaml"
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("loco-det pre", {"pretrain", "predict"}),
+        ("loco-det pretrain --res", {"--resume "}),
+        ("loco-det convert --list", {"--list-sources "}),
+        ("loco-det train --config-file coco_loco_f", {"coco_loco_finetune.yaml", "coco_loco_frozen.yaml"}),
+        ("loco-det nothing --res", set()),
+    ],
+)
+def test_the_shell_completes(line, offered, data, tmp_path):
+    script, answer = data / "loco-det", tmp_path / "answer"
+    script.write_text(f"#!{sys.executable}\n{MAIN}")
+    script.chmod(0o755)
+    env = os.environ | {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\v", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    done = subprocess.run(["bash", "-c", f"{script} 8> {answer} 9> /dev/null"], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert set(filter(None, answer.read_text().split("\v"))) == offered

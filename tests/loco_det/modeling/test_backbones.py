@@ -324,6 +324,14 @@ def test_an_encoder_of_ones_own(request, own):
     assert {k for k, p in backbone.named_parameters() if p.requires_grad} == {
         f"encoder.stages.1.0.{k}" for k in ("0.weight", "0.bias", "1.weight", "1.bias")
     }
+    low, high = backbone.encoder.stages[0][0], backbone.encoder.stages[1][0]
+    for stage in (low, high):
+        stage.append(nn.Dropout(0.5))
+    both = EncoderBackbone(copy.deepcopy(backbone.encoder), ["low", "high"], freeze_at=1).train()
+    twice = [both(noise(2, 3, 13, 18)) for _ in range(2)]
+    assert torch.equal(twice[0]["low"], twice[1]["low"])  # frozen: no dropout
+    assert not torch.equal(twice[0]["high"], twice[1]["high"])  # trained
+    assert torch.equal(both.eval()(noise(2, 3, 13, 18))["low"], twice[0]["low"])
     resized = EncoderBackbone(Own(), ["high"], pyramid=True)
     assert resized.output_shape()["high"].stride == 8 and resized(noise(2, 3, 13, 18))["high"].shape == (2, 6, 2, 3)
 
