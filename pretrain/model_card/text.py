@@ -1,6 +1,7 @@
 """The card's Markdown."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -20,11 +21,11 @@ SEEN_BY_LOCO = 800 * 1_281_167  # images: 800 epochs of ImageNet (LoCo, Table 1)
 TITLES = {"linear": "Linear probe", "knn": "kNN", "detection": "Detection and segmentation: Mask R-CNN"}
 NOT_STATED = "not stated; whoever releases the weights has to, and the licence of the images may bear on it"
 DETECTION = """
-python tools/convert_to_d2.py model_final.pth backbone.pkl --base configs/coco_loco_frozen.yaml
-python tools/train_net.py --config-file backbone.yaml OUTPUT_DIR output/coco_frozen"""
+python tools/convert_to_d2.py model_final.pth backbone.pkl --base configs/coco_loco_frozen.yaml{arch}
+python tools/train_net.py --config-file backbone.yaml{encoder} OUTPUT_DIR output/coco_frozen"""
 PROBE = """
 python tools/linear_probe.py --config-file configs/readout/imagenet/linear.yaml MODEL.WEIGHTS model_final.pth \\
-    DATASETS.TRAIN path/to/train DATASETS.TEST path/to/val OUTPUT_DIR output/linear"""
+   {source} DATASETS.TRAIN path/to/train DATASETS.TEST path/to/val OUTPUT_DIR output/linear"""
 PYTHON = """
 import torch
 from pretrain.encoders import build_encoder
@@ -226,14 +227,20 @@ def _input(run):
 
 def _usage(run):
     cfg, stages = run.cfg.MODEL, ", ".join(run.encoder.stage_names)
-    commands = PROBE if is_own_code(cfg.ENCODER) else DETECTION + PROBE
+    own = dict.fromkeys(("arch", "encoder", "source"), "")
+    if is_own_code(cfg.ENCODER):  # no file decides what code runs: each command line names it
+        name = shlex.quote(cfg.ENCODER)
+        own = {
+            "arch": f" --arch {name}",
+            "encoder": f" MODEL.ENCODER {name}",
+            "source": f" MODEL.SOURCE.ENCODER {name}",
+        }
     python = PYTHON.format(
         encoder=json.dumps(cfg.ENCODER), mean=list(cfg.PIXEL_MEAN), std=list(cfg.PIXEL_STD), stages=stages
     )
-    where = "Under Mask R-CNN in Detectron2, and under a linear classifier" if "d2" in commands else "As features"
     return [
-        f"{where}, in a checkout of loco-det:",
-        code("sh", commands),
+        "Under Mask R-CNN in Detectron2, and under a linear classifier, in a checkout of loco-det:",
+        code("sh", (DETECTION + PROBE).format(**own)),
         "In Python, with `images` a tensor (B, 3, H, W):",
         code("python", python),
     ]

@@ -284,7 +284,7 @@ def test_random_control(tmp_path):
     assert "- A control: its weights are random." in text
 
 
-def test_an_encoder_of_your_own_is_not_sent_to_the_converter(tmp_path, monkeypatch):
+def test_an_encoder_of_your_own_is_named_on_each_command_line(tmp_path, monkeypatch):
     (tmp_path / "my_net.py").write_text(
         "from pretrain.encoders import build_encoder\ndef build():\n    return build_encoder('resnet18x0.5')\n"
     )
@@ -292,7 +292,9 @@ def test_an_encoder_of_your_own_is_not_sent_to_the_converter(tmp_path, monkeypat
     folder = make_run(tmp_path / "mine", "MODEL.ENCODER", "my_net.build")
     text = write_model_card(folder, encoder="my_net.build").read_text()
     assert 'build_encoder("my_net.build")' in text
-    assert "convert_to_d2" not in text and "linear_probe" in text
+    assert "coco_loco_frozen.yaml --arch my_net.build\n" in text
+    assert "backbone.yaml MODEL.ENCODER my_net.build OUTPUT_DIR" in text
+    assert "\n    MODEL.SOURCE.ENCODER my_net.build DATASETS.TRAIN" in text
 
 
 @pytest.mark.parametrize("asked", [None, "os.getcwd"])
