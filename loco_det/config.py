@@ -17,6 +17,7 @@ def add_loco_config(cfg: CN) -> None:
     """
     cfg.DATALOADER.NUM_WORKERS = default_workers(4)  # Detectron2 has 4, however few cores there are
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.KEEP_FREED_MEMORY = True  # on a CPU, for speed (pretrain/processes/cpu.py); False: for other processes
 
     # Name of the encoder, for pretrain.encoders.build_encoder. Only the backbones build_encoder_backbone and
     # build_encoder_fpn_backbone (loco_det/modeling/backbones.py) use it

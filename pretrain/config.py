@@ -86,6 +86,7 @@ def get_cfg() -> Config:
 
     _C.MODEL = CN()
     _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    _C.MODEL.KEEP_FREED_MEMORY = True  # on a CPU, for speed (pretrain/processes/cpu.py); False: for other processes
     _C.MODEL.ENCODER = "resnet50"  # a name in pretrain/encoders/base.py, or package.module.function of your own
     _C.MODEL.ZERO_INIT_RESIDUAL = False  # ResNets begin as identities: 0 is the last BN's weight in each block
     _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]  # RGB; the detector has to use the same

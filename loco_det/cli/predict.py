@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
     """
     from detectron2.config import get_cfg
 
+    from pretrain.processes.cpu import prepare_cpu
+
     from ..config import add_loco_config
     from ..engine.predict import predict_images
     from .common.config import merge_config
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     cfg = get_cfg()
     add_loco_config(cfg)
     merge_config(cfg, args)
+    prepare_cpu(cfg.MODEL.DEVICE, cfg.MODEL.KEEP_FREED_MEMORY)
     done = predict_images(cfg, args.run, args.images, args.output, args.threshold)
     skipped = f", {len(done['skipped'])} unreadable skipped" if done["skipped"] else ""
     where = for_terminal(Path(args.output).resolve())

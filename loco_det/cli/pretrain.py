@@ -32,7 +32,6 @@ def run(args: argparse.Namespace) -> None:
         ValueError: if the config or the folder is refused.
         OSError: if a file cannot be read or written.
     """
-    import torch
     from detectron2.utils import comm
     from detectron2.utils.collect_env import collect_env_info
     from detectron2.utils.env import seed_all_rng
@@ -41,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from pretrain.engine.logs import start_logs
     from pretrain.engine.trainer import Trainer
     from pretrain.files.checkpoints import write_config
+    from pretrain.processes.cpu import prepare_cpu
     from pretrain.readout.knn import knn_evaluator
 
     from .common.config import merge_config
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.resume:
             refuse_finished(cfg.OUTPUT_DIR)
         start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
-        torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
+        prepare_cpu(cfg.MODEL.DEVICE, cfg.MODEL.KEEP_FREED_MEMORY)
         seed_all_rng(cfg.SEED)
         trainer = Trainer(cfg, args.resume, knn_evaluator(cfg))
         if comm.is_main_process():

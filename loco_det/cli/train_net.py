@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.config import get_cfg
     from detectron2.utils import comm
 
+    from pretrain.processes.cpu import prepare_cpu
+
     from ..config import add_loco_config
     from ..data.datasets import prepare_datasets
     from ..engine.checks import check_run, size_warning
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         cfg = config_to_run(cfg, args)
         set_up(cfg, args)
         quiet_trainer()
-        torch.set_flush_denormal(True)  # denormal activations made single steps ten times slower on the CPU
+        prepare_cpu(cfg.MODEL.DEVICE, cfg.MODEL.KEEP_FREED_MEMORY)
         if not args.eval_only:
             trainer = Trainer(cfg)
             trainer.resume_or_load(resume=args.resume)

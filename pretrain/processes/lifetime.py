@@ -122,8 +122,10 @@ if __name__ == "__main__":
     end_with_parent(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
     if sys.argv[0] == "-m":
-        sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # beside pretrain/
-        del sys.argv[0]
+        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # beside pretrain/
+        del sys.path[0], sys.argv[0]  # the path of this file
+        if root not in sys.path:  # a checkout; before the standard library site-packages would hide modules of it
+            sys.path.insert(0, root)
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         sys.exit()
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # as python does for a script

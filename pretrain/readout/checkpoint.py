@@ -16,7 +16,8 @@ from ..files.checkpoints import items_of
 
 # Keys that may change when a run is resumed. Weights and images are compared by content.
 FREE = {
-    "OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.NUM_WORKERS",
+    "OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.KEEP_FREED_MEMORY", "DATASETS.TRAIN", "DATASETS.TEST",
+    "DATALOADER.NUM_WORKERS",
     "FEATURES.CACHE", "SOLVER.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "KNN.K",
     "KNN.TEMPERATURE",
 }  # fmt: skip

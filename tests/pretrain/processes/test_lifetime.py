@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from pretrain.processes.lifetime import is_running, tied_to_this_process
 
+ROOT = Path(__file__).resolve().parents[3]
 # Starts a child, which says its id, and "ready" when it is bound to end with this process.
 PARENT = """
 import multiprocessing, os, subprocess, sys, time
@@ -157,3 +159,23 @@ def test_what_is_running():
     assert not is_running(process.pid)  # though nobody has waited for it
     process.wait()
     assert not is_running(process.pid)
+
+
+def test_a_module_of_site_packages_hides_none_of_the_standard_library(tmp_path):
+    """Some packages install a ``typing.py``, which nobody imports as long as site-packages comes last."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    where = "import site; print(site.getsitepackages()[0])"
+    site = Path(subprocess.check_output([python, "-c", where], text=True).strip())
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    (site / "typing.py").write_text("raise ImportError('not the standard library')")
+    for package in ("loco_det", "pretrain"):
+        (site / package).symlink_to(ROOT / package)
+    code = """
+import subprocess
+from pretrain.processes.lifetime import module_tied_to_this_process
+print(subprocess.check_output(module_tied_to_this_process("loco_det", "--version"), text=True))
+"""
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("0.")
