@@ -13,7 +13,6 @@ lightly and torchvision return normalised float tensors; our loader returns byte
 at a time. The row "as float tensors" does it image by image, as they do. Peers that are not installed are left out.
 """
 
-import argparse
 import itertools
 import os
 import statistics
@@ -30,6 +29,7 @@ from PIL import Image
 from torchvision.io import decode_image
 from torchvision.transforms import v2
 
+from benchmarks import common
 from pretrain.config import get_cfg
 from pretrain.data.augment import SimCLRView
 from pretrain.data.device_augment import DeviceAugment
@@ -37,6 +37,7 @@ from pretrain.data.loader import TwoViews
 from pretrain.files.image_folders import list_images
 from pretrain.files.images import read_image
 
+SMOKE = {"count": 2, "rounds": 1, "size": 64}
 PEER = "lightly SimCLRTransform"
 
 
@@ -118,47 +119,47 @@ def each(paths, function):
     return run
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser):
     parser.add_argument("--images", metavar="FOLDER", help="photographs; without it images are made")
     parser.add_argument("--size", type=int, default=224, help="side of a view, in pixels (%(default)s)")
     parser.add_argument("--count", type=int, default=48, help="images (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
-    args = parser.parse_args()
+
+
+def measure(args):
     torch.set_num_threads(1)
-    try:
-        images = photographs(args.images, args.count) if args.images else made_images(args.count)
-        with tempfile.TemporaryDirectory() as folder:
-            run(images, Path(folder), args)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    images = photographs(args.images, args.count) if args.images else made_images(args.count)
+    args.images = os.path.basename(os.path.abspath(args.images)) if args.images else None
+    with tempfile.TemporaryDirectory() as folder:
+        for i, image in enumerate(images):
+            image.save(Path(folder) / f"{i:05d}.jpg", quality=(90, 92, 95)[i % 3])
+        paths = list_images(folder)
+        found = pipelines(paths, args.size)
+        seconds = {name: [] for name in found}
+        for number in range(args.rounds + 1):
+            common.progress(f"round {number}/{args.rounds}{'' if number else ' (to warm up)'}")
+            for name, pipeline in found.items():
+                start = time.perf_counter()
+                pipeline()
+                if number:
+                    seconds[name].append((time.perf_counter() - start) / len(paths))
+        size = sum(os.path.getsize(path) for path in paths) / len(paths)
+        return {"images": len(paths), "bytes": size, "seconds_an_image": seconds}
 
 
-def run(images, folder, args):
-    for i, image in enumerate(images):
-        image.save(folder / f"{i:05d}.jpg", quality=(90, 92, 95)[i % 3])
-    paths = list_images(str(folder))
-    found = pipelines(paths, args.size)
-    seconds = {name: [] for name in found}
-    for number in range(args.rounds + 1):
-        print(f"round {number}/{args.rounds}{'' if number else ' (to warm up)'}", file=sys.stderr)
-        for name, pipeline in found.items():
-            start = time.perf_counter()
-            pipeline()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    kilobytes = sum(os.path.getsize(path) for path in paths) / len(paths) / 1000
-    print(f"{len(paths)} {'photographs' if args.images else 'made images'} of 500 x 375, {kilobytes:.0f} kB each; two "
-          f"views of {args.size} px; median of {args.rounds} rounds; one thread of {os.cpu_count()} cores; "
-          f"torch {torch.__version__}\n")  # fmt: skip
-    print("| pipeline | views/s on a core | ms an image | x lightly |\n| --- | ---: | ---: | ---: |")
-    for name, own in seconds.items():
-        image = statistics.median(own) / len(paths)
-        peer = [theirs / mine for mine, theirs in zip(own, seconds.get(PEER, []), strict=False)]
-        ratio = f"{statistics.median(peer):.2f}" if peer else "-"
-        print(f"| {name} | {2 / image:.0f} | {image * 1000:.2f} | {ratio} |")
+def markdown(record):
+    settings, found, rows = record["settings"], record["results"], []
+    for name, own in found["seconds_an_image"].items():
+        image, peer = statistics.median(own), found["seconds_an_image"].get(PEER)
+        ratio = f"{common.median_ratio(peer, own):.2f}" if peer else "-"
+        rows.append([name, f"{2 / image:.0f}", f"{image * 1000:.2f}", ratio])
+    kind = "photographs" if settings["images"] else "made images"
+    return (
+        f"{found['images']} {kind} of 500 x 375, {found['bytes'] / 1000:.0f} kB each; two views of {settings['size']} "
+        f"px; median of {settings['rounds']} rounds; one thread.\n\n"
+        + common.table(["pipeline", ">views/s on a core", ">ms an image", ">x lightly"], rows)
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.main(sys.modules[__name__])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time and memory of COCO evaluation, side by side: pycocotools, faster-coco-eval (if installed) and ours (hotcoco).
 
-    python benchmarks/coco_eval.py [--rounds 3] [--quick]
+    python benchmarks/coco_eval.py [--rounds 3] [--all-rounds]
 
 Ground truth and detections of the size of val2017 (5,000 images, 36,000 objects of 80 classes, 100 detections an image)
 are made first, the same ones every time. Then every figure comes from a process of its own; the rows take turns, round
@@ -15,26 +15,25 @@ Memory is what the process's resident peak adds to what it held before. pycocoto
 what cores there are.
 """
 
-import argparse
 import contextlib
 import gc
 import importlib.util
 import io
 import json
-import os
 import pickle
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from benchmarks import common
+
+SMOKE = {"rounds": 1, "images": 20, "objects": 150, "per_image": 20}
 HEIGHT, WIDTH, CLASSES = 480, 640, 80
 
 
@@ -127,14 +126,8 @@ def loco_det(truth, detections, task):
 ROWS = {"pycocotools": pycocotools, "faster-coco-eval": faster_coco_eval, "loco-det": loco_det}
 
 
-def status(key):
-    """A figure of this process's memory, in MB."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) / 1e3 for line in file if line.startswith(key))
-
-
 def child(row, task, folder):
-    """Run one row in this process; prints seconds and MB, and leaves all figures in the folder."""
+    """Seconds and MB of one row in this process, which leaves all figures in the folder."""
     with contextlib.redirect_stdout(io.StringIO()):
         from pycocotools.coco import COCO
 
@@ -146,58 +139,65 @@ def child(row, task, folder):
         with open(f"{folder}/detections.pkl", "rb") as file:
             detections = pickle.load(file)
         gc.collect()
-        idle = status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # begin the high-water mark anew
+        idle = common.memory("VmRSS")
+        common.forget_peak()
         start = time.perf_counter()
         found = ROWS[row](truth, detections, task)
-        seconds, memory = time.perf_counter() - start, status("VmHWM") - idle
+        seconds, memory = time.perf_counter() - start, common.memory("VmHWM") - idle
         arrays = [np.ravel(found.eval[key]) for key in ("precision", "recall", "scores")]
         np.save(f"{folder}/{row}.npy", np.concatenate([found.stats[:12], *arrays]).astype(float))
-    print(json.dumps([seconds, memory]))
+    return [seconds, memory]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser):
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="pycocotools in the first round only")
+    parser.add_argument("--all-rounds", action="store_true", help="pycocotools in all rounds, not in the first only")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--objects", type=int, default=36000)
     parser.add_argument("--per-image", type=int, default=100, help="detections")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        child(*args.child)
-        return
+
+
+def measure(args):
     names = [row for row in ROWS if row != "faster-coco-eval" or importlib.util.find_spec("faster_coco_eval")]
+    result = {}
     with tempfile.TemporaryDirectory() as folder:
         truth, detections = make(args.images, args.objects, args.per_image)
         Path(folder, "truth.json").write_text(json.dumps(truth))
         Path(folder, "detections.pkl").write_bytes(pickle.dumps(detections))
-        print(f"{args.images:,} images, {args.objects:,} objects, {len(detections):,} detections; "
-              f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
         del truth, detections
-        print("| task | evaluation | s | times as fast | memory, MB | largest difference |")
-        print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
         for task in ("bbox", "segm"):
             figures, worst = {row: [] for row in names}, dict.fromkeys(names, 0.0)
             for round_ in range(args.rounds):
                 for row in names:
-                    if row == "pycocotools" and args.quick and round_:
+                    if row == "pycocotools" and round_ and not args.all_rounds:
                         continue
-                    command = [sys.executable, "-W", "ignore", __file__, "--child", row, task, folder]
-                    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-                    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-                    figures[row].append(json.loads(printed.stdout))
+                    common.progress(f"{task}, round {round_ + 1}/{args.rounds}: {row}")
+                    figures[row].append(common.in_child(__file__, row, task, folder, env={"OMP_NUM_THREADS": "1"}))
                     wanted, got = (np.load(f"{folder}/{name}.npy") for name in ("pycocotools", row))
-                    worst[row] = max(worst[row], np.abs(got - wanted).max())
+                    worst[row] = max(worst[row], float(np.abs(got - wanted).max()))
                     if row == "loco-det" and not np.array_equal(got, wanted):
-                        sys.exit(f"{task}: our figures are not pycocotools', by {worst[row]:.2g} at worst")
-            medians = {row: [statistics.median(column) for column in zip(*figures[row], strict=True)] for row in names}
-            for row, (seconds, memory) in medians.items():
-                ratio = medians["pycocotools"][0] / seconds
-                figure = f"{seconds:.2f} | {ratio:.1f}x | {memory:.0f} | {worst[row]:.2g}"
-                print(f"| {task} | {row} | {figure} |", flush=True)
+                        raise ValueError(f"{task}: our figures are not pycocotools', by {worst[row]:.2g} at worst")
+            result[task] = {row: {"rounds": figures[row], "difference": worst[row]} for row in names}
+    return result
+
+
+def markdown(record):
+    settings, rows = record["settings"], []
+    for task, found in record["results"].items():
+        medians = {row: [statistics.median(column) for column in zip(*one["rounds"], strict=True)]
+                   for row, one in found.items()}  # fmt: skip
+        for row, (seconds, memory) in medians.items():
+            ratio = medians["pycocotools"][0] / seconds
+            rows.append(
+                [task, row, f"{seconds:.2f}", f"{ratio:.1f}x", f"{memory:.0f}", f"{found[row]['difference']:.2g}"]
+            )
+    heads = ["task", "evaluation", ">s", ">times as fast", ">memory, MB", ">largest difference"]
+    return (
+        f"{settings['images']:,} images, {settings['objects']:,} objects, {settings['per_image']} detections an image; "
+        f"medians of {settings['rounds']} rounds{'' if settings['all_rounds'] else ', pycocotools once'}.\n\n"
+        + common.table(heads, rows)
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.main(sys.modules[__name__])

@@ -12,18 +12,18 @@ process, and its ratio to the size of the file.
 "rename only" does what the scripts of MoCo, PixPro and PyContrast do: torch.load, new names, pickle.
 """
 
-import argparse
-import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common
+
+SMOKE = {"encoder": "resnet18", "rounds": 1}
 
 ROWS = ("rename only", "convert_to_d2", "convert_from_d2")
 
@@ -60,32 +60,23 @@ def convert_from_d2(source, output):
     convert_back(output, Path(output).with_suffix(".pth"))
 
 
-def status(key):
-    """A figure of this process's memory, in MB."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) / 1e3 for line in file if line.startswith(key))
-
-
 def child(row, source, output):
-    """Run one row in this process; prints seconds, seconds of CPU time and MB."""
+    """Run one row in this process: seconds, seconds of CPU time and MB of its work."""
     steps = globals()[row.replace(" ", "_")](source, output)
     next(steps)
-    idle = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # begin the high-water mark anew
+    idle = common.memory("VmRSS")
+    common.forget_peak()
     start, cpu = time.perf_counter(), time.process_time()
     next(steps, None)
-    print(time.perf_counter() - start, time.process_time() - cpu, status("VmHWM") - idle)
+    return [time.perf_counter() - start, time.process_time() - cpu, common.memory("VmHWM") - idle]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser):
     parser.add_argument("--encoder", default="resnet50", help="a ResNet of torchvision (default: resnet50)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        child(*args.child)
-        return
+
+
+def measure(args):
     import torch
     import torchvision
 
@@ -94,20 +85,30 @@ def main():
         source, output = Path(folder) / "in.pth", Path(folder) / "out.pkl"
         torch.save(getattr(torchvision.models, args.encoder)(weights=None).state_dict(), source)
         size = source.stat().st_size / 1e6
-        for round_ in range(args.rounds + 1):  # the first one fills the caches of files
+        for round_ in range(int(args.rounds == 1), args.rounds + 1):  # round 0 fills the caches of files
             for row in ROWS:
-                command = [sys.executable, "-W", "ignore", __file__, "--child", row, str(source), str(output)]
+                common.progress(f"round {round_}/{args.rounds}: {row}")
                 start = time.perf_counter()
-                printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+                found = common.in_child(__file__, row, str(source), str(output))
                 if round_:
-                    figures[row].append((time.perf_counter() - start, *map(float, printed.split())))
-    print(f"{args.encoder}, a file of {size:.0f} MB; {os.cpu_count()} cores; torch {torch.__version__}")
-    print("| row | process, s | work, s | work, CPU s | memory, MB | memory / file |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for row, rounds in figures.items():
+                    figures[row].append([time.perf_counter() - start, *found])
+    return {"mb": size, "rounds": figures}
+
+
+def markdown(record):
+    found, rows = record["results"], []
+    for row, rounds in found["rounds"].items():
         process, work, cpu, memory = (statistics.median(column) for column in zip(*rounds, strict=True))
-        print(f"| {row} | {process:.2f} | {work:.2f} | {cpu:.2f} | {memory:.0f} | {memory / size:.2f}x |")
+        rows.append(
+            [row, f"{process:.2f}", f"{work:.2f}", f"{cpu:.2f}", f"{memory:.0f}", f"{memory / found['mb']:.2f}x"]
+        )
+    heads = ["row", ">process, s", ">work, s", ">work, CPU s", ">memory, MB", ">memory / file"]
+    settings = record["settings"]
+    return (
+        f"{settings['encoder']}, a file of {found['mb']:.0f} MB; medians of {settings['rounds']} rounds, each a "
+        f"process of its own.\n\n{common.table(heads, rows)}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.main(sys.modules[__name__])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A frozen detector's backbone, training step and inference, beside stock Detectron2.
 
-    python benchmarks/detection_step.py [--size 480 640] [--images 2] [--rois 512] [--rounds 5] [--compile]
+    python benchmarks/detection_step.py [--sizes 480x640 800x1216] [--images 2] [--rois 512] [--rounds 5] [--compile]
 
 Mask R-CNN R50-FPN of configs/coco_loco_frozen.yaml with random weights, on random images of COCO's usual size with 7
 objects each, which is COCO's mean. "stock" is what Detectron2's DefaultTrainer builds from the same config; "loco-det"
@@ -10,16 +10,13 @@ the rounds and of the ratios to stock in the same round. All rows have the same 
 and losses are compared first.
 """
 
-import argparse
 import copy
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -28,23 +25,27 @@ from detectron2.engine import DefaultTrainer
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from benchmarks import common
 from loco_det.config import add_loco_config
 from loco_det.engine.trainer import Trainer
+from pretrain.processes.cpu import prepare_cpu
+
+SMOKE = {"sizes": ["64x96"], "images": 1, "rois": 16, "rounds": 1}
 
 
 def config(args, compile=False):
     cfg = get_cfg()
     add_loco_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs" / "coco_loco_frozen.yaml"))
+    cfg.merge_from_file(str(common.ROOT / "configs" / "coco_loco_frozen.yaml"))
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = args.rois
     cfg.MODEL.FAST_FROZEN.COMPILE = compile
     return cfg
 
 
-def batch(args):
+def batch(args, size):
     """Images with rectangles that have masks, as Detectron2's DatasetMapper gives them (bit masks)."""
     random = np.random.default_rng(0)
-    height, width = args.size
+    height, width = size
     inputs = []
     for _ in range(args.images):
         corner = random.uniform(0, 0.7, (7, 2)) * (width, height)
@@ -93,18 +94,25 @@ def step(model, optimizer, inputs):
     return losses.item()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), help="height and width in pixels")
+def add_arguments(parser):
+    parser.add_argument(
+        "--sizes", nargs="+", default=["480x640", "800x1216"], metavar="HxW", help="of images, in pixels"
+    )
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--rois", type=int, default=512, help="regions sampled of each image in training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="a third row: the backbone through torch.compile")
-    args = parser.parse_args()
-    torch.set_flush_denormal(True)
-    inputs = batch(args)
-    pixels = torch.stack([x["image"] for x in inputs]).float() / 64 - 2
+
+
+def measure(args):
+    prepare_cpu("cpu", keep_freed_memory=True)
     rows = models(args)
+    return {size: measure_size(args, rows, tuple(map(int, size.split("x")))) for size in args.sizes}
+
+
+def measure_size(args, rows, size):
+    inputs = batch(args, size)
+    pixels = torch.stack([x["image"] for x in inputs]).float() / 64 - 2
     optimizers = {
         name: torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-5) for name, model in rows.items()
     }
@@ -123,28 +131,45 @@ def main():
         "inference": inference,
     }
     wanted, loss = backbone("stock"), step(rows["stock"], optimizers["stock"], inputs)
+    equal = {}
     for name in rows:
         if name != "stock":
             got = backbone(name)
             worst = max(((got[k] - wanted[k]).abs().max() / wanted[k].abs().max()).item() for k in wanted)
             other = step(rows[name], optimizers[name], inputs)
-            print(f"{name}: features differ by {worst:.2g} (relative), losses {other:.6f} and {loss:.6f}")
-    print(f"{args.images} images of {args.size[0]} x {args.size[1]}, {args.rois} regions; {os.cpu_count()} cores; "
-          f"torch {torch.__version__}")  # fmt: skip
-    print("| part | row | s | against stock |")
-    print("| --- | --- | ---: | ---: |")
+            equal[name] = {"features": worst, "losses": [loss, other]}
+    found = {}
     for part, run in parts.items():
         seconds = {name: [] for name in rows}
         for round_ in range(args.rounds + 1):  # the first warms up
+            common.progress(f"{size[0]} x {size[1]}, {part}, round {round_}/{args.rounds}")
             for name in rows:
                 start = time.perf_counter()
                 run(name)
                 if round_:
                     seconds[name].append(time.perf_counter() - start)
-        for name, figures in seconds.items():
-            ratio = statistics.median(s / f for s, f in zip(seconds["stock"], figures, strict=True))
-            print(f"| {part} | {name} | {statistics.median(figures):.2f} | {ratio:.2f}x |", flush=True)
+        found[part] = seconds
+    return {"seconds": found, "equal": equal}
+
+
+def markdown(record):
+    settings, rows, notes = record["settings"], [], []
+    for size, found in record["results"].items():
+        for name, one in found["equal"].items():
+            losses = " and ".join(f"{x:.6f}" for x in one["losses"])
+            notes.append(f"{size}, {name}: features differ by {one['features']:.1e} relative, losses {losses}")
+        for part, seconds in found["seconds"].items():
+            for name, figures in seconds.items():
+                ratio = common.median_ratio(seconds["stock"], figures)
+                rows.append(
+                    [size.replace("x", " x "), part, name, f"{statistics.median(figures):.2f}", f"{ratio:.2f}x"]
+                )
+    heads = ["pixels", "part", "row", ">s", ">times as fast as stock"]
+    return (
+        f"{settings['images']} images, {settings['rois']} regions of each; medians of {settings['rounds']} rounds. "
+        f"{'; '.join(notes)}.\n\n{common.table(heads, rows)}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.main(sys.modules[__name__])

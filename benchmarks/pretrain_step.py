@@ -3,8 +3,10 @@
 
     python benchmarks/pretrain_step.py [--encoders resnet50 presnet50] [--batch 32] [--size 128] [--rounds 3]
 
-Every figure comes from a process of its own; the rows take turns, round after round, because the machine may be shared,
-and the tables show medians and ratios. A step is forward and backward of two views of each image, without optimiser.
+All rows keep freed memory, as tools/pretrain.py does on a CPU (benchmarks/allocator.py shows what that is worth), but
+not where memory is measured. Every figure comes from a process of its own; the rows take turns, round after round,
+because the machine may be shared, and the tables show medians and ratios. A step is forward and backward of two views
+of each image, without optimiser.
 
 GFLOPs are multiply-adds, in 10^9, for one view: forward by fvcore (what runs twice counts twice; what is recomputed
 does not), forward and backward together by torch's FlopCounterMode.
@@ -22,21 +24,20 @@ lightly's rows are its documented SimCLR loop: each view by itself through the b
 SimCLRProjectionHead, NTXentLoss.
 """
 
-import argparse
 import contextlib
 import gc
-import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
-import warnings
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import common
+
+SMOKE = {"encoders": ["resnet18x0.5"], "batch": 4, "size": 32, "steps": 1, "rounds": 1, "rows": ["end to end", "LoCo"]}
 CONV, MLP = "conv block + MLP", "MLP"
 # name: rule, decoder, options
 ROWS = {
@@ -143,11 +144,13 @@ def build(row, args):
     return learner, (lambda views: naive_step(learner, views, units)) if rule == "naive" else learner.forward_backward
 
 
-def prepare(row, args):
+def prepare(row, args, keep):
     """A step of a row as a function, and its module, with gradients, after a first small step."""
     import torch
 
-    torch.set_flush_denormal(True)
+    from pretrain.processes.cpu import prepare_cpu
+
+    prepare_cpu("cpu", keep_freed_memory=keep)
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model, step = build(row, args)
@@ -159,9 +162,9 @@ def prepare(row, args):
     return model, step, torch.randn(2 * args.batch, 3, args.size, args.size).contiguous(memory_format=layout)
 
 
-def seconds(row, args):
+def seconds(row, args, keep=True):
     """Median seconds of a step, by the clock and of the processor (user time of all threads)."""
-    model, step, views = prepare(row, args)
+    model, step, views = prepare(row, args, keep)
     found = []
     for _ in range(args.steps + 1):
         start, cpu = time.perf_counter(), os.times().user
@@ -174,19 +177,13 @@ def seconds(row, args):
 
 def memory_and_flops(row, args):
     """Bytes at the peak of a step, and FLOPs."""
-    model, step, views = prepare(row, args)
+    model, step, views = prepare(row, args, keep=False)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    idle = kilobytes("VmRSS")
+    common.forget_peak()
+    idle = common.memory("VmRSS")
     step(views)
-    found = {"resident": 1024 * (kilobytes("VmHWM") - idle), "live": live_bytes(lambda: step(views))}
+    found = {"resident": 1e6 * (common.memory("VmHWM") - idle), "live": live_bytes(lambda: step(views))}
     return found | ({} if "compiled" in row else flops(row, model, step, args))
-
-
-def kilobytes(field):
-    """A figure of this process from /proc."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def live_bytes(function):
@@ -242,11 +239,8 @@ class NoModules(contextlib.nullcontext):
         return None
 
 
-def main():
-    from pretrain.encoders import ENCODERS
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=["resnet50", "presnet50"])
+def add_arguments(parser):
+    parser.add_argument("--encoders", nargs="+", default=["resnet50", "presnet50"])
     parser.add_argument("--batch", type=int, default=32, help="images, two views each (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="pixels (%(default)s)")
     parser.add_argument("--steps", type=int, default=3)
@@ -254,82 +248,78 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", nargs="+", help="names of rows as in the table (all but the compiled ones)")
     parser.add_argument("--compiled", action="store_true", help="also the rows with torch.compile (needs a compiler)")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--encoder", help=argparse.SUPPRESS)
-    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.row:
-        warnings.simplefilter("ignore")
-        print(json.dumps((memory_and_flops if args.memory else seconds)(args.row, args)))
-        return
-    import torch
 
-    print(f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}; {args.batch} images (two views) "
-          f"of {args.size} px, medians of {args.rounds} x {args.steps} steps\n")  # fmt: skip
+
+def child(what, row, encoder, settings):
+    """One measurement of a row: its "seconds", or "memory" and FLOPs."""
+    args = Namespace(encoder=encoder, **settings)
+    return {"seconds": seconds, "memory": memory_and_flops}[what](row, args)
+
+
+def measure(args):
+    """Results of every encoder and row: memory and FLOPs once, time in every round."""
+    found, settings = {}, {key: getattr(args, key) for key in ("batch", "size", "steps", "threads")}
+    small = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     for encoder in args.encoders:
         rows = args.rows or [row for row in rows_of(encoder) if args.compiled or row not in COMPILED]
         if unknown := set(rows) - set(rows_of(encoder)):
-            parser.error(f"unknown rows {sorted(unknown)}: choose from {list(rows_of(encoder))}")
-        print(table(encoder, run(encoder, rows, args)), flush=True)
+            raise ValueError(f"unknown rows {sorted(unknown)}: choose from {list(rows_of(encoder))}")
+        own = {row: common.in_child(__file__, "memory", row, encoder, settings, env=small) for row in rows}
+        own = {row: result | {"rounds": []} for row, result in own.items() if result}  # without what is not installed
+        for number in range(args.rounds):
+            for row in own:
+                common.progress(f"{encoder}, round {number + 1}/{args.rounds}: {row}")
+                own[row]["rounds"].append(common.in_child(__file__, "seconds", row, encoder, settings))
+        found[encoder] = own
+    return found
 
 
-def run(encoder, rows, args):
-    """Results of every row: memory and FLOPs once, time in every round."""
-    found = {}
-    for row in rows:
-        found[row] = child(encoder, row, args, "--memory")
-    found = {row: result | {"all": []} for row, result in found.items() if result}  # without what is not installed
-    for number in range(args.rounds):
-        for row in found:
-            print(f"{encoder}, round {number + 1}/{args.rounds}: {row}", file=sys.stderr, flush=True)
-            found[row]["all"].append(child(encoder, row, args))
-    return {
-        row: result | {key: statistics.median(one[key] for one in result["all"]) for key in ("seconds", "cpu")}
-        for row, result in found.items()
-    }
+def median(row, key):
+    return statistics.median(one[key] for one in row["rounds"])
 
 
-def child(encoder, row, args, *flags):
-    """One measurement in a process of its own; None if a peer is not installed."""
-    malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if flags else {}
-    command = [sys.executable, *sys.argv, "--row", row, "--encoder", encoder, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **malloc})
-    if done.returncode and "No module named 'lightly'" in done.stderr:
-        print(f"{row}: lightly is not installed", file=sys.stderr)
-        return None
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+def ratio(row, base, key):
+    """Of the same round each, so that what else the machine does is in both."""
+    return common.median_ratio([one[key] for one in row["rounds"]], [one[key] for one in base["rounds"]])
+
+
+def markdown(record):
+    settings = record["settings"]
+    parts = [
+        f"{settings['batch']} images (two views) of {settings['size']} px, {settings['threads']} threads; medians of "
+        f"{settings['rounds']} rounds of {settings['steps']} steps."
+    ]
+    return "\n\n".join([*parts, *(table(encoder, rows) for encoder, rows in record["results"].items())])
 
 
 def table(encoder, found):
     """Markdown, with ratios."""
-    lines = [
-        f"### {encoder}\n",
-        "| rule | decoder | s/step | time | CPU time | GFLOPs forward | step | resident, MB | saving | live, MB |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    lines = []
     for row, m in found.items():
         decoder = rows_of(encoder)[row][1]
         base = found.get("end to end" if decoder == MLP else "end to end + conv block", m)
         saving = found.get("end to end", m)["resident"] / m["resident"]
         gflops = [f"{m[key]:.2f}" if key in m else "" for key in ("forward", "step")]
-        lines.append(
-            f"| {row} | {decoder} | {m['seconds']:.2f} | {m['seconds'] / base['seconds']:.2f}x "
-            f"| {m['cpu'] / base['cpu']:.2f}x | {' | '.join(gflops)} "
-            f"| {m['resident'] / 1e6:.0f} | {saving:.2f}x | {m['live'] / 1e6:.0f} |"
-        )
-    lines.append("\nTimes are ratios to the end-to-end row with the same decoder.")
-    lines.append("Others, by the clock and of CPU time:\n")
+        times = [f"{median(m, 'seconds'):.2f}", *(f"{ratio(m, base, key):.2f}x" for key in ("seconds", "cpu"))]
+        memory = [f"{m['resident'] / 1e6:.0f}", f"{saving:.2f}x", f"{m['live'] / 1e6:.0f}"]
+        lines.append([row, decoder, *times, *gflops, *memory])
+    heads = [">s/step", ">time", ">CPU time", ">GFLOPs forward", ">step", ">resident, MB", ">saving", ">live, MB"]
+    parts = [f"**{encoder}**", common.table(["rule", "decoder", *heads], lines)]
+    parts += ["Times are ratios to the end-to-end row with the same decoder. Others, by the clock, of CPU time, and of "
+              "the step's FLOPs:"]  # fmt: skip
     pairs = [("LoCo", "LoCo, double forward"), ("end to end", "lightly SimCLR"),
              ("end to end", "lightly SimCLR, channels_last"), *((row, "LoCo") for row in found if "recompute" in row),
              *((f"{row}, compiled", row) for row in found)]  # fmt: skip
+    others = []
     for a, b in pairs:
         if a in found and b in found:
-            clock, cpu = (found[a][key] / found[b][key] for key in ("seconds", "cpu"))
-            lines.append(f"- {a} / {b}: {clock:.2f}, {cpu:.2f}")
-    return "\n".join(lines) + "\n"
+            a, b, names = found[a], found[b], f"{a} / {b}"
+            work = [a["step"] / b["step"]] if "step" in a and "step" in b else []
+            others.append(
+                f"- {names}: " + ", ".join(f"{x:.2f}" for x in [ratio(a, b, "seconds"), ratio(a, b, "cpu"), *work])
+            )
+    return "\n\n".join([*parts, "\n".join(others)] if others else parts[:-1])
 
 
 if __name__ == "__main__":
-    main()
+    common.main(sys.modules[__name__])

@@ -7,7 +7,6 @@ The layers are those of ResNet-18 and of a thin one at the ends of their stages.
 alternate, on one thread.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -18,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
+from benchmarks import common
 from pretrain.learning.small_maps import weight_gradient
 
+SMOKE = {"images": 2, "rounds": 1}
 LAYERS = [(channels, side) for channels in (128, 256, 512) for side in (2, 3, 4, 6)]
 
 
@@ -33,12 +34,15 @@ def of_one_product(x, weight, gradient):
     return weight_gradient(x, weight, gradient, 1, 1)
 
 
-def main(args):
+def add_arguments(parser):
+    parser.add_argument("--images", type=int, default=512, help="maps in a batch (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+
+
+def measure(args):
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    print(f"{args.images} maps, one thread, torch {torch.__version__}; median of {args.rounds} rounds\n")
-    print("| channels | pixels | dtype | forward, ms | torch, ms | one product, ms | faster |")
-    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    found = []
     for dtype in (torch.float32, torch.bfloat16):
         for channels, side in LAYERS:
             x = torch.randn(args.images, channels, side, side).to(dtype, memory_format=torch.channels_last)
@@ -55,14 +59,24 @@ def main(args):
                     start = time.perf_counter()
                     function(x, weight, gradient)
                     times[name].append(1000 * (time.perf_counter() - start))
-            found = {name: statistics.median(values[1:]) for name, values in times.items()}
-            cells = " | ".join(f"{value:.1f}" for value in found.values())
-            ratio = found["torch"] / found["one product"]
-            print(f"| {channels} | {side} x {side} | {str(dtype)[6:]} | {cells} | {ratio:.2f}x |", flush=True)
+            medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+            found.append({"channels": channels, "side": side, "dtype": str(dtype)[6:], "ms": medians})
+            common.progress(f"{found[-1]}")
+    return found
+
+
+def markdown(record):
+    settings, rows = record["settings"], []
+    for row in record["results"]:
+        ms = row["ms"]
+        cells = [f"{ms[name]:.1f}" for name in ("forward", "torch", "one product")]
+        rows.append([str(row["channels"]), f"{row['side']} x {row['side']}", row["dtype"], *cells,
+                     f"{ms['torch'] / ms['one product']:.2f}x"])  # fmt: skip
+    heads = [">channels", ">pixels", "dtype", ">forward, ms", ">torch, ms", ">one product, ms", ">faster"]
+    return (
+        f"{settings['images']} maps, one thread; median of {settings['rounds']} rounds.\n\n{common.table(heads, rows)}"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=512, help="maps in a batch (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
-    main(parser.parse_args())
+    common.main(sys.modules[__name__])

@@ -37,8 +37,8 @@ def check_run(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> No
     Raises:
         FileNotFoundError: if there is nothing to resume, or the weights are missing.
         ValueError: if no weights or no data are named, a data set or TEST.COCO_EVALUATOR has no evaluator,
-            SOLVER.AMP.ENABLED is True for training without a GPU, SOLVER.STEPS has the last iteration, or the batch
-            is no multiple of SOLVER.REFERENCE_WORLD_SIZE.
+            SOLVER.AMP.ENABLED is True for training on neither a GPU nor a CPU, SOLVER.STEPS has the last iteration, or
+            the batch is no multiple of SOLVER.REFERENCE_WORLD_SIZE.
     """
     if resume:
         if not checkpoint_names(cfg.OUTPUT_DIR):
@@ -47,10 +47,10 @@ def check_run(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> No
         raise ValueError("MODEL.WEIGHTS is empty: name a converted checkpoint, or random for a random initialisation")
     elif cfg.MODEL.WEIGHTS != "random":
         check_file(cfg.MODEL.WEIGHTS)
-    if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and cfg.MODEL.DEVICE != "cpu" and "cuda" not in cfg.MODEL.DEVICE:
         raise ValueError(
-            f"SOLVER.AMP.ENABLED True needs a GPU, for Detectron2 trains in float16 there only: on MODEL.DEVICE "
-            f"{cfg.MODEL.DEVICE} set it to False"
+            f"SOLVER.AMP.ENABLED True is float16 on a GPU, bfloat16 on a CPU: on MODEL.DEVICE {cfg.MODEL.DEVICE} set "
+            "it to False"
         )
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         raise ValueError(

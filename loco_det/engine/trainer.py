@@ -27,6 +27,8 @@ from ..data.mapper import ImageMapper
 from ..evaluation.build import build_evaluator
 from ..modeling import backbones, roi_heads  # noqa: F401, registers them
 from ..modeling.frozen import speed_up
+from ..modeling.precision import train_in_bfloat16
+from ..modeling.roi_align import use_fast_roi_align
 from .checkpoint import GuardedCheckpointer
 from .evaluate import Evaluation, evaluate_each
 from .hooks import EvaluationHook, SamePreciseBN, WandbWriter
@@ -55,7 +57,11 @@ class Trainer(DefaultTrainer):
         """
         self.evaluation = Evaluation()
         self.weights, self.seconds, self.begun = cfg.MODEL.WEIGHTS, 0.0, time.perf_counter()
-        super().__init__(cfg)
+        on_cpu = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu"
+        super().__init__(_without_amp(cfg) if on_cpu else cfg)  # Detectron2's AMP needs CUDA
+        self.cfg = cfg
+        if on_cpu:
+            train_in_bfloat16(self._trainer.model)
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self.seconds + time.perf_counter() - self.begun
@@ -125,6 +131,7 @@ class Trainer(DefaultTrainer):
             raise ValueError(f"the config names what is not there: {str(error.args[0]).splitlines()[0]}") from None
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)  # the faster layout for convolutions there
+            use_fast_roi_align(model)
         if cfg.MODEL.FAST_FROZEN.ENABLED:
             speed_up(getattr(model.backbone, "bottom_up", model.backbone), cfg.MODEL.FAST_FROZEN.COMPILE)
         return model
@@ -231,6 +238,15 @@ class Trainer(DefaultTrainer):
             model, problems = self.checkpointer.model, [*done.problems, *problems]
             finish(self.cfg, model, done.results, state, done.seconds, problems)
         return done.results
+
+
+def _without_amp(cfg):
+    """The config with SOLVER.AMP.ENABLED False, frozen."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = False
+    cfg.freeze()
+    return cfg
 
 
 def without_sync(cfg: CfgNode) -> CfgNode:

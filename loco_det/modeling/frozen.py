@@ -42,12 +42,17 @@ class _FastForward:
 
     @torch.no_grad()
     def __call__(self, x):
-        place = x.device, x.dtype
-        if self.network is None or place != self.place:
-            self.network, self.place = self._build(x), place
-        return self.network(x.contiguous(memory_format=torch.channels_last))
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        if self.network is None or (x.device, dtype) != self.place:
+            self.network, self.place = self._build(x, dtype), (x.device, dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        if dtype == x.dtype or self.network == self._unfolded:
+            return self.network(x)
+        with torch.autocast(kind, enabled=False):
+            return self.network(x.to(dtype))
 
-    def _build(self, x):
+    def _build(self, x, dtype):
         network = copy.deepcopy(self.module, {id(self): self})  # but not this object, which is its forward
         del network.forward
         network._load_state_dict_post_hooks.clear()
@@ -63,7 +68,9 @@ class _FastForward:
             if not difference <= TOLERANCE:
                 logger.warning(f"folding its norms changes {name} by {difference:.2g} relative: it runs as it is")
                 return self._unfolded
-        return torch.compile(network, dynamic=True) if self.compile else network
+        network = network.to(dtype)  # no weight has to be cast at each call
+        network = torch.compile(network, dynamic=True) if self.compile else network
+        return network
 
     def _unfolded(self, x):
         return type(self.module).forward(self.module, x)

@@ -169,7 +169,10 @@ def test_cityscapes_layout(run_tool, data, tmp_path):
         (["--eval-only"], "tensors of the detector"),
         (["--resume"], "nothing to resume"),
         (["--num-gpus", "2", "--dist-url", "auto"], "--num-gpus above 1 needs GPUs"),
-        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED True needs a GPU"),
+        (
+            ["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "mps"],
+            "SOLVER.AMP.ENABLED True is float16 on a GPU, bfloat16 on",
+        ),
         (["SOLVER.REFERENCE_WORLD_SIZE", "8"], "SOLVER.IMS_PER_BATCH 2 is no multiple"),
     ],
 )

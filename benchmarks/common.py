@@ -1,0 +1,178 @@
+"""What all benchmarks share: their command line, rows in processes of their own, and the record that each writes.
+
+A benchmark is a script with
+
+- ``add_arguments(parser)``, its options, and ``SMOKE``, their values for a run of seconds that shows that it works;
+- ``measure(args)``, which returns the results as plain values for JSON;
+- ``markdown(record)``, the tables of a record, for the terminal and for docs (``python benchmarks/render.py``);
+- ``child(...)``, where rows are measured in processes of their own: see :func:`in_child`.
+
+Its record, ``benchmarks/results/NAME.json``, says what was measured with what on which machine, so that no figure in
+README or docs is typed by hand.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "detectron2",
+    "sal-detectron2",
+    "numpy",
+    "lightly",
+    "timm",
+    "pycocotools",
+    "hotcoco",
+)
+CHILD = "--child"
+
+
+def main(benchmark) -> None:
+    """Run a benchmark's command line.
+
+    Args:
+        benchmark: the module of the script.
+    """
+    if sys.argv[1:2] == [CHILD]:
+        print(json.dumps(benchmark.child(*json.loads(sys.argv[2]))))
+        return
+    name = Path(benchmark.__file__).stem
+    parser = argparse.ArgumentParser(
+        description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    benchmark.add_arguments(parser)
+    parser.add_argument("--smoke", action="store_true", help="show in seconds that it works: the figures mean nothing")
+    parser.add_argument("--output", metavar="FILE.json", type=Path, help="the record (default: benchmarks/results/"
+                        f"{name}.json, with --smoke none)")  # fmt: skip
+    args = parser.parse_args()
+    if args.smoke:
+        vars(args).update(benchmark.SMOKE)
+    output = args.output or (None if args.smoke else RESULTS / f"{name}.json")
+    settings = {key: value for key, value in vars(args).items() if key not in ("output", "smoke")}
+    try:
+        found = record(name, settings, benchmark.measure(args))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(head(found), benchmark.markdown(found), sep="\n\n")
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"\nrecord: {output}", file=sys.stderr)
+
+
+def record(name: str, settings: dict, results: object) -> dict:
+    """A benchmark's results with all that they depend on."""
+    from pretrain.files.version import version
+
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    arguments = [word for word in sys.argv[1:] if word != "--smoke"]
+    return {
+        "benchmark": name,
+        "command": shlex.join(["python", f"benchmarks/{name}.py", *arguments]),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+        "version": version(),
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **found},
+        "settings": settings,
+        "results": results,
+    }
+
+
+def machine() -> dict:
+    """The processor, what it can do, its cores, memory in GB, and the load before the benchmark's own."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in values.items()}
+    flags = set(fields.get("flags", "").split())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": fields.get("model name", platform.processor() or platform.machine()),
+        "instructions": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 2**30),
+        "system": platform.system(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def head(found: dict) -> str:
+    """A line that says where and when a record was made."""
+    there, kinds = found["machine"], {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512"}
+    kind = next((text for flag, text in kinds.items() if flag in there["instructions"]), "")
+    cores = f"{there['cores']} cores of an {there['processor']}{f' ({kind})' if kind else ''}"
+    return f"{cores}, torch {found['versions']['torch']}, {found['date'][:10]}, loco-det {found['version']}"
+
+
+def in_child(script: str, *arguments: object, env: dict[str, str] | None = None) -> object:
+    """Call a benchmark's ``child`` in a process of its own.
+
+    Args:
+        script: ``__file__`` of the benchmark.
+        arguments: of its ``child``, plain values.
+        env: environment variables to be added.
+
+    Returns:
+        What it returns; None if a package is not installed that only this row needs.
+    """
+    command = [sys.executable, "-W", "ignore", script, CHILD, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})})
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        if last and last[0].startswith("ModuleNotFoundError: "):
+            print(f"left out: {last[0].partition(': ')[2]}", file=sys.stderr)
+            return None
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def progress(text: str) -> None:
+    """Say on stderr what is being measured."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def memory(key: str) -> float:
+    """A figure of this process's memory, such as VmRSS, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(key))
+
+
+def forget_peak() -> None:
+    """Begin this process's high-water mark of memory (VmHWM) anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    """The median of the ratios of figures of the same round."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """Markdown; all columns but the leading ones that hold words are aligned to the right.
+
+    Args:
+        columns: their heads; those of numbers begin with ">".
+        rows: texts.
+    """
+    lines = [
+        [column.lstrip(">") for column in columns],
+        ["---:" if c.startswith(">") else "---" for c in columns],
+        *rows,
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
