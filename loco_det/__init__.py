@@ -1,4 +1,4 @@
-"""What a self-supervised backbone is worth for detection and segmentation, measured with Detectron2.
+"""Measure what a self-supervised backbone is worth for detection and segmentation, with Detectron2.
 
 The names in ``__all__`` are the public API. They are imported when they are first used: ``import loco_det`` is fast
 and needs neither torch nor Detectron2.

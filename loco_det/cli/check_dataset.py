@@ -25,7 +25,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = described_parser(__doc__, EXAMPLE)
     parser.add_argument("names", nargs="*", metavar="NAME", help="registered data set, such as coco_2017_train")
     parser.add_argument("--json", metavar="FILE", help="COCO instance annotations of your own")
-    parser.add_argument("--images", metavar="DIR", help="folder that the file names in --json start from")
+    parser.add_argument("--images", metavar="DIR", help="image folder; file names in --json are relative to it")
     parser.add_argument("--cityscapes", metavar="ROOT", help="folder with leftImg8bit/ and gtFine/")
     parser.add_argument("--boxes-only", action="store_true", help="for MODEL.MASK_ON False: do not look at masks")
     outside = "file names may lead out of the folder of images, as with DATASETS.ALLOW_OUTSIDE True"

@@ -1,4 +1,4 @@
-"""List the shipped configs, with a line about each. ``--config-file`` takes these names from any folder."""
+"""List the shipped configs, with a line about each. --config-file takes these names in any folder."""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ configs/README.md maps each row of each published table to its config."""
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code, 1 if no config has such a name."""
     parser = described_parser(__doc__, EXAMPLE)
-    parser.add_argument("part", nargs="?", default="", help="of the names to list (default: all)")
+    parser.add_argument("part", nargs="?", default="", help="list only the names that contain this (default: all)")
     args = parser.parse_args(argv)
     lines = list(listed(args.part.removeprefix("configs/")))
     if not lines:

@@ -30,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
     p = described_parser(__doc__, EXAMPLE)
     p.add_argument("checkpoint", help="a detector or backbone of Detectron2: .pth of a run, or .pkl")
     p.add_argument("output", metavar="OUT.pth", help="the file to write")
-    p.add_argument("--config-file", metavar="CONFIG", help="of its run; default: config.yaml beside the checkpoint")
-    p.add_argument("--arch", default="auto", metavar="NAME", help="refuse any other network, such as resnet50")
+    p.add_argument("--config-file", metavar="CONFIG", help="of its run (default: config.yaml beside the checkpoint)")
+    p.add_argument("--arch", default="auto", metavar="NAME", help="the network, such as resnet50; refuse any other")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return p
 

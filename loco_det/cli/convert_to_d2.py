@@ -1,9 +1,9 @@
-"""Turn the ResNet in any pretraining checkpoint into weights for Detectron2, and prove that they compute the same.
+"""Turn the encoder of a pretraining checkpoint into weights for Detectron2, and verify that they compute the same.
 
 Verification always runs: the source network and Detectron2's backbone, loaded from the written file, see the same
 images, and all stages must agree to float rounding, in evaluation and in training mode. If they do not, or if the
-checkpoint is not what it should be, nothing is written. Beside OUT.pkl comes OUT.yaml, the part of a Detectron2 config
-that these weights need.
+checkpoint is refused, nothing is written. Beside OUT.pkl it writes OUT.yaml, the part of a Detectron2 config that these
+weights need.
 """
 
 import argparse
@@ -50,13 +50,13 @@ def parser() -> argparse.ArgumentParser:
                    "folder of Hugging Face's transformers")  # fmt: skip
     p.add_argument("output", metavar="OUT.pkl", nargs="?", help="the file to write, for MODEL.WEIGHTS")
     p.add_argument("--source", type=source_name, default="auto", metavar="NAME",
-                   help="refuse any other layout than this of --list-sources (default: auto)")  # fmt: skip
-    p.add_argument("--arch", default="auto", metavar="NAME", help="refuse any other network, such as resnet50; or the "
-                   "package.module.function of your own, which is then run")  # fmt: skip
-    p.add_argument("--ema", action="store_true", help="take the network of the moving average (EMA, key, teacher)")
-    p.add_argument("--prefix", help="of the encoder's names as they are in the file (module.encoder.), for a project "
-                   "that --list-sources does not have")  # fmt: skip
-    p.add_argument("--base", metavar="CONFIG", help="config that OUT.yaml shall build upon, to be trained as it is")
+                   help="the project, a name of --list-sources; refuse any other (default: auto)")  # fmt: skip
+    p.add_argument("--arch", default="auto", metavar="NAME", help="the network, such as resnet50; refuse any other. Or "
+                   "the package.module.function of your own encoder, which is then run")  # fmt: skip
+    p.add_argument("--ema", action="store_true", help="take the network's moving average (EMA, key encoder, teacher)")
+    p.add_argument("--prefix", help="prefix of the encoder's parameter names in the file, such as module.encoder., for "
+                   "a project that --list-sources does not have")  # fmt: skip
+    p.add_argument("--base", metavar="CONFIG", help="_BASE_ of OUT.yaml, which is then a complete config for train")
     p.add_argument("--config-file", metavar="CONFIG", help="of the run, for a checkpoint of Detectron2's own; "
                    "default: config.yaml beside it")  # fmt: skip
     p.add_argument("--check-only", action="store_true", help="convert and verify, but write nothing")

@@ -1,4 +1,4 @@
-"""The whole path on generated scenes: pretraining, conversion, Mask R-CNN frozen and fine-tuned, evaluation, report.
+"""Run all steps on generated scenes: pretraining, conversion, Mask R-CNN frozen and fine-tuned, evaluation, report.
 
 Every step is one of the project's command lines, and is printed. A step that is finished is not run again; one that was
 interrupted goes on from its last checkpoint.
@@ -26,8 +26,9 @@ Step = tuple[str, Path, Path | None, list]
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; a step that fails, or Ctrl-C, exits with 1 or 130."""
     parser = described_parser(__doc__, EXAMPLE)
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for everything (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the networks; the scenes are the same")
+    output, seeds = Path("demo_output"), "of the networks (default: 0); the scenes are the same for all seeds"
+    parser.add_argument("--output", type=Path, default=output, help="folder for all files (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help=seeds)
     parser.add_argument("--long", action="store_true", help="pretrain ten times as long")
     args = parser.parse_args(argv)
     out = args.output.resolve()

@@ -1,13 +1,13 @@
 """Install Detectron2 into the running Python, without a compiler.
 
-Detectron2 is not published under its own name, and its source build needs a compiler and imports torch in setup.py.
-A detectron2 that already imports is kept, whoever built it. Otherwise this fetches with pip the wheel of a published
-copy of its Python files (equal to upstream commit a59f0563 but for a two-line fix), checks its SHA-256, drops the part
-that was compiled for one old torch, and installs the rest for any Python. What is then missing is what needs
-``detectron2._C``: deformable convolution, rotated boxes and the C++ COCO evaluator (pycocotools is used instead).
+Detectron2 is not on PyPI under its own name, and building it from source needs a compiler and an installed torch. If
+detectron2 can already be imported, it is kept. Otherwise this command downloads with pip the wheel of a published copy
+of its Python files (equal to upstream commit a59f0563 but for a two-line fix), checks its SHA-256, drops the part that
+was compiled for one old torch, and installs the rest for any Python. What needs ``detectron2._C`` is then missing:
+deformable convolution, rotated boxes and the C++ COCO evaluator (pycocotools is used instead).
 
 Example:
-    python tools/install_detectron2.py --constraint constraints.txt
+    loco-det install-detectron2 --constraint constraints.txt
 """
 
 # It imports the standard library only: it has to work before anything else is installed.

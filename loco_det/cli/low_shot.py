@@ -1,4 +1,4 @@
-"""Train a config on each random split of its low-shot set; prints and writes the mean and deviation of AP over them.
+"""Train a config on each random split of its low-shot set; print and write mean and standard deviation of AP.
 
 The splits are trained one after another by tools/train_net.py, in OUTPUT_DIR/seed0 and so on. A split that is finished
 is not run again; one that was interrupted goes on from its last checkpoint. OUTPUT_DIR/summary.json has the figures.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 EXAMPLE = """example:
   python tools/low_shot.py --config-file configs/detection/coco_1k_finetune/resnet50_loco_800ep.yaml --num-gpus 8
-DATASETS.TRAIN names the splits by one of them, such as coco_2017_train_1k_seed0. KEY VALUE pairs are for all splits."""
+DATASETS.TRAIN of the config names one split, such as coco_2017_train_1k_seed0. KEY VALUE pairs are for all runs."""
 SPLITS = 5  # as many as loco_det.data.low_shot has SEEDS
 
 
@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
     found = described_parser(__doc__, EXAMPLE)
     add_config_file(found, required=True)
     add_overlay(found)
-    count, splits = range(1, SPLITS + 1), "train the first N splits only (%(default)s: all)"
+    count, splits = range(1, SPLITS + 1), "train on the first N splits only (default: all %(default)s)"
     found.add_argument("--num-splits", type=int, choices=count, default=SPLITS, metavar="N", help=splits)
-    found.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of train_net.py, for each split")
+    found.add_argument("--num-gpus", type=int, default=1, metavar="N", help="number of GPUs for each run")
     found.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of the config")
     return found
 

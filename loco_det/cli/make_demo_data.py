@@ -1,4 +1,4 @@
-"""Makes the demo data: generated street scenes as an image folder, in COCO's layout and in Cityscapes' layout.
+"""Generate the demo's street scenes: as a folder of images, in COCO's layout and in Cityscapes' layout.
 
 Example:
     python tools/make_demo_data.py data/demo --unlabeled 2000 --train 200 --val 100 --size 128 160
@@ -18,12 +18,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("root", metavar="ROOT", help="folder to create")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
     parser.add_argument("--unlabeled", type=int, default=1000, metavar="N", help="images to pretrain on (default 1000)")
-    parser.add_argument("--train", type=int, default=200, metavar="N", help="labeled images, each layout (default 200)")
+    parser.add_argument("--train", type=int, default=200, metavar="N", help="labeled images a layout (default 200)")
+    parser.add_argument("--val", type=int, default=100, metavar="N", help="validation images a layout (default 100)")
     parser.add_argument(
-        "--val", type=int, default=100, metavar="N", help="validation images, each layout (default 100)"
+        "--size", type=int, nargs=2, default=(160, 192), metavar=("H", "W"), help="pixels (default 160 192)"
     )
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 192), metavar=("H", "W"), help="default 160 192")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a processor core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     parser.add_argument("--layouts", nargs="+", default=LAYOUTS, choices=LAYOUTS, help="default: all of them")
     args = parser.parse_args(argv)
     try:

@@ -25,11 +25,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", metavar="RUN_FOLDER", help="a finished run of tools/pretrain.py")
     for kind, tool in (("linear", "linear_probe"), ("knn", "knn"), ("detection", "train_net")):
         p.add_argument(f"--{kind}", metavar="FOLDER", nargs="+", action="extend", default=[],
-                       help=f"with the results.json of tools/{tool}.py on this checkpoint")  # fmt: skip
+                       help=f"run folders of tools/{tool}.py on this checkpoint")  # fmt: skip
     p.add_argument("--name", help="the card's title (default: method, encoder and images)")
-    p.add_argument("--license", metavar="TEXT", help="of the weights, such as cc-by-4.0 (default: not stated)")
+    p.add_argument("--license", metavar="TEXT", help="licence of the weights, such as cc-by-4.0 (default: not stated)")
     p.add_argument("--encoder", metavar="package.module.function",
-                   help="code of your own that the run was made with: no file decides what code runs")  # fmt: skip
+                   help="your own encoder, if the run was made with it; it has to be named here to be run")  # fmt: skip
     p.add_argument("--output", metavar="FILE.md", help="the card (default: model_card.md in RUN_FOLDER)")
     return p
 

@@ -30,7 +30,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", metavar="OUTPUT_DIR", help="folder of a run of tools/train_net.py")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder with images at any depth")
     parser.add_argument("--output", required=True, help="folder for predictions.json and pictures/")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score that is drawn (%(default)s)")
+    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score to draw (default: %(default)s)")
     args, opts = parser.parse_known_args(argv)
     if unknown := [text for text in opts if text.startswith("--")]:
         parser.error(f"unknown option {unknown[0]}")

@@ -1,4 +1,4 @@
-"""Pretrain an encoder on a folder of unlabeled images, in Detectron2's command-line habits."""
+"""Pretrain an encoder on a folder of unlabeled images, with Detectron2's command-line options."""
 
 import argparse
 import logging

@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = described_parser(__doc__, EXAMPLE)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or a folder with run folders beneath it")
-    parser.add_argument("--output", help="the page (default: report.html in the first RUN that is there)")
-    parser.add_argument("--markdown", action="store_true", help="write its tables as Markdown beside it, too")
+    parser.add_argument("--output", help="file of the page (default: report.html in the first RUN that exists)")
+    parser.add_argument("--markdown", action="store_true", help="also write the tables as Markdown, beside the page")
     run(parser.parse_args(argv))
 
 

@@ -36,19 +36,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The options; exits with 2 if they are none."""
     parser = described_parser(__doc__, EXAMPLE)
     parser.add_argument("--cluster", choices=["auto", "slurm", "local", "debug"], default="auto", help="default: auto")
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--gpus-per-node", type=int, default=0)
-    parser.add_argument("--tasks-per-node", type=int, help="processes; default: one for each GPU")
-    parser.add_argument("--cpus-per-task", type=int, default=10, help="at least DATALOADER.NUM_WORKERS; default: 10")
-    parser.add_argument("--mem-gb", type=int, help="memory of a node")
+    parser.add_argument("--nodes", type=int, default=1, help="default: 1")
+    parser.add_argument("--gpus-per-node", type=int, default=0, help="default: 0")
+    parser.add_argument("--tasks-per-node", type=int, help="processes on a node; default: one for each GPU")
+    parser.add_argument(
+        "--cpus-per-task", type=int, default=10, help="cores; at least DATALOADER.NUM_WORKERS; default: 10"
+    )
+    parser.add_argument("--mem-gb", type=int, help="memory of a node, in GB")
     parser.add_argument("--time", type=int, default=4320, help="minutes until the job is requeued; default: 4320")
-    parser.add_argument("--partition")
-    parser.add_argument("--sbatch", nargs="*", default=[], metavar="KEY=VALUE", help="more options, as account=NAME")
-    parser.add_argument("--name", default="loco-det", help="of the job")
+    parser.add_argument("--partition", help="of Slurm")
+    parser.add_argument(
+        "--sbatch", nargs="*", default=[], metavar="KEY=VALUE", help="sbatch options such as account=NAME"
+    )
+    parser.add_argument("--name", default="loco-det", help="name of the job; default: loco-det")
     parser.add_argument(
         "command", nargs="+", help="after --: tools/NAME.py, or a command of loco-det, and its arguments"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.command[0] == "loco-det":  # its command follows
+        del args.command[0]
+    return args
 
 
 def check(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint in, a verified file for ``MODEL.WEIGHTS`` and its config out, or nothing at all; and the way back."""
+"""Convert a checkpoint to a verified file for ``MODEL.WEIGHTS`` and its config; and back to torchvision's names."""
 
 import datetime
 import os
@@ -29,10 +29,10 @@ from .writing import check_folder, staged
 
 @dataclass
 class Conversion:
-    """What was converted, and how exactly.
+    """What was converted, and by how much the features differ.
 
     Attributes:
-        output: the written file, as it was named by the caller; None if nothing was to be written.
+        output: the written file, as the caller named it; None if nothing was to be written.
         config_file: the Detectron2 config written beside it, or None.
         config: the part of a Detectron2 config that the weights need, nested.
         source: what was read.
@@ -72,7 +72,7 @@ class Conversion:
 def convert(
     checkpoint: str | os.PathLike, output: str | os.PathLike, base: str | os.PathLike | None = None, **options: Any
 ) -> Conversion:
-    """Convert a checkpoint to Detectron2's format; verified from the written file before it gets its name.
+    """Convert a checkpoint to Detectron2's format. The written file is verified before it gets its name.
 
     Args:
         checkpoint: a file or folder that :func:`loco_det.convert.load_source` reads.
@@ -154,7 +154,7 @@ def convert_back(checkpoint: str | os.PathLike, output: str | os.PathLike, **opt
     Args:
         checkpoint: a detector or backbone of Detectron2: .pth of a run, or .pkl.
         output: the file to write, for ``torch.load``: names and types are torchvision's, or those of the encoder of
-            ``pretrain`` that it is, so that a conversion and its way back give the same bits.
+            ``pretrain``, so that converting there and back gives the same bits.
         options: of ``load_source``: arch, config_file.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A checkpoint's encoder, ready to be read out: images in, the features of all stages and blockwise expansions out."""
+"""A checkpoint's encoder as a module: images in, the features of all stages and blockwise expansions out."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from .sources.source_type import Source
 
 
 class Readable(NamedTuple):
-    """An encoder and what it has to be shown.
+    """An encoder and the normalisation of its input.
 
     Attributes:
         encoder: :class:`ReadableEncoder`: frozen, in eval mode, float32, on the CPU.
@@ -94,7 +94,7 @@ def load_encoder(
     (``pool_conv_block_1`` to ``_4`` in model.py of github.com/shoaibahmed/blockwise_ssl).
 
     Our checkpoints of an encoder that is code of the user's own (MODEL.ENCODER package.module.function) are read if
-    ``arch`` says the same, because no file shall decide what code runs.
+    ``arch`` says the same, because a file never decides which code runs.
 
     Args:
         path, arch, source, ema, prefix, unsafe, config_file: as :func:`load_source`.

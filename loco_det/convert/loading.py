@@ -16,12 +16,12 @@ from .verify import fill
 def load_backbone(
     weights: str | os.PathLike[str], config_file: str | os.PathLike[str] | None = None, arch: str | None = None
 ) -> nn.Module:
-    """Detectron2's backbone with converted weights, without FPN, in evaluation mode and with nothing frozen.
+    """Load converted weights into Detectron2's backbone: without FPN, in evaluation mode, nothing frozen.
 
     Args:
         weights: a file that :func:`loco_det.convert_to_d2` wrote.
         config_file: the config beside it; None: of the same name.
-        arch: ``package.module.function`` of your own encoder, if it is one: no file decides which code runs.
+        arch: ``package.module.function`` of the encoder, if it is your own: a file never decides which code runs.
 
     Returns:
         The backbone: images (B, 3, H, W), in the config's INPUT.FORMAT and normalised by its PIXEL_MEAN and PIXEL_STD,

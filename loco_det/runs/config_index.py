@@ -15,23 +15,23 @@ from pretrain.files.yaml_files import read_yaml
 README = CONFIGS / "README.md"
 HEAD = """# Configs
 
-Written by `python -m loco_det.runs.config_index` from the files here: change those.
+`python -m loco_det.runs.config_index` writes this page from the configs. Change those, not this page.
 
-- **Names** are `TASK/DATA/ENCODER_METHOD_EPOCHS.yaml`, EPOCHS being those of the pretraining.
-  `pretrain/imagenet/resnet50_loco_800ep.yaml` is a recipe; `pretrain/ablations/` has other decoders and other
-  sharing, for 100 epochs of a ResNet-50. `detection/coco_frozen/resnet50_loco_800ep.yaml` is a detector on it: the
-  folder names the data, what is trained, and the network and schedule where there are several
+- **Names** are `TASK/DATA/ENCODER_METHOD_EPOCHS.yaml`; EPOCHS are those of the pretraining.
+  `pretrain/imagenet/resnet50_loco_800ep.yaml` pretrains an encoder; `pretrain/ablations/` has other decoders and other
+  sharing, for 100 epochs of a ResNet-50. `detection/coco_frozen/resnet50_loco_800ep.yaml` trains a detector on that
+  encoder: the folder names the data, what is trained, and the network and schedule where there are several
   (`coco_finetune_fpn_1x`). `readout/imagenet/linear.yaml` is a linear probe; `readout/cached.yaml` and
   `readout/knn.yaml` are for any data.
-- **`_BASE_`**: a config is what differs from the file, or the files, that it names as `_BASE_`. A file whose name
-  begins with `_` is such a base only.
-- **On top** are the four to start with, which are files below under other names, and the demo's.
-  `pretrain/demo_*.yaml` are the demo's, too. For a CPU: `pretrain/cpu/` and `detection/cpu_frozen/`.
-- **Names of before**, such as `table2/coco_resnet50_loco_800ep.yaml`: `pretrain/files/config_names.py` has them all.
-  A command line that is given one says what it is now; runs and configs that name one are read as ever.
+- **`_BASE_`**: a config holds only what differs from the file, or the files, that it names as `_BASE_`. A file whose
+  name begins with `_` is only a base for others.
+- **Start** with the four configs at the top level. They are configs of the folders under short names. The other ones
+  there, and `pretrain/demo_*.yaml`, belong to the demo. For a CPU: `pretrain/cpu/` and `detection/cpu_frozen/`.
+- **Old names**, such as `table2/coco_resnet50_loco_800ep.yaml`, are in `pretrain/files/config_names.py`. A command line
+  with an old name says the new one; runs and configs that name an old one are still read.
 
-Figures are published ones, none is measured here: top-1 of a linear classifier on ImageNet, box and mask AP, all in
-percent. A row of two tables is one file.
+All figures are published ones; none was measured here. They are top-1 of a linear classifier on ImageNet, and box and
+mask AP, all in percent. A row that is in two tables is one file.
 """
 TASKS = {"pretrain": "Pretraining", "detection": "Detection", "readout": "Readout"}
 PAPERS = {
@@ -89,7 +89,7 @@ def index() -> str:
     files = [path for path in sorted(CONFIGS.rglob("*.yaml")) if not path.name.startswith("_")]
     rows = {path: published_rows(path) for path in files}
     on_top = [path for path in files if path.parent == CONFIGS]
-    parts = [HEAD, "## On top\n", _table(("file", "what it is"), map(_described, on_top)), "## Papers\n"]
+    parts = [HEAD, "## Top level\n", _table(("file", "what it is"), map(_described, on_top)), "## Papers\n"]
     parts.append("\n".join(f"- {paper}: {where}" for paper, where in PAPERS.items()) + "\n")
     for task, title in TASKS.items():
         parts.append(f"## {title}\n")
@@ -102,7 +102,7 @@ def index() -> str:
         others = [path for path in files if not rows[path] and path.relative_to(CONFIGS).parts[0] == task]
         parts += ["### Without a published figure\n", _table(("file", "what it is"), map(_described, others))]
     overlays = [path for path in files if path.relative_to(CONFIGS).parts[0] == "overlays"]
-    parts += ["## Overlays\n", "Merged over a config by `--overlay NAME`.\n"]
+    parts += ["## Overlays\n", "`--overlay NAME` merges one over a config.\n"]
     parts.append(_table(("file", "what it is"), map(_described, overlays)))
     return "\n".join(parts)
 

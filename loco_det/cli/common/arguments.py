@@ -1,4 +1,4 @@
-"""The options of everything that trains: Detectron2's, written down here because importing it takes seconds."""
+"""The options of all commands that train: Detectron2's, repeated here because importing it takes seconds."""
 
 import argparse
 import os
@@ -8,17 +8,12 @@ from pretrain.files.shipped_configs import shipped_names
 
 from .invocation import as_called
 
-RESUME = (
-    "Whether to attempt to resume from the checkpoint directory. "
-    "See documentation of `DefaultTrainer.resume_or_load()` for what it means."
-)
+RESUME = "go on from the newest checkpoint in OUTPUT_DIR"
 DIST_URL = (
     "initialization URL for pytorch distributed backend. See "
     "https://pytorch.org/docs/stable/distributed.html for details."
 )
-OPTS = """Modify config options at the end of the command. For Yacs configs, use
-space-separated "PATH.KEY VALUE" pairs.
-For python-based LazyConfig, use "path.key=value"."""
+OPTS = "changes of the config, as KEY VALUE pairs with a space between, such as SEED 1; after all other options"
 
 
 class Parser(argparse.ArgumentParser):

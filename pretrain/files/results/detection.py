@@ -51,14 +51,14 @@ class DetectionResults(Results):
 
     results: Tasks | dict[str, Tasks] | None = known(
         {ANY: either(_METRICS, {ANY: _METRICS})},
-        "task (`bbox`, `segm`) -> metric (`AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AP-<class>`) -> percent; of "
-        "several test sets, data set -> that",
+        "task (`bbox`, `segm`) -> metric (`AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AP-<class>`) -> percent; with "
+        "several test sets: data set -> task -> metric -> percent",
     )
     dataset: str | None = known(text, "DATASETS.TEST, joined by commas")
     train_dataset: str | None = known(text, "DATASETS.TRAIN, joined by commas")
     iteration: int | None = known(whole, "iterations that the evaluated network has been trained for")
     seconds: float | None = known(
-        number, "of training, over all parts of a resumed run, evaluations in between included, the last one not"
+        number, "of training, over all parts of a resumed run; evaluations during training count, the last one does not"
     )
     evaluation_seconds: float | None = known(number, "of the last evaluation, on all test sets")
     peak_memory: float | None = known(
@@ -69,14 +69,14 @@ class DetectionResults(Results):
     images_per_step: int | None = known(whole, "SOLVER.IMS_PER_BATCH, of all processes together")
     max_iter: int | None = known(whole, "SOLVER.MAX_ITER")
     schedule: str | None = known(
-        text, 'the same as the field says it: "1x" (of COCO), "64 epochs" (of Cityscapes), or "15000 x 16 images"'
+        text, 'the schedule in the usual words: "1x" (COCO), "64 epochs" (Cityscapes), or "15000 x 16 images"'
     )
     backbone: str | None = known(text, 'MODEL.ENCODER, or "ResNet-<depth>"')
     freeze_at: int | None = known(whole, "MODEL.BACKBONE.FREEZE_AT")
     frozen: bool | None = known(flag, "whether no parameter of the backbone learns")
     norm: str | None = known(text, "norm of the backbone")
     heads_norm: str | None = known(text, "norm of FPN, box head and mask head, each named once")
-    weights: str | None = known(path, "MODEL.WEIGHTS of the run's beginning")
+    weights: str | None = known(path, "MODEL.WEIGHTS at the start of the run")
     weights_sha256: str | None = known(text, "SHA-256 of that file")
     weights_metadata: dict[str, str] | None = known(
         {"sha256": maybe(text), "source": maybe(text)},
@@ -85,14 +85,14 @@ class DetectionResults(Results):
     decoder: str | None = known(text, "of the pretraining, if the weights lie in a run folder of tools/pretrain.py")
     published: Published | None = known(
         _PUBLISHED,
-        "`row`, `box_ap`, `mask_ap` of PUBLISHED, and `differences`: in what this run differs from that row, a line "
-        "each; its figures may be printed only if there are none",
+        "`row`, `box_ap`, `mask_ap` of PUBLISHED, and `differences`: how this run differs from that row, a line "
+        "each; the row's figures may be printed only if there are none",
         load=Published.from_json,
     )
     thing_classes: list[str] | None = known([text], "names of the classes, in the network's order")
     category_ids: list[int] | None = known([whole], "their ids in the data set")
     problems: list[str] | None = known(
-        [text], "what has failed in evaluation, analysis or pictures, a line each; empty if nothing has"
+        [text], "what failed in evaluation, analysis or pictures, a line each; empty if nothing did"
     )
 
     def evaluations(self, dataset: str | None = None) -> dict[str, Tasks]:

@@ -91,6 +91,8 @@ def test_what_is_sent_to_slurm(tmp_path):
     [
         (["tools/pretrain.py"], "the tool needs OUTPUT_DIR FOLDER"),
         (["tools/nothing.py", "OUTPUT_DIR", "x"], "tools/nothing.py: no such tool"),
+        (["--", "loco-det", "nothing", "OUTPUT_DIR", "x"], "nothing: no such tool"),
+        (["--nodes", "2", "--", "loco-det", "pretrain", "OUTPUT_DIR", "x"], "there is no sbatch here"),
         (["--sbatch", "account", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "--sbatch takes KEY=VALUE"),
         (["--cluster", "slurm", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "there is no sbatch here"),
         (["--nodes", "2", "--", "tools/pretrain.py", "OUTPUT_DIR", "x"], "there is no sbatch here"),
