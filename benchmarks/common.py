@@ -48,15 +48,7 @@ def main(benchmark) -> None:
     if sys.argv[1:2] == [CHILD]:
         print(json.dumps(benchmark.child(*json.loads(sys.argv[2]))))
         return
-    name = Path(benchmark.__file__).stem
-    parser = argparse.ArgumentParser(
-        description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    benchmark.add_arguments(parser)
-    parser.add_argument("--smoke", action="store_true", help="show in seconds that it works: the figures mean nothing")
-    parser.add_argument("--output", metavar="FILE.json", type=Path, help="the record (default: benchmarks/results/"
-                        f"{name}.json, with --smoke none)")  # fmt: skip
-    args = parser.parse_args()
+    name, args = Path(benchmark.__file__).stem, parser(benchmark).parse_args()
     if args.smoke:
         vars(args).update(benchmark.SMOKE)
     output = args.output or (None if args.smoke else RESULTS / f"{name}.json")
@@ -70,6 +62,17 @@ def main(benchmark) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(found, indent=1) + "\n")
         print(f"\nrecord: {output}", file=sys.stderr)
+
+
+def parser(benchmark) -> argparse.ArgumentParser:
+    """The options of a benchmark, those of all benchmarks among them."""
+    name = Path(benchmark.__file__).stem
+    found = argparse.ArgumentParser(description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    benchmark.add_arguments(found)
+    found.add_argument("--smoke", action="store_true", help="show in seconds that it works: the figures mean nothing")
+    found.add_argument("--output", metavar="FILE.json", type=Path, help="the record (default: benchmarks/results/"
+                        f"{name}.json, with --smoke none)")  # fmt: skip
+    return found
 
 
 def record(name: str, settings: dict, results: object) -> dict:

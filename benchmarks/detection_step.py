@@ -28,8 +28,10 @@ from detectron2.utils.events import EventStorage
 from benchmarks import common
 from loco_det.config import add_loco_config
 from loco_det.engine.trainer import Trainer
+from loco_det.modeling.precision import train_in_bfloat16
 from pretrain.processes.cpu import prepare_cpu
 
+BFLOAT16 = "loco-det, bfloat16"  # SOLVER.AMP.ENABLED True: in training only
 SMOKE = {"sizes": ["64x96"], "images": 1, "rois": 16, "rounds": 1}
 
 
@@ -67,6 +69,7 @@ def batch(args, size):
 def models(args):
     """Name of a row -> detector, all with the same weights."""
     built = {"stock": (DefaultTrainer, False), "loco-det": (Trainer, False)}
+    built[BFLOAT16] = (Trainer, False)
     if args.compile:
         built["loco-det, compiled"] = (Trainer, True)
     result, weights = {}, None
@@ -81,6 +84,8 @@ def models(args):
                     module.weight.fill_(0.7)
             weights = copy.deepcopy(model.state_dict())
         model.load_state_dict(weights)
+        if name == BFLOAT16:
+            train_in_bfloat16(model)
     return result
 
 
@@ -133,17 +138,17 @@ def measure_size(args, rows, size):
     wanted, loss = backbone("stock"), step(rows["stock"], optimizers["stock"], inputs)
     equal = {}
     for name in rows:
-        if name != "stock":
+        if name not in ("stock", BFLOAT16):
             got = backbone(name)
             worst = max(((got[k] - wanted[k]).abs().max() / wanted[k].abs().max()).item() for k in wanted)
             other = step(rows[name], optimizers[name], inputs)
             equal[name] = {"features": worst, "losses": [loss, other]}
     found = {}
     for part, run in parts.items():
-        seconds = {name: [] for name in rows}
+        seconds = {name: [] for name in rows if part == "training step" or name != BFLOAT16}
         for round_ in range(args.rounds + 1):  # the first warms up
             common.progress(f"{size[0]} x {size[1]}, {part}, round {round_}/{args.rounds}")
-            for name in rows:
+            for name in seconds:
                 start = time.perf_counter()
                 run(name)
                 if round_:

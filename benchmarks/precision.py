@@ -7,68 +7,75 @@ oneDNN is told the newest instructions that it may use (ONEDNN_MAX_CPU_ISA). Eve
 own, the rows take turns, and the table shows medians and ratios. A step is forward and backward, without optimiser.
 """
 
-import argparse
-import os
 import statistics
-import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common
+
+SMOKE = {"rounds": 1, "sides": 16, "cpus": ["this CPU"]}
 CPUS = {"this CPU": "DEFAULT", "AVX512, no bfloat16": "AVX512_CORE_VNNI", "AVX2": "AVX2"}
 STEPS = 3
-warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)  # Detectron2 does, on import
 
 
-def seconds(config, bfloat16):
-    """Median seconds of a step of a config."""
+def child(config, side, dtype):
+    """Median seconds of a step of a config, on crops of so many pixels (0: the config's)."""
     import torch
 
     from pretrain.config import get_cfg
+    from pretrain.files.shipped_configs import find_config
     from pretrain.files.yaml_files import merge_config_file
     from pretrain.learning.build import build_learner
+    from pretrain.processes.cpu import prepare_cpu
 
-    torch.set_flush_denormal(True)
+    prepare_cpu("cpu", keep_freed_memory=True)
     torch.manual_seed(0)
     cfg = get_cfg()
-    merge_config_file(cfg, config)
+    merge_config_file(cfg, find_config(config))
+    cfg.INPUT.CROP_SIZE = side or cfg.INPUT.CROP_SIZE
     learner = build_learner(cfg)
     views = torch.randn(2 * cfg.SOLVER.IMS_PER_BATCH, 3, cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_SIZE)
     views, found = views.contiguous(memory_format=torch.channels_last), []
     for _ in range(STEPS + 1):
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, dtype == "bfloat16"):
             learner.forward_backward(views)
         found.append(time.perf_counter() - start)
         learner.zero_grad(set_to_none=True)
     return statistics.median(found[1:])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(ROOT / "configs/pretrain/demo_loco.yaml"))
+def add_arguments(parser):
+    parser.add_argument("--config-file", default="pretrain/demo_loco.yaml")
+    parser.add_argument("--sides", type=int, default=0, help="of crops, in pixels (default: the config's)")
+    parser.add_argument("--cpus", nargs="+", default=list(CPUS), choices=CPUS, help="default: all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one", choices=("float32", "bfloat16"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        print(seconds(args.config_file, args.one == "bfloat16"))
-        return
-    found = {}
-    for _ in range(args.rounds):
-        for cpu, instructions in CPUS.items():
-            for kind in ("float32", "bfloat16"):
-                command = [sys.executable, __file__, "--config-file", args.config_file, "--one", kind]
-                env = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
-                done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-                found.setdefault((cpu, kind), []).append(float(done.stdout))
-    print(f"{'seconds of a step':<22}{'float32':>10}{'bfloat16':>10}{'ratio':>8}")
-    for cpu in CPUS:
-        a, b = (statistics.median(found[cpu, kind]) for kind in ("float32", "bfloat16"))
-        print(f"{cpu:<22}{a:>10.2f}{b:>10.2f}{b / a:>8.2f}")
+
+
+def measure(args):
+    found = {cpu: {"float32": [], "bfloat16": []} for cpu in args.cpus}
+    for number in range(args.rounds):
+        for cpu in args.cpus:
+            for dtype, own in found[cpu].items():
+                common.progress(f"round {number + 1}/{args.rounds}: {cpu}, {dtype}")
+                env = {"ONEDNN_MAX_CPU_ISA": CPUS[cpu]}
+                own.append(common.in_child(__file__, args.config_file, args.sides, dtype, env=env))
+    return found
+
+
+def markdown(record):
+    settings, rows = record["settings"], []
+    for cpu, own in record["results"].items():
+        middle = [f"{statistics.median(own[dtype]):.2f}" for dtype in ("float32", "bfloat16")]
+        rows.append([cpu, *middle, f"{common.median_ratio(own['float32'], own['bfloat16']):.2f}x"])
+    heads = ["instructions", ">float32, s/step", ">bfloat16, s/step", ">times as fast"]
+    return f"{settings['config_file']}; medians of {settings['rounds']} rounds of {STEPS} steps.\n\n" + common.table(
+        heads, rows
+    )
 
 
 if __name__ == "__main__":
-    main()
+    common.main(sys.modules[__name__])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import common
 from loco_det.cli.common.commands import COMMANDS
 from pretrain.files.shipped_configs import find_config
 
@@ -56,6 +57,23 @@ def test_a_command_is_parsed_by_its_tool(page, module, words, monkeypatch, capsy
         assert Path(find_config(config)).is_file(), config
     for pairs in [getattr(options, "opts", None) or []]:
         assert len([word for word in pairs if word != "..."]) % 2 == 0, pairs
+
+
+def benchmark_commands():
+    """(page, name, words) of the benchmarks' commands in code blocks."""
+    pages = {page: (ROOT / page).read_text() for page in PAGES}
+    found = {
+        page: re.findall(r"^ +python benchmarks/(\w+)\.py(.*)$", text, re.MULTILINE) for page, text in pages.items()
+    }
+    return [(page, name, shlex.split(rest, comments=True)) for page in PAGES for name, rest in found[page]]
+
+
+@pytest.mark.parametrize(("page", "name", "words"), benchmark_commands())
+def test_a_benchmark_parses_its_command(page, name, words):
+    if name == "render":
+        return
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    assert common.parser(benchmark).parse_args(words)
 
 
 def test_there_are_commands():

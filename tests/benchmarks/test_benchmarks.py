@@ -1,0 +1,71 @@
+"""Every benchmark runs, writes its record and its tables; README and docs show what the records say."""
+
+import importlib
+import itertools
+import json
+import os
+import sys
+
+import pytest
+import torch
+
+from benchmarks import common, render
+
+NAMES = sorted(
+    p.stem for p in (common.ROOT / "benchmarks").glob("*.py") if p.stem not in ("__init__", "common", "render")
+)
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    """Threads, denormal numbers and random numbers of the other tests stay what they were."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs(name, monkeypatch, tmp_path, capsys):
+    """In this process, rows too, which saves the seconds of importing torch for each."""
+    benchmark, megabytes = importlib.import_module(f"benchmarks.{name}"), itertools.count(100)
+    for peer in ("lightly", "faster_coco_eval"):
+        monkeypatch.setitem(sys.modules, peer, None)
+    monkeypatch.setattr(common, "in_child", lambda script, *arguments, env=None: benchmark.child(*arguments))
+    monkeypatch.setattr("pretrain.processes.cpu.keep_freed", lambda: True)  # which would last for all tests
+    monkeypatch.setattr(common, "memory", lambda key: next(megabytes))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--smoke", "--output", str(tmp_path / "record.json")])
+    common.main(benchmark)
+    found = json.loads((tmp_path / "record.json").read_text())
+    assert found["benchmark"] == name and found["machine"]["cores"] >= 1
+    assert {"torch", "python"} <= found["versions"].keys() and found["date"][:2] == "20" and found["settings"]
+    printed = capsys.readouterr().out
+    assert benchmark.markdown(found) in printed and printed.count("\n|") > 2
+
+
+def test_rows_are_measured_in_processes_of_their_own(tmp_path):
+    script = tmp_path / "bench.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(common.ROOT)!r})\n"
+        "from benchmarks import common\n"
+        "def child(a, b):\n"
+        "    if b: import nobody_has_this\n"
+        "    return [a, os.getpid(), os.environ['FOR_THE_ROW']]\n"
+        "common.main(sys.modules[__name__])\n"
+    )
+    first, pid, value = common.in_child(str(script), 1, False, env={"FOR_THE_ROW": "x"})
+    assert first == 1 and pid != os.getpid() and value == "x"
+    assert common.in_child(str(script), 1, True, env={"FOR_THE_ROW": "x"}) is None
+
+
+def test_pages_show_what_the_records_say():
+    for page in render.pages():
+        assert render.rendered(page.read_text()) == page.read_text(), f"{page.name}: run python benchmarks/render.py"
+
+
+def test_a_figure_typed_by_hand_is_noticed():
+    text = f"before\n<!-- bench: small_maps -->\n{render.block('small_maps')}\n<!-- end -->\nafter"
+    assert render.rendered(text) == text
+    assert render.rendered(text.replace("x |", "9x |", 1)) == text
