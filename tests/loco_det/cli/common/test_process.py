@@ -64,6 +64,11 @@ def test_a_tool_calls_its_command(name):
     assert text.split('"""')[1] and callable(importlib.import_module(f"loco_det.cli.{name}").main)
 
 
+def test_a_misspelt_config_is_said_before_anything_is_imported():
+    done = python("from loco_det.cli.main import script; script('train_net', ['--config-file', 'coco_loco_forzen'])")
+    assert done.stderr.startswith("error: coco_loco_forzen: no such file, and no shipped config: did you mean "), done
+
+
 def test_a_spawned_process_without_its_launcher_ends_before_torch_is_imported():
     launcher = subprocess.Popen([sys.executable, "-c", ""])
     launcher.wait()
