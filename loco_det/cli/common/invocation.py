@@ -19,9 +19,9 @@ def by_name() -> bool:
 
 
 def command_of(tool: str) -> str:
-    """``train_net.py`` -> ``loco-det train``."""
+    """``train_net.py`` -> ``loco-det train``; empty if there is no such tool."""
     module = tool.removesuffix(".py")
-    return next((f"loco-det {name}" for name, command in COMMANDS.items() if command.module == module), f"tools/{tool}")
+    return next((f"loco-det {name}" for name, command in COMMANDS.items() if command.module == module), "")
 
 
 def as_called(text: str) -> str:
@@ -31,7 +31,9 @@ def as_called(text: str) -> str:
 
     def renamed(match: re.Match[str]) -> str:
         torchrun, name = match.groups()
-        return f"{torchrun}--no-python {command_of(name)}" if torchrun else command_of(name)
+        if not (command := command_of(name)):
+            return match[0]
+        return f"{torchrun}--no-python {command}" if torchrun else command
 
     return TOOL.sub(renamed, text)
 
