@@ -182,7 +182,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file")
-        files += map(Path, list_images(path, "another folder")) if path.is_dir() else [path]
+        files += map(Path, list_images(path)) if path.is_dir() else [path]
     return list(dict.fromkeys(files))
 
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable
 
 from . import StrPath
+from .expected import expect_folder
 
 logger = logging.getLogger(__name__)
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SYSTEM = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # what archives, servers and systems put beside images
 
 
-def list_images(folder: StrPath, key: str = "DATASETS.TRAIN") -> list[str]:
+def list_images(folder: StrPath, key: str = "") -> list[str]:
     """Paths of all image files below a folder, sorted; the log says what is left out, and why.
 
     Links are followed. Left out are hidden files and folders (``.ipynb_checkpoints``, ``._photo.jpg``), those of
@@ -21,14 +22,15 @@ def list_images(folder: StrPath, key: str = "DATASETS.TRAIN") -> list[str]:
 
     Args:
         folder: an image folder, with or without sub-folders; the names of sub-folders do not matter.
-        key: the setting that an error suggests to change.
+        key: of the config that names it, for messages.
 
     Raises:
         FileNotFoundError: if the folder is missing or holds no images.
     """
     folder = str(folder)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{folder}: no such folder of images; set {key}")
+    if not folder:
+        raise FileNotFoundError(f"{key} is empty: name a folder of images")
+    expect_folder(folder, key=key)
     images: list[str] = []
     left_out: dict[str, list[str]] = {}
     seen: set[str] = set()

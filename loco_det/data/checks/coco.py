@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
+from pretrain.files.expected import expect_folder
+
 from ..coco_files import read_coco, without_collector
 from .boxes import check_areas, check_boxes
 from .fields import FIELDS, whole_entries
@@ -44,8 +46,7 @@ def check_coco(
     Raises:
         FileNotFoundError: if the file or the folder is missing.
     """
-    if not os.path.isdir(images):
-        raise FileNotFoundError(f"{images}: no such folder of images")
+    expect_folder(images)
     report = Report(name or str(path))
     try:
         content = read_coco(path)

@@ -200,7 +200,7 @@ def test_two_processes_without_units(run_tool, images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["DATASETS.TRAIN", "/nowhere"], "/nowhere: no such folder of images"),
+        (["DATASETS.TRAIN", "/nowhere"], "DATASETS.TRAIN /nowhere: no such folder of images"),
         (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LRR"),
         (["SOLVER.EPOCHS", "many"], "SOLVER.EPOCHS"),
         (["SOLVER.AMP.ENABLED", "maybe"], "SOLVER.AMP.ENABLED is maybe, but must be True, False or auto"),
