@@ -49,6 +49,19 @@ def command_line(words: Sequence[str]) -> str:
     return shlex.join(["python", *words])
 
 
+def command_for(tool: str, *arguments: str) -> str:
+    """The line that a user would type for another tool than this, in the form that this one was called in.
+
+    Args:
+        tool: such as "train_net.py".
+        arguments: of the tool.
+    """
+    if by_name():
+        return command_line([command_of(tool), *arguments])
+    folder = os.path.dirname(sys.argv[0])
+    return command_line([os.path.join(folder if os.path.basename(folder) == "tools" else "tools", tool), *arguments])
+
+
 def child_command(tool: str, *arguments: str, folder: str | os.PathLike[str] = "tools") -> tuple[list[str], str]:
     """A tool as a child of this process, which ends with it.
 

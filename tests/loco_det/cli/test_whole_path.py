@@ -65,6 +65,8 @@ def pretrained(loco_det, data):
                "MODEL.RECOMPUTE", "[]", "OUTPUT_DIR", data / "pretrained")  # fmt: skip
     done = loco_det("pretrain", "--config-file", "imagenet/resnet50_loco_800ep", *options)
     assert done.returncode == 0, done.stderr
+    files = f"{data / 'pretrained' / 'model_final.pth'} {data / 'pretrained' / 'backbone.pkl'}"
+    assert done.stdout.endswith(f"next: loco-det convert {files} --arch my_enc.tiny\n")
     return data / "pretrained" / "model_final.pth"
 
 
@@ -164,6 +166,17 @@ def test_what_it_says(loco_det, arguments, code, said):
     done = loco_det(*arguments)
     assert done.returncode == code and said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_configs_are_listed_in_short_lines_by_whole_sentences():
+    from loco_det.cli.configs import LONGEST, listed
+
+    lines = {line.split()[0]: line for line in listed()}
+    assert max(map(len, lines.values())) <= LONGEST and "readout/knn.yaml" in lines
+    assert "Weighted kNN of Wu et al. 2018" in lines["readout/knn.yaml"]
+    assert lines["readout/cached.yaml"].endswith(" …")
+    for line in lines.values():
+        assert not line.endswith((" al", " Sec", ",", ":")), line
 
 
 def test_a_folder_of_that_name_hides_no_shipped_config(tmp_path, monkeypatch):
