@@ -1,6 +1,5 @@
 """Checks of COCO instance annotations: all errors at once, not only the first."""
 
-import os
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
