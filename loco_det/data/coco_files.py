@@ -13,7 +13,7 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from pretrain.files.expected import expect_file
+from pretrain.files.image_folders import expect_file
 
 LISTS = ("images", "categories", "annotations")
 EVALUATED = {  # the fields that COCO's metrics of boxes and masks read

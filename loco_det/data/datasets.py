@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from pretrain.files.expected import expect_file, expect_folder
+from pretrain.files.image_folders import expect_file, expect_folder
 
 from .checks.cityscapes import check_cityscapes
 from .checks.coco import check_coco

@@ -11,8 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import Dataset
 
-from ..files.expected import expect_folder
-from ..files.image_folders import list_classes, list_images
+from ..files.image_folders import expect_folder, list_classes, list_images
 from ..files.images import UNREADABLE, image_info, read_image
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from tqdm import tqdm
 
-from pretrain.files.expected import expect_folder
+from pretrain.files.image_folders import expect_folder
 
 from .findings import Report, fill_table
 from .image_files import check_images

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from pretrain.files.expected import expect_folder
+from pretrain.files.image_folders import expect_folder
 
 from ..coco_files import read_coco, without_collector
 from .boxes import check_areas, check_boxes
