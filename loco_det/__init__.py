@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .convert import load_encoder
     from .convert.loading import load_backbone
 
+    __version__: str
+
 __all__ = ["add_loco_config", "convert_from_d2", "convert_to_d2", "load_backbone", "load_encoder"]
 _PLACES = {  # a package is called convert: the functions are public under the names of their commands
     "add_loco_config": ("config", "add_loco_config"),
@@ -25,6 +27,8 @@ _PLACES = {  # a package is called convert: the functions are public under the n
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("pretrain.files.version").version()
     if name not in _PLACES:
         raise AttributeError(f"module 'loco_det' has no attribute {name!r}")
     module, attribute = _PLACES[name]
@@ -32,4 +36,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), "__version__", *__all__]

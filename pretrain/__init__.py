@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .learning.learner import LocalLearner
     from .learning.losses import barlow_twins, info_nce
 
+    __version__: str
+
 __all__ = [
     "Decoder",
     "Encoder",
@@ -43,10 +45,12 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("pretrain.files.version").version()
     if name not in _MODULES:
         raise AttributeError(f"module 'pretrain' has no attribute {name!r}")
     return getattr(importlib.import_module(f"pretrain.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), "__version__", *__all__]

@@ -92,3 +92,10 @@ def test_constraints_are_exact_and_cover_what_setup_requires(tmp_path: Path):
     names = {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in requires.splitlines() if line[:1].isalpha()}
     assert {"torch", "torchvision", "pytest", "setuptools"} <= names
     assert names <= pinned, f"not pinned: {names - pinned}"
+
+
+@pytest.mark.parametrize("package", ["loco_det", "pretrain"])
+def test_a_package_knows_its_version_and_stays_light(package: str):
+    code = f"import sys, {package}; print({package}.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S* False\n", done.stdout), done.stderr

@@ -1,6 +1,7 @@
 """List the shipped configs, with a line about each. --config-file takes these names in any folder."""
 
 import sys
+import textwrap
 from collections.abc import Iterator
 
 from .common.arguments import described_parser
@@ -9,6 +10,7 @@ EXAMPLE = """examples:
   loco-det configs
   loco-det configs detection/coco_frozen
 configs/README.md maps each row of each published table to its config."""
+COLUMN, LONGEST = 48, 110  # characters of most names, and of a line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,13 +30,10 @@ def listed(part: str = "") -> Iterator[str]:
     """A line for each shipped config with ``part`` in its name: the name, and the first sentence of its comment."""
     from pretrain.files.shipped_configs import CONFIGS, shipped_names
 
+    from ..runs.config_index import description
+
     names = [name for name in shipped_names() if part in name]
-    width = max(map(len, names), default=0)
+    width = min(COLUMN, max(map(len, names), default=0))
     for name in names:
-        comment = []
-        for line in (CONFIGS / name).read_text().splitlines():
-            if not line.startswith("#"):
-                break
-            comment.append(line.lstrip("# "))
-        sentence = " ".join(comment).partition(". ")[0].rstrip(".")
-        yield f"{name:{width}}  {sentence}"
+        shown = f"{name:{width}}  "
+        yield shown + textwrap.shorten(description(CONFIGS / name), LONGEST - len(shown), placeholder=" …")

@@ -10,9 +10,8 @@ Example:
     loco-det install-detectron2 --constraint constraints.txt
 """
 
-# It imports the standard library only: it has to work before anything else is installed.
+# It imports what needs the standard library only: it has to work before anything else is installed.
 
-import argparse
 import base64
 import hashlib
 import importlib.metadata
@@ -23,6 +22,8 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from .common.arguments import described_parser
 
 NAME, VERSION = "sal-detectron2", "0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
@@ -150,7 +151,7 @@ def keep_or_install(constraint: Path | None = None) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
+    parser = described_parser(summary, rest)
     parser.add_argument("--constraint", metavar="FILE", type=Path, help="pip constraints for Detectron2's requirements")
     options = parser.parse_args(argv)
     if options.constraint and not options.constraint.is_file():

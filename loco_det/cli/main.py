@@ -3,14 +3,13 @@
 A command's module is imported when its name has been read, so that help and wrong names are answered at once.
 """
 
-import difflib
 import importlib
 import os
 import sys
 
 from pretrain.files.version import version
 
-from .common.commands import COMMANDS
+from .common.commands import COMMANDS, nearest_command
 from .common.errors import BAD_INPUT, FAILED, one_line_errors
 
 EPILOG = "loco-det COMMAND --help says more. Guides: docs/, or README.md."
@@ -35,17 +34,17 @@ def run(argv: list[str] | None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         return complete()
     words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] in ("-h", "--help"):
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [words[1], "--help"]
+    if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), flush=True)
         return 0 if words else BAD_INPUT
-    if words[0] == "--version":
+    if words[0] in ("-V", "--version"):
         print(version(), flush=True)
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
-        print(f"error: loco-det has no command {name!r}: {hint}", file=sys.stderr)
+        print(f"error: loco-det has no command {name!r}: {nearest_command(name)}", file=sys.stderr)
         return BAD_INPUT
     sys.argv = [f"loco-det {name}", *rest]
     return importlib.import_module(f"loco_det.cli.{COMMANDS[name].module}").main(rest) or 0

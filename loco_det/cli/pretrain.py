@@ -1,10 +1,18 @@
 """Pretrain an encoder on a folder of unlabeled images, with Detectron2's command-line options."""
 
+from __future__ import annotations
+
 import argparse
 import logging
+import os
+from typing import TYPE_CHECKING
 
 from .common.arguments import argument_parser
 from .common.errors import quiet_trainer
+from .common.invocation import command_for
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
 
 EXAMPLE = """example:
   python tools/pretrain.py --config-file configs/pretrain/imagenet/resnet50_loco_800ep.yaml \\
@@ -39,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from pretrain.config import check, get_cfg
     from pretrain.engine.logs import start_logs
     from pretrain.engine.trainer import Trainer
-    from pretrain.files.checkpoints import write_config
+    from pretrain.files.checkpoints import checkpoint_names, write_config
     from pretrain.processes.cpu import prepare_cpu
     from pretrain.readout.knn import knn_evaluator
 
@@ -64,3 +72,14 @@ def run(args: argparse.Namespace) -> None:
             f"Environment info:\n{environment}", extra={"brief": True}
         )  # for the model card
     trainer.train()
+    if comm.is_main_process() and checkpoint_names(cfg.OUTPUT_DIR)[:1] == ["model_final.pth"]:
+        logging.getLogger("pretrain").info(f"next: {conversion(cfg)}")
+
+
+def conversion(cfg: CfgNode) -> str:
+    """The command line that converts the run's encoder, in the form in which this command was called."""
+    from pretrain.encoders import is_own_code
+
+    files = [os.path.join(cfg.OUTPUT_DIR, name) for name in ("model_final.pth", "backbone.pkl")]
+    own = ["--arch", cfg.MODEL.ENCODER] if is_own_code(cfg.MODEL.ENCODER) else []
+    return command_for("convert_to_d2.py", *files, *own)

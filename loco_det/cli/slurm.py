@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pretrain.processes.lifetime import module_tied_to_this_process, tied_to_this_process
 
 from .common.arguments import described_parser
-from .common.commands import COMMANDS
+from .common.commands import COMMANDS, named_tool
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -36,8 +36,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The options; exits with 2 if they are none."""
     parser = described_parser(__doc__, EXAMPLE)
     parser.add_argument("--cluster", choices=["auto", "slurm", "local", "debug"], default="auto", help="default: auto")
-    parser.add_argument("--nodes", type=int, default=1, help="default: 1")
-    parser.add_argument("--gpus-per-node", type=int, default=0, help="default: 0")
+    parser.add_argument("--nodes", type=int, default=1, help="machines; default: 1")
+    parser.add_argument("--gpus-per-node", type=int, default=0, help="default: 0, for a job on CPUs")
     parser.add_argument("--tasks-per-node", type=int, help="processes on a node; default: one for each GPU")
     parser.add_argument(
         "--cpus-per-task", type=int, default=10, help="cores; at least DATALOADER.NUM_WORKERS; default: 10"
@@ -52,23 +52,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "command", nargs="+", help="after --: tools/NAME.py, or a command of loco-det, and its arguments"
     )
-    args = parser.parse_args(argv)
-    if args.command[0] == "loco-det":  # its command follows
-        del args.command[0]
-    return args
+    return parser.parse_args(argv)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse a job that could not run.
+    """Refuse a job that could not run; ``args.command`` becomes the tool and its arguments.
 
     Raises:
         ValueError: if an option is wrong.
         FileNotFoundError: if there is no such tool, or no Slurm.
     """
+    args.command = named_tool(args.command)
     if "OUTPUT_DIR" not in args.command[1:-1]:
         raise ValueError("the tool needs OUTPUT_DIR FOLDER, by which a requeued job finds its checkpoint")
-    if not os.path.isfile(args.command[0]) and args.command[0] not in COMMANDS:
-        raise FileNotFoundError(f"{args.command[0]}: no such tool")
     if not all("=" in option for option in args.sbatch):
         raise ValueError(f"--sbatch takes KEY=VALUE, not {' '.join(args.sbatch)}")
     if (args.cluster == "slurm" or args.cluster == "auto" and args.nodes > 1) and not shutil.which("sbatch"):
@@ -107,6 +103,8 @@ def run(args: argparse.Namespace) -> None:
     job = executor.submit(Task(args.command, output_dir))
     print(f"job {job.job_id}, logs in {job.paths.folder}", flush=True)
     if executor.cluster != "slurm":
+        if args.cluster == "auto":
+            print("there is no Slurm here (no srun): the job runs on this machine", flush=True)
         try:
             job.results()
         except Exception as error:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     with run_folder(cfg.OUTPUT_DIR):
         if not (args.resume or args.eval_only):
             refuse_finished(cfg.OUTPUT_DIR)
-        prepare_datasets(cfg)
+        prepare_datasets(cfg, args.eval_only)
         check_run(cfg, args.resume, args.eval_only)
         cfg = config_to_run(cfg, args)
         set_up(cfg, args)

@@ -13,6 +13,8 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
+from pretrain.files.image_folders import expect_file
+
 LISTS = ("images", "categories", "annotations")
 EVALUATED = {  # the fields that COCO's metrics of boxes and masks read
     "images": ("id", "width", "height"),
@@ -55,12 +57,11 @@ def read_coco(path: str | os.PathLike[str], lists: Sequence[str] = LISTS) -> dic
         The content; the entries of the lists are not checked.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError, IsADirectoryError: if there is no such file.
         ValueError: if it is not JSON in UTF-8, has a duplicate key in an object, or is not COCO's format; one line that
             says what it seems to be instead.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such annotation file")
+    expect_file(path, "annotation file", "JSON file")
     with open(path, "rb") as f:
         data = f.read()
     try:

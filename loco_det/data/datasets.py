@@ -9,6 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from pretrain.files.image_folders import expect_file, expect_folder
+
 from .checks.cityscapes import check_cityscapes
 from .checks.coco import check_coco
 from .checks.findings import Report
@@ -20,12 +22,13 @@ from .low_shot import register_low_shot
 logger = logging.getLogger(__name__)
 
 
-def prepare_datasets(cfg: CfgNode) -> None:
+def prepare_datasets(cfg: CfgNode, eval_only: bool = False) -> None:
     """Register the custom data set, if there is one, and check every data set that the config names.
 
     Args:
         cfg: the Detectron2 config, not frozen. For custom data DATASETS.TRAIN and TEST, MODEL.ROI_HEADS.NUM_CLASSES
             and INPUT.MASK_FORMAT are set. With MODEL.MASK_ON False masks are neither checked nor loaded.
+        eval_only: whether the detector is evaluated only: data to train on are not read, and may be gone.
 
     Raises:
         FileNotFoundError: if annotations or images are missing.
@@ -37,8 +40,8 @@ def prepare_datasets(cfg: CfgNode) -> None:
     cache_cityscapes()
     use_own_reader(cfg.MODEL.MASK_ON)
     options = {"masks": cfg.MODEL.MASK_ON, "allow_outside": cfg.DATASETS.ALLOW_OUTSIDE}
-    _register_custom(cfg, options)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+    _register_custom(cfg, options, ("TEST",) if eval_only else ("TRAIN", "TEST"))
+    for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
         classes, has_rle = _check_registered(name, options)
         if has_rle and name in cfg.DATASETS.TRAIN:
             cfg.INPUT.MASK_FORMAT = "bitmask"
@@ -57,6 +60,7 @@ def _check_registered(name, options):
     for path in filter(None, (metadata.get(key) for key in ("json_file", "image_root", "image_dir", "gt_dir"))):
         if not os.path.exists(path):
             root = os.environ.get("DETECTRON2_DATASETS", "datasets (its default)")
+            root += "" if os.path.isabs(path) else f" in the folder {os.getcwd()}"
             raise FileNotFoundError(
                 f"data set {name}: {path} is not there; DETECTRON2_DATASETS is {root} and has to be the folder "
                 "that holds coco/ or cityscapes/"
@@ -70,17 +74,18 @@ def _check_registered(name, options):
     return len(metadata.get("thing_classes") or []), False
 
 
-def _register_custom(cfg, options):
+def _register_custom(cfg, options, splits):
     custom, names = cfg.DATASETS.CUSTOM, {}
-    for split in ("TRAIN", "TEST"):
+    for split in splits:
         path, images = custom[f"{split}_JSON"], custom[f"{split}_IMAGES"]
         if bool(path) != bool(images):
             raise ValueError(f"DATASETS.CUSTOM.{split}_JSON and DATASETS.CUSTOM.{split}_IMAGES go together: set both")
         if path:
-            names[split], has_rle = quick_check(path, images, **options)
+            keys = f"DATASETS.CUSTOM.{split}_JSON", f"DATASETS.CUSTOM.{split}_IMAGES"
+            names[split], has_rle = quick_check(path, images, **options, keys=keys)
             if has_rle:  # Detectron2's polygon format cannot hold RLE masks
                 cfg.INPUT.MASK_FORMAT = "bitmask"
-    if not names:
+    if not custom.TRAIN_JSON and not custom.TEST_JSON:
         return
     if len({tuple(classes.items()) for classes in names.values()}) > 1:
         raise ValueError(f"{custom.TRAIN_JSON} and {custom.TEST_JSON} list different categories")
@@ -91,14 +96,20 @@ def _register_custom(cfg, options):
         path, images = custom[f"{split}_JSON"], custom[f"{split}_IMAGES"]
         DatasetCatalog.register(name, functools.partial(load_coco, path, images, name, cfg.MODEL.MASK_ON))
         MetadataCatalog.get(name).set(json_file=path, image_root=images, evaluator_type="coco")
-    cfg.DATASETS.TRAIN = (f"{custom.NAME}_train",) if "TRAIN" in names else ()
+    cfg.DATASETS.TRAIN = (f"{custom.NAME}_train",) if custom.TRAIN_JSON else ()
     cfg.DATASETS.TEST = (f"{custom.NAME}_test",) if "TEST" in names else ()
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(next(iter(names.values())))
+    if names:
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(next(iter(names.values())))
     cfg.PUBLISHED.ROW, cfg.PUBLISHED.BOX_AP, cfg.PUBLISHED.MASK_AP = "", 0.0, 0.0  # they are for the config's data
 
 
 def quick_check(
-    path: str, images: str, name: str | None = None, masks: bool = True, allow_outside: bool = False
+    path: str,
+    images: str,
+    name: str | None = None,
+    masks: bool = True,
+    allow_outside: bool = False,
+    keys: tuple[str, str] = ("", ""),
 ) -> tuple[dict[int, str], bool]:
     """The part of :func:`loco_det.data.checks.coco.check_coco` that takes seconds.
 
@@ -109,6 +120,7 @@ def quick_check(
         images: folder that its file names are relative to.
         name: of the data set, for messages.
         masks, allow_outside: as in :func:`loco_det.data.checks.coco.check_coco`.
+        keys: of the config that name the file and the folder, for messages.
 
     Returns:
         {category id: name}, in order of the ids, which is the order of the classes; and whether any object other than a
@@ -118,9 +130,8 @@ def quick_check(
         FileNotFoundError: if the file or the folder is missing.
         ValueError: if there are errors; one line with the first of them.
     """
-    for there, what in ((os.path.isdir(images), "folder of images"), (os.path.isfile(path), "annotation file")):
-        if not there:
-            raise FileNotFoundError(f"{path if 'file' in what else images}: no such {what}")
+    expect_folder(images, key=keys[1])
+    expect_file(path, "annotation file", "JSON file", keys[0])
     state = os.stat(path)
     key = os.path.abspath(path), os.path.abspath(images), state.st_size, state.st_mtime_ns, masks, allow_outside
     new = key not in _CHECKED

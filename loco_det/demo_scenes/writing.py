@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pretrain.files.atomic import write_json, write_whole
+from pretrain.files.atomic import make_folder, missing_folders, remove_empty, write_json, write_whole
 from pretrain.processes.lifetime import is_running
 from pretrain.processes.signals import leave_on
 
@@ -70,22 +70,30 @@ def make_demo_data(
 
     Raises:
         ValueError: if an argument is out of range or ``root`` holds anything else.
-        OSError: if writing fails.
+        OSError: if writing fails; it names ``root``.
         Terminated: on SIGTERM and SIGHUP unless they are ignored; a SystemExit.
     """
-    root = Path(root).resolve()
+    given, root = root, Path(root).resolve()
     asked = _check(seed, num_unlabeled, num_train, num_val, size, layouts)
     workers = os.cpu_count() or 1 if workers is None else _integer("workers", workers, 1)
     _remove_leftovers(root)
     if _already_there(root, asked):
         return False
-    with leave_on(*ENDING):
-        _build(root, asked, workers)
+    made = missing_folders(root.parent)
+    try:
+        with leave_on(*ENDING):
+            _build(root, asked, workers)
+    except OSError as error:
+        if not error.errno:
+            raise
+        raise OSError(error.errno, error.strerror, str(given)) from error  # and not a file that is gone again
+    finally:
+        remove_empty(made)
     return True
 
 
 def _build(root, asked, workers):
-    root.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(root.parent)
     building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
         building.mkdir()

@@ -1,8 +1,11 @@
 """Checkpoints of a detector. Loading runs no code from a file and refuses incomplete weights; writing is atomic."""
 
+import contextlib
+import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -10,6 +13,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _IncompatibleKeys
 
+from pretrain.engine.logs import log_to_file
 from pretrain.files.atomic import write_whole
 from pretrain.files.checkpoints import newest_of_all
 from pretrain.files.safe_load import plain, read
@@ -20,6 +24,8 @@ UNREADABLE = (
     EOFError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError,
     AssertionError, RecursionError,
 )  # fmt: skip
+LOADERS = ("fvcore.common.checkpoint", "detectron2.checkpoint.c2_model_loading")  # loggers
+NOT_FOUND = "Some model parameters or buffers are not found in the checkpoint"  # fvcore's words
 LONGEST = 300  # characters of a reason in an error message
 
 
@@ -52,7 +58,8 @@ class GuardedCheckpointer(DetectionCheckpointer):
         check_file(path)
         self._path = path
         try:
-            return super().load(path, *args, **kwargs)
+            with _warnings_of_loading():
+                return super().load(path, *args, **kwargs)
         except UNREADABLE as error:
             if isinstance(error, ValueError) and str(error).startswith(str(path)):  # raised below
                 raise
@@ -113,10 +120,13 @@ class GuardedCheckpointer(DetectionCheckpointer):
         wrong = [k for k in needed if k not in given]
         if wrong:
             what = "the backbone" if self.required else "the detector"
+            advice = "convert a checkpoint with tools/convert_to_d2.py and use the config lines that it prints"
+            config = Path(urlparse(self._path).path).with_suffix(".yaml")
+            if self.required and self._path.endswith(".pkl") and config.is_file():  # the converter's
+                advice = f"these weights were converted with a config of their own, add --overlay {config}"
             raise ValueError(
                 f"{self._path} fills {len(needed) - len(wrong)} of {len(needed)} tensors of {what}; not {wrong[0]}, "
-                "for one: convert a checkpoint with tools/convert_to_d2.py and use the config lines that it prints, "
-                "or ask for random weights with MODEL.WEIGHTS random"
+                f"for one: {advice}, or ask for random weights with MODEL.WEIGHTS random"
             )
         return incompatible
 
@@ -140,6 +150,33 @@ class GuardedCheckpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of a file into ``last_checkpoint``; raises OSError if it cannot be written."""
         write_whole(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
+
+
+@contextlib.contextmanager
+def _warnings_of_loading() -> Iterator[None]:
+    """Hold Detectron2's warnings back until it is known what they are worth: those that an error of ours sums up, and
+    that of the parts which only begin to learn, are for log.txt alone."""
+    held: list[logging.LogRecord] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        if record.levelno == logging.WARNING:
+            held.append(record)
+        return record.levelno != logging.WARNING
+
+    for name in LOADERS:
+        logging.getLogger(name).addFilter(hold)
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for name in LOADERS:
+            logging.getLogger(name).removeFilter(hold)
+        for record in held:
+            if failed or record.getMessage().startswith(NOT_FOUND):
+                log_to_file(record)
+            else:
+                logging.getLogger(record.name).handle(record)
 
 
 def check_file(path: str) -> None:

@@ -44,7 +44,8 @@ class Predicted(TypedDict):
 def predict_images(
     cfg: CfgNode, run: str | Path, paths: Iterable[str | Path], output: str | Path, threshold: float = 0.5
 ) -> Predicted:
-    """Detect objects in images with a trained run, and write ``predictions.json`` and ``pictures/*.jpg``.
+    """Detect objects in images with a trained run, and write ``predictions.json`` and ``pictures/*.jpg``, in place of
+    those of an earlier prediction.
 
     ``predictions.json`` has COCO's lists "images" (id, file_name, width, height), "categories" (id, name) and
     "annotations". The last one holds all detections in COCO's results format (image_id, category_id, bbox, score,
@@ -74,6 +75,8 @@ def predict_images(
     annotations: list[dict[str, Any]] = []
     skipped: list[tuple[Path, str]] = []
     for record, instances in predict(cfg, model, _records(files, skipped)):
+        if not images:  # there is something to put in their place
+            written.remove_pictures(files)
         height, width = instances.image_size
         images.append({"id": record["image_id"], "file_name": record["file_name"], "width": width, "height": height})
         for found in instances_to_coco_json(instances, record["image_id"]):
@@ -142,6 +145,23 @@ class WrittenFiles:
             if os.path.lexists(path) and not self._is_ours(path, name):
                 raise ValueError(f"{path} exists and is not of an earlier prediction: name another --output")
 
+    def remove_pictures(self, inputs: Iterable[str | Path]) -> None:
+        """Remove the pictures of earlier predictions, but for those that have been changed since.
+
+        Args:
+            inputs: files that will be read, which stay.
+
+        Raises:
+            OSError: if one cannot be removed.
+        """
+        read = {os.path.realpath(path) for path in inputs}
+        for name in sorted({name for _, *rest in self.ours for name in rest}):
+            path = self.folder / name
+            if Path(name).parent != Path("pictures") or os.path.realpath(path) in read:
+                continue
+            if self._is_ours(path, name):
+                path.unlink()
+
     def _is_ours(self, path: Path, name: str) -> bool:
         return path.is_file() and not path.is_symlink() and (sha256_of(path), name) in self.ours
 
@@ -182,7 +202,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file")
-        files += map(Path, list_images(path, "another folder")) if path.is_dir() else [path]
+        files += map(Path, list_images(path)) if path.is_dir() else [path]
     return list(dict.fromkeys(files))
 
 

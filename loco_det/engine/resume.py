@@ -77,6 +77,7 @@ def check_evaluated(cfg: CfgNode, resume: bool) -> CfgNode:
     run = saved_config(saved)
     cfg = DefaultTrainer.auto_scale_workers(cfg, run["SOLVER.REFERENCE_WORLD_SIZE"] or cfg.SOLVER.REFERENCE_WORLD_SIZE)
     cfg.defrost()
+    cfg.INPUT.MASK_FORMAT = run.get("INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT)  # set by the data that were trained on
     if resume:
         cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
     free = FREE if resume else FREE | {"MODEL.WEIGHTS"}

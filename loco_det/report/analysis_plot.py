@@ -66,6 +66,7 @@ def _draw_sizes(axes, analysis):
     axes.grid(axis="x", visible=False)
     axes.legend(frameon=False, fontsize=8.5, ncols=2)
     axes.margins(y=0.25)
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1))  # also where nothing was found
     _title(axes, "AP and recall (AR, 100 detections an image) by size")
 
 
@@ -82,6 +83,7 @@ def _draw_classes(axes, analysis):
     axes.set_yticks(range(len(rows)), [for_figure(row[0], SHORT) for row in rows], fontsize=8.5)
     axes.invert_yaxis()
     axes.margins(x=0.18)
+    axes.set_xlim(0, max(axes.get_xlim()[1], 1))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("AP (%), in brackets the number of objects")
     _title(axes, title[0].upper() + title[1:])

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pretrain.files.figures import png
 from pretrain.files.text import for_figure
@@ -30,9 +31,23 @@ def _plot(axes, run, names, labels, title, ylabel, first_color=0):
         x, y = run.series(name)
         # Beyond the palette: the same colours dashed. A single point would be invisible without a marker
         style = "-" if i < len(COLORS) else "--"
-        axes.plot(x, y, style, color=COLORS[i % len(COLORS)], label=label, marker="o" if len(x) < 6 else None, ms=4)
+        few = len(x) < 6
+        color, marker = COLORS[i % len(COLORS)], "o" if few else None
+        axes.plot(x, y, style, color=color, label=label, marker=marker, ms=4, clip_on=not few)  # whole, also at 0
     axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
     axes.set_ylabel(ylabel)
+
+
+def _from_zero(axes):
+    """Let the y axis begin at 0 and leave room for markers above the largest value."""
+    top = axes.dataLim.y1
+    axes.set_ylim(0, 1.06 * top if math.isfinite(top) and top > 0 else 1)
+
+
+def _by_iteration(axes):
+    """Label the x axis, with whole numbers."""
+    axes.set_xlabel("iteration")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1))
 
 
 def pretraining_curves(run: Run) -> bytes:
@@ -54,7 +69,7 @@ def pretraining_curves(run: Run) -> bytes:
         if "total" in axes:
             _plot(axes["total"], run, ["total_loss"], ["total"], "Sum of the units", unit_of_loss, len(COLORS) - 1)
         _plot(axes["lr"], run, ["lr"], ["lr"], "Learning rate", "rate", len(COLORS) - 1)
-        axes["lr"].set_xlabel("iteration")
+        _by_iteration(axes["lr"])
         return png(figure)
 
 
@@ -70,11 +85,10 @@ def detection_curves(run: Run) -> bytes:
         if aps:
             labels = ["box AP" if key == "bbox/AP" else "mask AP" for key in aps]
             _plot(axes[1], run, aps, labels, "Evaluation", "AP (%)")
-            axes[1].set_ylim(bottom=0)
             axes[1].legend(frameon=False)
         for ax in axes:
-            ax.set_xlabel("iteration")
-            ax.set_ylim(bottom=0)
+            _by_iteration(ax)
+            _from_zero(ax)
         return png(figure)
 
 
@@ -93,8 +107,8 @@ def _joint(runs, panels, dataset, ylabel):
         for ax, (name, title) in zip(axes, panels, strict=True):
             for i, run in enumerate(runs):
                 _plot(ax, run, [name], [for_figure(run.name)], f"{title}, {for_figure(dataset)}", ylabel, first_color=i)
-            ax.set_xlabel("iteration")
-            ax.set_ylim(bottom=0)
+            _by_iteration(ax)
+            _from_zero(ax)
     return png(figure)
 
 
@@ -113,7 +127,7 @@ def pr_curves(runs: Sequence[Run], dataset: str) -> bytes:
             title = f"Precision and recall at IoU {name}, {for_figure(dataset)}"
             ax.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
             ax.set(xlabel="recall", ylabel="precision (%), mean over classes", xlim=(0, 1))
-            ax.set_ylim(bottom=0)
+            _from_zero(ax)
     return png(figure)
 
 

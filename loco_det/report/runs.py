@@ -29,7 +29,7 @@ OPTIONAL = ["decoder", "memory", *(column.name for column in COLUMNS if "publish
 
 
 def _iterations(run: Run) -> Progress | None:
-    return None if run.iterations is None else Progress(run.iterations, run.key("SOLVER.MAX_ITER"))
+    return None if run.iterations is None else Progress(run.iterations, run.planned)
 
 
 def _trained(run: Run) -> str | None:
@@ -101,7 +101,8 @@ def published_notes(runs: Sequence[Run]) -> list[str]:
 
 def pretraining_table(runs: Sequence[Run]) -> Table:
     """A row for each pretraining run."""
-    columns = [Column("run"), number("iterations", PROGRESS), number("time", DURATION), Column("encoder")]
+    columns = [Column("run"), Column("state"), number("iterations", PROGRESS), number("time", DURATION)]
+    columns.append(Column("encoder"))
     table = Table([*columns, wrapped("units"), wrapped("decoder"), wrapped("loss, first → last logged")])
     for run in (run for run in runs if run.kind == "pretraining"):
         units = run.key("MODEL.UNITS")
@@ -109,6 +110,7 @@ def pretraining_table(runs: Sequence[Run]) -> Table:
         change = ", ".join(f"{name} {values[0]:.2f} → {values[-1]:.2f}" for name, values in losses.items())
         cells = {
             "run": run.name,
+            "state": run.state,
             "iterations": _iterations(run),
             "time": run.seconds,
             "encoder": run.key("MODEL.ENCODER"),

@@ -45,6 +45,9 @@ PAPERS = {
 TOP1 = re.compile(r"# (?P<source>[^:]+): (?P<row>[^:]+): (?P<figure>(?:about )?[\d.]+ top-1(?:, [\d.]+ top-5)?)\b")
 
 
+SENTENCE_END = re.compile(r"(?<!\bal)(?<!\bSec)(?<!\bFig)(?<!\bvs)\. (?=[A-Z])")  # not behind an abbreviation
+
+
 class Published(NamedTuple):
     """A row of a published table.
 
@@ -65,6 +68,15 @@ def comment_of(path: Path) -> list[str]:
     """The lines of the comment at a config's top."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def description(path: Path) -> str:
+    """The first sentence of the comment at a config's top, or its first line if that is a published row."""
+    comment = comment_of(path)
+    if comment and (row := TOP1.match(comment[0])):
+        return row[0].lstrip("# ")
+    text = " ".join(line.lstrip("# ") for line in comment)
+    return SENTENCE_END.split(text)[0].rstrip(".")
 
 
 def published_rows(path: Path) -> list[Published]:
@@ -113,8 +125,7 @@ def _link(name):
 
 def _described(path):
     """Cells for a config: a link, and the first sentence of its comment."""
-    text = " ".join(line.lstrip("# ") for line in comment_of(path))
-    return _link(path.relative_to(CONFIGS).as_posix()), re.split(r"\. (?=[A-Z])", text)[0].rstrip(".")
+    return _link(path.relative_to(CONFIGS).as_posix()), description(path)
 
 
 def _table(head, rows):

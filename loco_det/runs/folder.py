@@ -1,12 +1,15 @@
 """What a run folder of tools/pretrain.py, train_net.py, linear_probe.py or knn.py holds."""
 
 import functools
+import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pretrain.engine.decoder_text import decoder_text
 from pretrain.files.atomic import text_of
+from pretrain.files.checkpoints import checkpoint_names, iteration_of
 from pretrain.files.metrics import Metrics
 from pretrain.files.results import (
     DetectionResults,
@@ -43,6 +46,9 @@ KEYS = {  # of a config that are read here, and their types: any other value cou
     "SOLVER.IMS_PER_BATCH": whole,
     "SOLVER.MAX_ITER": whole,
 }
+
+
+PLAN = re.compile(r", (\d{1,15}) iterations, \d+ processes; images per step")  # pretraining's line of its log
 
 
 @dataclass
@@ -94,21 +100,34 @@ class Run:
     def iterations(self) -> int | None:
         """Iterations trained; None if unknown."""
         logged = self.series("data_time")[0]
-        return self.detection.iteration or (logged[-1] if logged else None)
+        return self.detection.iteration or (logged[-1] if logged else self._saved)
+
+    @property
+    def planned(self) -> int | None:
+        """Iterations that were to be trained; None if unknown. That of pretraining is in its log."""
+        found = PLAN.findall(text_of(self.folder / "log.txt")) if self.kind == "pretraining" else []
+        return int(found[-1]) if found else self.key("SOLVER.MAX_ITER")
+
+    @property
+    def _saved(self) -> int | None:
+        """The iterations of pretraining's newest checkpoint before the last one."""
+        saved = map(iteration_of, checkpoint_names(self.folder)) if self.kind == "pretraining" else ()
+        return next((int(iteration) + 1 for iteration in saved if iteration not in (None, math.inf)), None)
 
     @property
     def state(self) -> str:
         """In a word or two: how far it has come."""
         if self.problem:
             return self.problem
-        planned, done = self.key("SOLVER.MAX_ITER"), self.iterations
+        planned, done = self.planned, self.iterations
         if self.results:
             return "problems" if self.problems else "done"
         if self.kind == "readout":
             return "not finished"
         if self.kind == "detection":
             return "not evaluated" if planned and (done or 0) >= planned else "not finished"
-        return "not finished" if planned and (done or 0) < planned else "done"
+        stopped = checkpoint_names(self.folder)[:1] not in ([], ["model_final.pth"])
+        return "not finished" if stopped or planned and (done or 0) < planned else "done"
 
     @property
     def problems(self) -> list[str]:

@@ -95,6 +95,16 @@ def start_logs(output_dir: str, *names: str) -> None:
             logger.addHandler(_files[path])
 
 
+def log_to_file(record: logging.LogRecord) -> None:
+    """Write a record to the log.txt of its logger, and not to the terminal."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger:
+        for handler in logger.handlers:
+            if isinstance(handler, LogFile):
+                handler.handle(record)
+        logger = logger.parent
+
+
 def raise_log_errors() -> None:
     """Raise OSError if a log of this process is incomplete; to be called at the very end."""
     for file in _files.values():

@@ -81,7 +81,7 @@ class Trainer(TrainerBase):
         )
         if large and comm.is_main_process():
             logger.warning(large)
-        self.images = images = list_images(cfg.DATASETS.TRAIN)
+        self.images = images = list_images(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
         # Without units only BN's running averages change; 100 iterations make them independent of their start
         self.max_iter = max(1 if cfg.MODEL.UNITS else 100, round(solver.EPOCHS * (len(images) // solver.IMS_PER_BATCH)))
         self.learner = build_learner(cfg)

@@ -10,7 +10,7 @@ import re
 import socket
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -98,13 +98,39 @@ def whole_file(path: StrPath) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         with named_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             remove_orphans(path.parent)
             yield temporary
             os.replace(temporary, path)
             _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # also where its folder is a file: the error that matters is another one
+            temporary.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; OSError if that cannot be, as where one of them is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # which says nothing of the file that was to be written
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+
+
+def missing_folders(path: StrPath) -> list[Path]:
+    """A folder and those above it that are not there, the lowest first; for :func:`remove_empty`."""
+    folder = Path(os.path.abspath(path))
+    return [part for part in (folder, *folder.parents) if not os.path.lexists(part)]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the lowest first, up to one that is not empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # somebody has begun there
+            return
 
 
 def temporary_name(path: StrPath) -> Path:

@@ -1,8 +1,9 @@
 """What the files in ``configs/`` were called before: command lines, a ``_BASE_`` and stored runs may still say so."""
 
+import errno
 import os
 
-from .shipped_configs import CONFIGS
+from .shipped_configs import CONFIGS, find_config, nearest_name, shipped_names
 
 # Old name -> name of today, below configs/ and without .yaml. What a * stands for is the same on both sides; the first
 # line that fits counts
@@ -77,3 +78,27 @@ def moved_to(path: str | os.PathLike[str]) -> str | None:
     today = name_of_today(path)
     found = os.path.join(os.path.abspath(path).rpartition("/configs/")[0], today) if today else ""
     return found if os.path.isfile(found) else None
+
+
+def refuse_missing(name: str, overlay: bool = False) -> None:
+    """Refuse a config that is neither a file nor a shipped one.
+
+    Args:
+        name: of a command line, as for :func:`find_config`.
+        overlay: whether it is merged over another config.
+
+    Raises:
+        FileNotFoundError: with the name that it has today, or that of the nearest shipped config.
+    """
+    path = find_config(name)
+    if os.path.exists(path) or "://" in path:
+        return
+    if today := name_of_today(path):
+        raise FileNotFoundError(errno.ENOENT, f"no such file, it is {today} now", name)
+    names = [shipped for shipped in shipped_names() if shipped.startswith("overlays/")] if overlay else shipped_names()
+    if near := nearest_name(name, names):
+        hint = f"did you mean {near}?"
+    else:
+        short = ", ".join(shipped.removeprefix("overlays/").removesuffix(".yaml") for shipped in names)
+        hint = f"name a file, or one of: {short}" if overlay else "loco-det configs lists the shipped ones"
+    raise FileNotFoundError(f"{name}: no such file, and no shipped {'overlay' if overlay else 'config'}: {hint}")

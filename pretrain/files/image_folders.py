@@ -1,4 +1,4 @@
-"""The image files and class folders below a folder, and what in it is ignored."""
+"""The image files and class folders below a folder, what in it is ignored, and data that are not there."""
 
 import hashlib
 import logging
@@ -12,7 +12,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm",
 SYSTEM = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # what archives, servers and systems put beside images
 
 
-def list_images(folder: StrPath, key: str = "DATASETS.TRAIN") -> list[str]:
+def list_images(folder: StrPath, key: str = "") -> list[str]:
     """Paths of all image files below a folder, sorted; the log says what is left out, and why.
 
     Links are followed. Left out are hidden files and folders (``.ipynb_checkpoints``, ``._photo.jpg``), those of
@@ -21,14 +21,15 @@ def list_images(folder: StrPath, key: str = "DATASETS.TRAIN") -> list[str]:
 
     Args:
         folder: an image folder, with or without sub-folders; the names of sub-folders do not matter.
-        key: the setting that an error suggests to change.
+        key: of the config that names it, for messages.
 
     Raises:
         FileNotFoundError: if the folder is missing or holds no images.
     """
     folder = str(folder)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{folder}: no such folder of images; set {key}")
+    if not folder:
+        raise FileNotFoundError(f"{key} is empty: name a folder of images")
+    expect_folder(folder, key=key)
     images: list[str] = []
     left_out: dict[str, list[str]] = {}
     seen: set[str] = set()
@@ -83,3 +84,49 @@ def list_classes(folder: StrPath) -> list[str]:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or put there by a system."""
     return name.startswith(".") or name in SYSTEM
+
+
+def expect_folder(folder: StrPath, what: str = "folder of images", key: str = "") -> None:
+    """Refuse what is no folder.
+
+    Args:
+        folder: its path.
+        what: it is, in words.
+        key: of the config that names it, for messages.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        NotADirectoryError: if it is a file.
+    """
+    if os.path.isfile(folder):
+        raise NotADirectoryError(f"{_named(folder, key)} is a file, expected a {what}")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{_named(folder, key)}: no such {what}{_where(folder)}")
+
+
+def expect_file(path: StrPath, what: str, kind: str, key: str = "") -> None:
+    """Refuse what is no file.
+
+    Args:
+        path: its path.
+        what: it is, in words.
+        kind: of file, such as "JSON file".
+        key: of the config that names it, for messages.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        IsADirectoryError: if it is a folder.
+    """
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{_named(path, key)} is a folder, expected a {kind}")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{_named(path, key)}: no such {what}{_where(path)}")
+
+
+def _named(path, key):
+    return f"{key} {path}".strip()
+
+
+def _where(path):
+    """What a relative path is relative to."""
+    return "" if os.path.isabs(path) else f" in the folder {os.getcwd()}"

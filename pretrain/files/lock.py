@@ -9,10 +9,11 @@ import json
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import IO
 
 from . import StrPath
-from .atomic import named_errors, remove_leftovers
+from .atomic import FULL, remove_leftovers
 
 logger = logging.getLogger(__name__)
 NAME = ".lock"
@@ -39,15 +40,17 @@ def lock_folder(folder: StrPath) -> None:
 
     Raises:
         ValueError: if another process has the lock.
-        OSError: if the folder cannot be written to.
+        OSError: if the folder cannot be written to, or is a file.
     """
     path = os.path.join(folder, NAME)
-    with named_errors(path):
+    try:
         os.makedirs(folder, exist_ok=True)
         key = os.path.realpath(folder)
         if key in _held:
             return
         file = open(path, "a+")  # open as long as the lock is held
+    except OSError as error:
+        raise _why_not(folder, error) from error
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_at(file, path):  # the last owner has just removed the file
@@ -80,6 +83,17 @@ def unlock_folder(folder: StrPath) -> None:
         with contextlib.suppress(OSError):
             os.remove(os.path.join(folder, NAME))
         file.close()
+
+
+def _why_not(folder: StrPath, error: OSError) -> OSError:
+    """The error of a folder that cannot be made or written to, for one who has named it as OUTPUT_DIR."""
+    if error.errno in FULL:
+        return OSError(error.errno, error.strerror, str(folder))
+    paths = [os.path.relpath(folder), *map(os.path.relpath, Path(os.path.abspath(folder)).parents)]
+    if file := next((path for path in paths if os.path.isfile(path)), None):
+        below = "" if file == paths[0] else f"{file} "
+        return NotADirectoryError(f"OUTPUT_DIR {folder}{': ' if below else ' '}{below}is a file, name a folder")
+    return type(error)(f"OUTPUT_DIR {folder} cannot be written: {error.strerror}")
 
 
 def _is_at(file: IO[str], path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]  # a checkout, or site-packages
@@ -51,11 +52,16 @@ def tool_of(path: str) -> str | None:
     return TOOLS.get(folder, DETECTION)
 
 
-def nearest_name(name: str) -> str | None:
-    """The shipped config whose name is nearest to one that is not there; None if none is near."""
+def nearest_name(name: str, names: Sequence[str]) -> str | None:
+    """The shipped config whose name is nearest to one that is not there; None if none is near.
+
+    Args:
+        name: that is not there.
+        names: those of :func:`shipped_names` that may be meant.
+    """
     wanted = name.removeprefix("configs/").removesuffix(".yaml")
     places: dict[str, str] = {}  # a name, and its parts that may stand for it -> the config
-    for full in shipped_names():
+    for full in names:
         stem = full.removesuffix(".yaml")
         for part in (stem, stem.partition("/")[2], stem.rpartition("/")[2]):
             if part:

@@ -20,6 +20,7 @@ from ..files.yaml_files import parse_yaml
 STATISTIC = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")  # of BN: in the state dict, not learned
 # Rows of Detectron2's table of the environment, collect_env_info()
 ENVIRONMENT = re.compile(r"^(sys\.platform|Python|numpy|detectron2|PyTorch|torchvision|GPU [\d,]+) {2,}(.+)$", re.M)
+_OTHER = "{} is no pretraining run: name a run folder of tools/pretrain.py"
 SPLITS = ("train", "val", "validation", "test")  # names that tell nothing without the data set's above them
 
 
@@ -49,12 +50,15 @@ class PretrainingRun:
 
         Raises:
             FileNotFoundError: if there is no such folder, or its run is not finished.
-            ValueError: if the checkpoint is damaged, or its encoder is code of the user's own and not ``encoder``.
+            ValueError: if the run is no pretraining, the checkpoint is damaged, or its encoder is code of the user's
+                own and not ``encoder``.
         """
         self.folder = Path(folder)
         self.path = self.folder / "model_final.pth"
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such run folder")
+        if "META_ARCHITECTURE" in text_of(self.folder / "config.yaml"):
+            raise ValueError(_OTHER.format(folder))
         last = text_of(self.folder / "last_checkpoint").strip()
         if not self.path.is_file() or last not in ("", self.path.name):  # it may be left over from an earlier run
             why = f"its last checkpoint is {for_terminal(last[:80])}" if last else "it has no model_final.pth"
@@ -76,6 +80,8 @@ class PretrainingRun:
     def _read_checkpoint(self, encoder):
         try:
             saved = read_own(self.path)
+            if "format" not in saved and "model" in saved:
+                raise _OtherError(_OTHER.format(self.folder))
             if saved["format"] != FORMAT:
                 raise ValueError(f"its format is {saved['format']!r}")
             self.cfg = get_cfg()
@@ -87,6 +93,8 @@ class PretrainingRun:
             self.encoder.load_state_dict({name.removeprefix("encoder."): w for name, w in weights.items()})
         except _NotAskedForError as error:
             raise ValueError(f"{self.path}: {error}") from None
+        except _OtherError:
+            raise
         except Exception as error:  # a damaged archive can raise anything
             why = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(f"{self.path} is damaged, or not by this version of tools/pretrain.py: {why}") from error
@@ -108,6 +116,10 @@ class PretrainingRun:
 
 class _NotAskedForError(ValueError):
     """The checkpoint names code of a user's own."""
+
+
+class _OtherError(ValueError):
+    """The run is no pretraining."""
 
 
 def _words(line):

@@ -133,7 +133,7 @@ def knn_accuracies(
         FileNotFoundError, ValueError: as :func:`labelled_splits`.
         OSError: if no image is readable.
     """
-    train, test = splits or labelled_splits(cfg.KNN)
+    train, test = splits or labelled_splits(cfg.KNN, "KNN")
     pooled = PooledEncoder(encoder, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD).to(cfg.MODEL.DEVICE)
     bank, readable = pooled_features(pooled, train.paths, cfg)
     queries, asked = (None, readable) if test is None else pooled_features(pooled, test.paths, cfg)
@@ -166,7 +166,7 @@ def knn_evaluator(cfg: CfgNode) -> EncoderEvaluator | None:
     """
     if not cfg.KNN.TRAIN:
         return None
-    splits = labelled_splits(cfg.KNN)
+    splits = labelled_splits(cfg.KNN, "KNN")
     images = sum(len(split.paths) for split in splits if split)
 
     def evaluate(encoder: nn.Module) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import Dataset
 
-from ..files.image_folders import list_classes, list_images
+from ..files.image_folders import expect_folder, list_classes, list_images
 from ..files.images import UNREADABLE, image_info, read_image
 
 logger = logging.getLogger(__name__)
@@ -26,12 +26,13 @@ class Labelled(NamedTuple):
     class_names: list[str]
 
 
-def list_labelled(folder: str, class_names: list[str] | None = None) -> Labelled:
+def list_labelled(folder: str, class_names: list[str] | None = None, key: str = "") -> Labelled:
     """List the images of a folder with one sub-folder per class (the convention of torchvision's ImageFolder).
 
     Args:
         folder: its path.
         class_names: the classes that labels index, of another such folder; None: the sub-folders' names, sorted.
+        key: of the config that names it, for messages.
 
     Returns:
         The images, sorted by class and path.
@@ -40,8 +41,7 @@ def list_labelled(folder: str, class_names: list[str] | None = None) -> Labelled
         FileNotFoundError: if the folder does not exist, has no sub-folders, or one of them has no image.
         ValueError: if a class is not in ``class_names``.
     """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{folder}: no such folder of labelled images")
+    expect_folder(folder, "folder of labelled images", key)
     found = list_classes(folder)
     if not found:
         raise FileNotFoundError(f"{folder}: no sub-folders; labelled images lie in one sub-folder for each class")
@@ -62,11 +62,12 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def labelled_splits(cfg: CfgNode) -> tuple[Labelled, Labelled | None]:
+def labelled_splits(cfg: CfgNode, section: str = "DATASETS") -> tuple[Labelled, Labelled | None]:
     """The images in ``TRAIN`` and ``TEST``.
 
     Args:
         cfg: node with both keys: KNN of the pretraining config, or DATASETS of a readout's.
+        section: its name, for messages.
 
     Returns:
         Training and test images; None without ``TEST``: each image is classified by the others.
@@ -80,10 +81,10 @@ def labelled_splits(cfg: CfgNode) -> tuple[Labelled, Labelled | None]:
             f'TEST {cfg.TEST} is the folder TRAIN itself: name one of other images; in kNN, TEST "" has each image '
             "classified by the others"
         )
-    train = list_labelled(cfg.TRAIN)
+    train = list_labelled(cfg.TRAIN, key=f"{section}.TRAIN")
     if len(train.class_names) < 2:
         raise ValueError(f"{cfg.TRAIN}: only one class, {train.class_names[0]}; a readout needs two or more")
-    return train, list_labelled(cfg.TEST, train.class_names) if cfg.TEST else None
+    return train, list_labelled(cfg.TEST, train.class_names, f"{section}.TEST") if cfg.TEST else None
 
 
 def warn_of_images(train: Labelled, test: Labelled | None, crop_size: int) -> None:

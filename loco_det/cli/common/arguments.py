@@ -4,6 +4,7 @@ import argparse
 import os
 from typing import Any, NoReturn
 
+from pretrain.files.config_names import refuse_missing
 from pretrain.files.shipped_configs import shipped_names
 
 from .invocation import as_called
@@ -26,13 +27,23 @@ class Parser(argparse.ArgumentParser):
     completes = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse's; where the shell asks for completions, these are printed instead, and the process ends."""
+        """As argparse's; where the shell asks for completions, these are printed instead, and the process ends.
+
+        Raises:
+            FileNotFoundError: if a config file is not there.
+        """
         if "_ARGCOMPLETE" in os.environ and not self.completes:
             import argcomplete
 
             self.completes = True  # argcomplete parses, too
             argcomplete.autocomplete(self)
-        return super().parse_known_args(args, namespace)
+        known, more = super().parse_known_args(args, namespace)
+        if not self.completes:  # before the seconds that it takes to import what reads them, or if that is not there
+            if name := getattr(known, "config_file", None):
+                refuse_missing(name)
+            for name in getattr(known, "overlay", ()):
+                refuse_missing(name, overlay=True)
+        return known, more
 
     def format_help(self) -> str:
         """The text of ``--help``."""

@@ -1,5 +1,9 @@
-"""The sub-commands of ``loco-det``."""
+"""The sub-commands of ``loco-det``, and what in a command line names one."""
 
+import difflib
+import os
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -33,3 +37,31 @@ COMMANDS = {
     "slurm": Command("slurm", "submit a training command to Slurm"),
     "install-detectron2": Command("install_detectron2", "install Detectron2, without a compiler"),
 }
+
+
+def nearest_command(name: str) -> str:
+    """What to write in place of a name that is no command's, for an error."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+
+
+def named_tool(words: Sequence[str]) -> list[str]:
+    """A command line without what only starts it: the tool, a script that is there or a command, and its arguments.
+
+    Args:
+        words: as a user types them: ``loco-det train ...``, ``train ...``, or ``[python] tools/train_net.py ...``, also
+            where there is no such script.
+
+    Raises:
+        FileNotFoundError: if they name no tool.
+    """
+    launcher = words[0] if os.path.basename(words[0]) in ("loco-det", "python", "python3") else ""
+    tool, *arguments = words[bool(launcher) :] or [""]
+    script = re.fullmatch(r"(?:.*/)?tools/(\w+)\.py", tool)
+    if os.path.isfile(tool) and not launcher.endswith("loco-det"):
+        return [tool, *arguments]
+    for name, command in COMMANDS.items():
+        if tool == name or script and script[1] == command.module:
+            return [name, *arguments]
+    name = script[1] if script else tool
+    raise FileNotFoundError(f"{f'{launcher} {tool}'.strip()}: no such tool: {nearest_command(name)}")

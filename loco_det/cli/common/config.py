@@ -3,21 +3,22 @@
 import argparse
 import ast
 import contextlib
+import difflib
 import functools
 import logging
-import os
 import re
 
 from fvcore.common.config import CfgNode
 
 from pretrain.encoders import is_own_code
-from pretrain.files.config_names import moved_to, name_of_today
-from pretrain.files.shipped_configs import DETECTION, TOOLS, find_config, nearest_name, tool_of
+from pretrain.files.config_names import refuse_missing
+from pretrain.files.shipped_configs import DETECTION, TOOLS, find_config, tool_of
 from pretrain.files.yaml_files import merge_config_file, parse_yaml
 
 RUN_AS_CODE = ("MODEL.ENCODER", "MODEL.SOURCE.ENCODER")  # keys whose value may name a function that is called
 LETS_CODE_RUN = "MODEL.SOURCE.UNSAFE_LOAD"  # True: whatever is in a checkpoint is unpickled
 MISMATCH = re.compile(r"Type mismatch \(.*\) with values \(.* vs\. (.*)\) for config key: (\S+)")  # yacs's words
+UNKNOWN = re.compile(r"Non-existent (?:config )?key: (\S+)")  # likewise
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -33,8 +34,9 @@ def merge_config(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logging.getLogger("fvcore.common.config").setLevel(logging.CRITICAL)  # yacs logs what it raises
     logging.getLogger("yacs.config").setLevel(logging.CRITICAL)
     logging.getLogger("detectron2.config.compat").setLevel(logging.ERROR)  # of each file without a VERSION
-    files = [args.config_file, *getattr(args, "overlay", ())]
-    for name in filter(None, files):
+    overlays = getattr(args, "overlay", ())
+    for name in filter(None, [args.config_file, *overlays]):
+        refuse_missing(name, name in overlays)
         _merge_file(cfg, name, before, args)
     with _explained(cfg, "the KEY VALUE pairs"):
         cfg.merge_from_list(_as_defaults(cfg, _pairs(args.opts)))
@@ -45,8 +47,6 @@ def merge_config(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
 def _merge_file(cfg, name, before, args):
     """Merge one config file, a path or a shipped name."""
     path = find_config(name)
-    if not os.path.exists(path) and not moved_to(path) and not name_of_today(path) and (near := nearest_name(name)):
-        raise FileNotFoundError(f"{name}: no such file, and no shipped config: did you mean {near}?")
     try:
         with _explained(cfg, path):
             merge_config_file(cfg, path)
@@ -101,7 +101,26 @@ def _explained(cfg, where):
         raise ValueError(f"brackets within each other without end (in {where})") from error
     except (KeyError, AssertionError, AttributeError, TypeError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
-        raise ValueError(f"{message} (in {where})") from error
+        unknown = UNKNOWN.fullmatch(message)
+        raise ValueError(_of_unknown_key(cfg, unknown[1], where) if unknown else f"{message} (in {where})") from error
+
+
+def _of_unknown_key(cfg, key, where):
+    """What is said of a key that the config does not have, with the nearest one that it has."""
+    keys = {known.lower(): known for known in _keys(cfg)}
+    if key in keys.values():
+        group, _, name = key.rpartition(".")
+        return f"{key}: a file has no keys with dots (in {where}): write {group}: {{{name}: VALUE}}"
+    near = difflib.get_close_matches(key.lower(), keys, n=1, cutoff=0.75)
+    return f"{key}: no such config key (in {where}){f': did you mean {keys[near[0]]}?' if near else ''}"
+
+
+def _keys(cfg, above=""):
+    """The full names of all keys, and of their groups."""
+    for key, value in cfg.items():
+        yield f"{above}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{above}{key}.")
 
 
 def _of_wrong_type(cfg, message):
@@ -110,7 +129,9 @@ def _of_wrong_type(cfg, message):
     if not match:
         return message
     value, key = match.groups()
-    default = functools.reduce(lambda node, part: node[part], key.split("."), cfg)
+    default = functools.reduce(lambda node, part: node.get(part, {}), key.split("."), cfg)  # {}: of an older version
+    if default == {}:
+        return message
     if isinstance(default, list | tuple):
         return f"{key} is {value}, but must be a list: write [{value.strip('()[] ')}] (on the command line in quotes)"
     return f"{key} is {value}, but must be {KINDS.get(type(default), 'a group of keys')}"

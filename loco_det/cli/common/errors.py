@@ -18,7 +18,10 @@ from .invocation import as_called
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
-DEAD_WORKER = "most often the memory is full: lower DATALOADER.NUM_WORKERS; what was written until then is kept"
+DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?(?:by signal: (?P<signal>[\w ]+))?[. ]*$")  # torch's words
+FULL_MEMORY = "most often the memory is full: lower DATALOADER.NUM_WORKERS; "
+KEPT = "what was written until then is kept"
+OPTIONAL = ("kornia", "submitit")  # packages that an installation may lack
 IS_FULL = re.compile(rf"\[Errno ({'|'.join(map(str, FULL))})\]")
 SHOW_TRACEBACK = "LOCO_DET_TRACEBACK" in os.environ
 
@@ -61,8 +64,11 @@ def one_line_errors() -> Iterator[None]:
 
 def missing_module(error: ModuleNotFoundError) -> str:
     """What to do about a package that is not installed."""
-    if (error.name or "").split(".")[0] == "detectron2":
-        return "Detectron2 is not installed: run `loco-det install-detectron2`, or python tools/install_detectron2.py"
+    package = (error.name or "").split(".")[0]
+    if package == "detectron2":
+        return "Detectron2 is not installed: run python tools/install_detectron2.py"
+    if package in OPTIONAL:
+        return f"this needs {package}, which is not installed: pip install {package}"
     return f"{error}: not all is installed that this needs, see Install in README.md"
 
 
@@ -93,8 +99,10 @@ def _exit(message, code, error) -> NoReturn:
         raise error
     if message.startswith("Caught "):  # by a loader's worker: a traceback, whose last line is the error
         message = message.strip().splitlines()[-1].partition(": ")[2]
-    if message.startswith("DataLoader worker (pid"):
-        message = f"{message.rstrip('. ')}: {DEAD_WORKER}"
+    if dead := DEAD_WORKER.match(message):
+        why = FULL_MEMORY if dead["signal"] in (None, "Killed", "Bus error") else ""
+        why = "somebody has ended it, and with it the run; " if dead["signal"] == "Terminated" else why
+        message = f"{message.rstrip('. ')}: {why}{KEPT}"
     rank = os.environ.get("RANK", "0")  # torchrun's children share a terminal
     line = for_terminal(as_called(" ".join(message.split())))
     print(f"{'' if rank == '0' else f'process {rank}: '}error: {line}", file=sys.stderr)

@@ -19,9 +19,9 @@ def by_name() -> bool:
 
 
 def command_of(tool: str) -> str:
-    """``train_net.py`` -> ``loco-det train``."""
+    """``train_net.py`` -> ``loco-det train``; empty if there is no such tool."""
     module = tool.removesuffix(".py")
-    return next((f"loco-det {name}" for name, command in COMMANDS.items() if command.module == module), f"tools/{tool}")
+    return next((f"loco-det {name}" for name, command in COMMANDS.items() if command.module == module), "")
 
 
 def as_called(text: str) -> str:
@@ -31,7 +31,9 @@ def as_called(text: str) -> str:
 
     def renamed(match: re.Match[str]) -> str:
         torchrun, name = match.groups()
-        return f"{torchrun}--no-python {command_of(name)}" if torchrun else command_of(name)
+        if not (command := command_of(name)):
+            return match[0]
+        return f"{torchrun}--no-python {command}" if torchrun else command
 
     return TOOL.sub(renamed, text)
 
@@ -45,6 +47,19 @@ def command_line(words: Sequence[str]) -> str:
     if words[0].startswith("loco-det "):
         return f"{words[0]} {shlex.join(words[1:])}".rstrip()
     return shlex.join(["python", *words])
+
+
+def command_for(tool: str, *arguments: str) -> str:
+    """The line that a user would type for another tool than this, in the form that this one was called in.
+
+    Args:
+        tool: such as "train_net.py".
+        arguments: of the tool.
+    """
+    if by_name():
+        return command_line([command_of(tool), *arguments])
+    folder = os.path.dirname(sys.argv[0])
+    return command_line([os.path.join(folder if os.path.basename(folder) == "tools" else "tools", tool), *arguments])
 
 
 def child_command(tool: str, *arguments: str, folder: str | os.PathLike[str] = "tools") -> tuple[list[str], str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from detectron2.utils import comm
 
-from pretrain.files.atomic import named_errors
+from pretrain.files.atomic import missing_folders, named_errors, remove_empty
 from pretrain.files.lock import lock_folder, unlock_folder
 from pretrain.files.version import version
 
@@ -40,24 +40,29 @@ def refuse_finished(output_dir: str | os.PathLike) -> None:
 @contextlib.contextmanager
 def run_folder(output_dir: str | os.PathLike) -> Iterator[None]:
     """Make a run's folder, locked as long as this process lives, with a ``command.txt`` in the end; and remove it again
-    where the run is refused: all that may refuse it is to be done inside this context, before the work begins.
+    where the run is refused, with the folders above it that were made for it: all that may refuse it is to be done
+    inside this context, before the work begins.
 
     A folder stays that was there before, that holds more than what every run begins with, or, of several processes,
     that another one has made.
     """
-    new = not os.path.isdir(output_dir)
-    if comm.is_main_process():
-        lock_folder(output_dir)
+    made = missing_folders(output_dir)
     try:
+        if comm.is_main_process():
+            lock_folder(output_dir)
         yield
         log_command(output_dir)
     except (OSError, ValueError):
         if comm.is_main_process():
             unlock_folder(output_dir)
-        names = os.listdir(output_dir) if new and comm.is_main_process() else [""]
-        if all(name in ("command.txt", "config.yaml", "metrics.json") or name.startswith("log.txt") for name in names):
-            for name in names:
-                os.remove(os.path.join(output_dir, name))
-            with contextlib.suppress(OSError):  # somebody else has begun there
-                os.rmdir(output_dir)
+            _remove_beginning(output_dir, made)
         raise
+
+
+def _remove_beginning(output_dir, made):
+    """Remove the folder of a refused run, if it holds no more than a beginning, and those above it that it needed."""
+    names = os.listdir(output_dir) if made and os.path.isdir(output_dir) else []
+    if all(name in ("command.txt", "config.yaml", "metrics.json") or name.startswith("log.txt") for name in names):
+        for name in names:
+            os.remove(os.path.join(output_dir, name))
+        remove_empty(made)

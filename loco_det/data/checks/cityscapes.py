@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 from tqdm import tqdm
 
+from pretrain.files.image_folders import expect_folder
+
 from .findings import Report, fill_table
 from .image_files import check_images
 
@@ -34,8 +36,7 @@ def check_cityscapes(
         FileNotFoundError: if a folder is missing.
     """
     for folder in (image_dir, gt_dir):
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(f"{folder}: no such folder")
+        expect_folder(folder, "folder")
     from cityscapesscripts.helpers.labels import labels
 
     report = Report(name or str(image_dir))

@@ -1,9 +1,10 @@
 """Checks of COCO instance annotations: all errors at once, not only the first."""
 
-import os
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
+
+from pretrain.files.image_folders import expect_folder
 
 from ..coco_files import read_coco, without_collector
 from .boxes import check_areas, check_boxes
@@ -44,8 +45,7 @@ def check_coco(
     Raises:
         FileNotFoundError: if the file or the folder is missing.
     """
-    if not os.path.isdir(images):
-        raise FileNotFoundError(f"{images}: no such folder of images")
+    expect_folder(images)
     report = Report(name or str(path))
     try:
         content = read_coco(path)

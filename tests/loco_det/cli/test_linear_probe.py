@@ -184,7 +184,7 @@ def test_interrupted_online_runs_end_with_the_same_bits(run_tool, data, tmp_path
         (["MODEL.WEIGHTS", ""], "set MODEL.WEIGHTS to the checkpoint"),
         (["MODEL.WEIGHTS", "/nowhere.pth"], "/nowhere.pth"),
         (["MODEL.STAGES", "['res9']"], "no stage 'res9' in this encoder, which has res2, res3, res4, res5"),
-        (["DATASETS.TRAIN", "/nowhere"], "/nowhere: no such folder of labelled images"),
+        (["DATASETS.TRAIN", "/nowhere"], "DATASETS.TRAIN /nowhere: no such folder of labelled images"),
         (["DATASETS.TEST", ""], "DATASETS.TEST is empty"),
         (["SOLVER.IMS_PER_BATCH", "64"], "16 training images are fewer than SOLVER.IMS_PER_BATCH 64"),
         (["SOLVER.BASE_LR", "30"], "SOLVER.BASE_LR is 30, but must be a list: write [30]"),

@@ -107,3 +107,14 @@ def test_what_a_killed_call_has_left_is_removed_by_the_next(begun, run, tmp_path
     assert len(list(tmp_path.iterdir())) == len(others) + 1
     assert run(tmp_path / "demo", *SMALL).returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "demo"])
+
+
+def test_errors_name_the_folder_as_it_was_given_and_leave_none(call_tool, monkeypatch, tmp_path, capsys):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("loco_det.demo_scenes.writing._write_layout", lambda _, building, *__: refuse(building))
+    assert call_tool("make_demo_data", "a/b/demo", *SMALL) == 2
+    assert capsys.readouterr().err == "error: a/b/demo: Permission denied\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """tools/pretrain.py as a user runs it: files, interruptions of every kind, several processes, bad input."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def test_files_and_figures_of_a_run(whole_run):
     for word in ("eta:", "iter: 6/6", "loss_res3:", "loss_res5:", "lr:", "images/s"):
         assert word in done.stdout
     assert Image.open(out / "views.png").size[0] > 3 * 128
+    tool = os.path.join(ROOT, "tools", "convert_to_d2.py")
+    assert done.stdout.endswith(f"next: python {tool} {out / 'model_final.pth'} {out / 'backbone.pkl'}\n")
 
 
 def test_auto_is_resolved_in_the_runs_config(call_tool, images, tmp_path):
@@ -200,7 +203,7 @@ def test_two_processes_without_units(run_tool, images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["DATASETS.TRAIN", "/nowhere"], "/nowhere: no such folder of images"),
+        (["DATASETS.TRAIN", "/nowhere"], "DATASETS.TRAIN /nowhere: no such folder of images"),
         (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LRR"),
         (["SOLVER.EPOCHS", "many"], "SOLVER.EPOCHS"),
         (["SOLVER.AMP.ENABLED", "maybe"], "SOLVER.AMP.ENABLED is maybe, but must be True, False or auto"),

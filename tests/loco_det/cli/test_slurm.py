@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from checkout import ROOT
 from child_processes import child_environment, children
 from noise import write_noise_images
+
+from loco_det.cli import slurm
+from loco_det.cli.common.commands import named_tool
 
 # 20 iterations
 SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
@@ -84,6 +88,29 @@ def test_what_is_sent_to_slurm(tmp_path):
                  "account=A", "qos=Q", "signal=USR2@180"):  # fmt: skip
         assert f"#SBATCH --{line}\n" in script
     assert "--kill-on-bad-exit=1" in script
+
+
+@pytest.mark.parametrize("words", [["loco-det", "train"], ["train"], ["tools/train_net.py"],
+                                   ["python", "tools/train_net.py"], ["/bin/loco-det", "train"]])  # fmt: skip
+def test_the_ways_to_name_a_tool(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without a folder tools/
+    assert named_tool([*words, "--resume"]) == ["train", "--resume"]
+
+
+def test_a_script_that_is_there_is_run(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert named_tool(["python", "tools/knn.py", "A"]) == named_tool(["tools/knn.py", "A"]) == ["tools/knn.py", "A"]
+
+
+def test_a_job_that_is_run_here_says_so(monkeypatch, capsys, tmp_path):
+    submitit = pytest.importorskip("submitit")
+    job = SimpleNamespace(job_id="7", paths=SimpleNamespace(folder="logs"), results=lambda: [])
+    executor = SimpleNamespace(cluster="local", update_parameters=lambda **_: None, submit=lambda task: job)
+    monkeypatch.setattr(submitit, "AutoExecutor", lambda **_: executor)
+    slurm.main(["--", "loco-det", "pretrain", "OUTPUT_DIR", str(tmp_path)])
+    assert capsys.readouterr().out.endswith("there is no Slurm here (no srun): the job runs on this machine\n")
+    slurm.main(["--cluster", "local", "--", "loco-det", "pretrain", "OUTPUT_DIR", str(tmp_path)])
+    assert capsys.readouterr().out == "job 7, logs in logs\n"
 
 
 @pytest.mark.parametrize(

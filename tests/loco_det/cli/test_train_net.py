@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -130,6 +131,16 @@ def test_evaluation_of_the_result_gives_the_same_numbers(run_tool, trained, data
     same = ("results", "weights", "iteration", "frozen")  # what was trained is what is reported, not the last step
     assert {k: results(tmp_path)[k] for k in same} == {k: results(trained)[k] for k in same}
     assert results(tmp_path)["seconds"] == pytest.approx(results(trained)["seconds"], rel=0.5)
+
+
+def test_evaluation_in_the_folder_of_a_run_whose_training_data_are_gone(
+    call_tool, in_checkout, trained, data, tmp_path
+):
+    """Their masks are RLE, which the config of the run says and the data cannot any more."""
+    out = shutil.copytree(trained, tmp_path / "run")
+    gone = ("DATASETS.CUSTOM.TRAIN_JSON", "/gone.json", "DATASETS.CUSTOM.TRAIN_IMAGES", "/gone")
+    assert call_tool("train_net", "--eval-only", "--resume", *arguments(data, out), *gone) == 0
+    assert results(out)["results"] == results(trained)["results"]
 
 
 def test_resume_goes_on_and_fine_tuning_changes_the_backbone(run_tool, data, tmp_path):

@@ -65,6 +65,8 @@ def pretrained(loco_det, data):
                "MODEL.RECOMPUTE", "[]", "OUTPUT_DIR", data / "pretrained")  # fmt: skip
     done = loco_det("pretrain", "--config-file", "imagenet/resnet50_loco_800ep", *options)
     assert done.returncode == 0, done.stderr
+    files = f"{data / 'pretrained' / 'model_final.pth'} {data / 'pretrained' / 'backbone.pkl'}"
+    assert done.stdout.endswith(f"next: loco-det convert {files} --arch my_enc.tiny\n")
     return data / "pretrained" / "model_final.pth"
 
 
@@ -142,6 +144,15 @@ def test_stages_without_the_strides_of_an_fpn_are_refused(monkeypatch, data):
         (("train", "--config-file", "coco_loco_forzen.yaml"), 2, "did you mean coco_loco_frozen.yaml?"),
         (("--help",), 0, "pretrain"),
         (("--version",), 0, "0.1.0"),
+        (("-V",), 0, "0.1.0"),
+        (("help",), 0, "usage: loco-det COMMAND"),
+        (("help", "configs"), 0, "usage: loco-det configs"),
+        (("install-detectron2", "--help"), 0, "loco-det install-detectron2 --constraint"),
+        (("train", "--config-file", "none"), 2, "no shipped config: loco-det configs lists the shipped ones"),
+        (("train", "--overlay", "gpu"), 2, "gpu: no such file, and no shipped overlay: name a file, or one of: cpu"),
+        (("train", "--overlay", "cpuu"), 2, "no shipped overlay: did you mean overlays/cpu.yaml?"),
+        (("slurm", "--", "loco-det", "trian", "OUTPUT_DIR", "x"), 2, "loco-det trian: no such tool: did you mean trai"),
+        (("slurm", "--", "tools/trian.py", "OUTPUT_DIR", "x"), 2, "tools/trian.py: no such tool: did you mean train?"),
         (("configs", "no such"), 1, "no shipped config has"),
         (("configs", "coco_frozen"), 0, "LoCo 800 epochs, R50, frozen"),
         (("train", "--overlay", "none"), 2, "error: none: "),
@@ -155,6 +166,17 @@ def test_what_it_says(loco_det, arguments, code, said):
     done = loco_det(*arguments)
     assert done.returncode == code and said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_configs_are_listed_in_short_lines_by_whole_sentences():
+    from loco_det.cli.configs import LONGEST, listed
+
+    lines = {line.split()[0]: line for line in listed()}
+    assert max(map(len, lines.values())) <= LONGEST and "readout/knn.yaml" in lines
+    assert "Weighted kNN of Wu et al. 2018" in lines["readout/knn.yaml"]
+    assert lines["readout/cached.yaml"].endswith(" …")
+    for line in lines.values():
+        assert not line.endswith((" al", " Sec", ",", ":")), line
 
 
 def test_a_folder_of_that_name_hides_no_shipped_config(tmp_path, monkeypatch):

@@ -51,9 +51,10 @@ def test_other_files(write_coco, message, content):
 
 
 def test_not_there(tmp_path):
-    for path in (tmp_path, tmp_path / "nothing.json"):
-        with pytest.raises(FileNotFoundError, match="no such annotation file"):
-            read_coco(path)
+    with pytest.raises(FileNotFoundError, match="no such annotation file"):
+        read_coco(tmp_path / "nothing.json")
+    with pytest.raises(IsADirectoryError, match="is a folder, expected a JSON file"):
+        read_coco(tmp_path)
 
 
 def test_the_evaluation_gets_what_it_reads_and_nothing_else(write_coco):

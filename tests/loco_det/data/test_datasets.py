@@ -211,6 +211,37 @@ def test_half_a_data_set_and_two_that_differ(write):
         quick_check(path, "/nowhere")
 
 
+def test_a_path_of_the_wrong_kind_or_that_is_not_there_is_said_with_its_key(write, monkeypatch, tmp_path):
+    path, images = write(GOOD)
+    monkeypatch.chdir(tmp_path)
+    for keys, line in (
+        ({"TRAIN_JSON": images}, f"DATASETS.CUSTOM.TRAIN_JSON {images} is a folder, expected a JSON file"),
+        ({"TRAIN_IMAGES": path}, f"DATASETS.CUSTOM.TRAIN_IMAGES {path} is a file, expected a folder of images"),
+        (
+            {"TRAIN_JSON": "a.json"},
+            f"DATASETS.CUSTOM.TRAIN_JSON a.json: no such annotation file in the folder {tmp_path}",
+        ),
+        ({"TRAIN_IMAGES": "x"}, f"DATASETS.CUSTOM.TRAIN_IMAGES x: no such folder of images in the folder {tmp_path}"),
+        ({"TRAIN_IMAGES": "/x"}, "DATASETS.CUSTOM.TRAIN_IMAGES /x: no such folder of images"),
+    ):
+        with pytest.raises(OSError) as error:
+            prepare_datasets(config(**{"TRAIN_JSON": path, "TRAIN_IMAGES": images, **keys}))
+        assert str(error.value) == line
+
+
+def test_an_evaluation_needs_no_data_to_train_on(write):
+    path, images = write(GOOD)
+    gone = {"TRAIN_JSON": "/gone.json", "TRAIN_IMAGES": "/gone"}
+    cfg = config(NAME="evaluated", TEST_JSON=path, TEST_IMAGES=images, **gone)
+    prepare_datasets(cfg, eval_only=True)
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("evaluated_train",), ("evaluated_test",))
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    cfg = config(NAME="evaluated_on_nothing", **gone)
+    cfg.DATASETS.TEST = ("coco_2017_val",)  # of a base config
+    prepare_datasets(cfg, eval_only=True)
+    assert cfg.DATASETS.TEST == ()
+
+
 def test_data_that_are_not_there():
     cfg = config()
     cfg.DATASETS.TRAIN = ("coco_2017_train",)

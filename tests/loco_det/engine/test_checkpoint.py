@@ -1,8 +1,11 @@
 """The guard on weights: what fills the backbone passes, everything else is one line."""
 
+import io
+import logging
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +19,7 @@ from loco_det.config import add_loco_config
 from loco_det.convert import convert, load_source
 from loco_det.engine.checkpoint import GuardedCheckpointer
 from pretrain.encoders import build_encoder
+from pretrain.engine.logs import start_logs
 
 # of a number, a list and an unknown class
 PICKLES = (b"\x80\x04K\x01.", b"\x80\x02]q\x00K\x01a.", b"\x80\x02cno_such\nX\nq\x00.")
@@ -68,9 +72,37 @@ def test_one_missing_tensor_is_enough(weights, tmp_path, freeze_at):
         GuardedCheckpointer(detector(freeze_at)).load(str(tmp_path / "w.pkl"))
 
 
-def test_weights_of_another_network(weights):
-    with pytest.raises(ValueError, match="fills .* of .* tensors of the backbone"):
+def test_weights_of_another_network(weights, tmp_path):
+    """One line with the remedy; what Detectron2 says of each tensor is in the log."""
+    start_logs(str(tmp_path), "detectron2", "fvcore")
+    shown = io.StringIO()
+    for name in ("detectron2", "fvcore"):
+        next(h for h in logging.getLogger(name).handlers if type(h) is logging.StreamHandler).setStream(shown)
+    remedy = re.escape(f"add --overlay {weights / 'r18.yaml'}, or")
+    with pytest.raises(ValueError, match=f"fills .* of .* tensors of the backbone; not .*, for one: .*, {remedy}"):
         GuardedCheckpointer(detector(depth=50)).load(str(weights / "r18.pkl"))
+    assert "WARNING" not in shown.getvalue() and "Shape of " in (tmp_path / "log.txt").read_text()
+    shutil.copy(weights / "r18.pkl", tmp_path / "alone.pkl")
+    with pytest.raises(ValueError, match="for one: convert a checkpoint with"):
+        GuardedCheckpointer(detector(depth=50)).load(str(tmp_path / "alone.pkl"))
+
+
+def test_a_backbone_without_a_detector_is_no_reason_for_a_warning(weights, tmp_path, caplog):
+    start_logs(str(tmp_path), "detectron2", "fvcore")
+    GuardedCheckpointer(detector()).load(str(weights / "r18.pkl"))
+    assert caplog.records and not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert "WARNING: Some model parameters or buffers are not found" in (tmp_path / "log.txt").read_text()
+
+
+def test_other_warnings_are_shown(weights, tmp_path, caplog):
+    model = detector()
+    content = {
+        "model": {**model.state_dict(), "roi_heads.box_predictor.cls_score.bias": torch.zeros(3), "x": torch.zeros(1)}
+    }
+    torch.save(content, tmp_path / "detector.pth")
+    GuardedCheckpointer(model).load(str(tmp_path / "detector.pth"))
+    assert "Skip loading parameter 'roi_heads.box_predictor.cls_score.bias'" in caplog.text
+    assert "contains keys that are not used" in caplog.text
 
 
 def test_unconverted_weights(weights):

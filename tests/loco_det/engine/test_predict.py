@@ -1,5 +1,6 @@
 """Prediction with a run that was trained elsewhere, here an untrained tiny one."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -89,6 +90,25 @@ def test_threshold_is_for_the_pictures_only(run, cfg, images, tmp_path):
         assert done["detections"] == 5 and done["skipped"] == []
         drawn.append(np.asarray(Image.open(tmp_path / "out" / "pictures" / "a.jpg"), dtype=int)[40:])
     assert np.abs(drawn[0] - drawn[1]).max() > 60
+
+
+def test_pictures_of_an_earlier_prediction_go_and_nothing_else(run, cfg, images, tmp_path):
+    out = tmp_path / "out"
+    predict_images(cfg, run, [images], out)
+    (out / "pictures" / "mine.jpg").write_bytes(b"mine")
+    (out / "pictures" / "a_3.jpg").write_bytes(b"changed")
+    with (out / ".written").open("a") as ledger:  # names that nothing but an attacker would write
+        for name in ("pictures/../kept.txt", "kept.txt", str(tmp_path / "kept.txt")):
+            ledger.write(f"{hashlib.sha256(b'kept').hexdigest()}  {name}\n")
+    for folder in (out, tmp_path):
+        (folder / "kept.txt").write_text("kept")
+    with pytest.raises(ValueError, match="none of 1 images"):
+        predict_images(cfg, run, [images / "torn.jpg"], out)
+    assert (out / "pictures" / "a.jpg").is_file()  # nothing has taken its place
+    (images / "sub" / "a.JPG").rename(images / "b.jpg")
+    predict_images(cfg, run, [images / "b.jpg"], out)
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["a_3.jpg", "b.jpg", "mine.jpg"]
+    assert (out / "kept.txt").is_file() and (tmp_path / "kept.txt").is_file()
 
 
 def test_classes_where_results_json_is_not_there(cfg, tmp_path):

@@ -180,6 +180,13 @@ def test_figure_with_a_matrix(random_files):
     assert counts == sorted(n for row in analysis["confusion"]["matrix"] for n in row if n)
 
 
+def test_figure_where_nothing_is_found_begins_at_zero(tmp_path):
+    wrong = [(0, CAR, box_of(90, 90), 0.9)]
+    analysis = analyze(*write(tmp_path, [(0, CAR, box_of(0, 0), 0)], wrong))
+    _, sizes, classes, _ = draw_analysis(analysis).axes
+    assert sizes.get_ylim() == classes.get_xlim() == (0, 1)
+
+
 def test_figure_of_many_classes_shows_the_most_confused_pairs(tmp_path):
     ids = list(range(1, 81))
     objects = [(0, i, box_of(20 * (i % 20), 20 * (i // 20), 18), 0) for i in ids]

@@ -54,6 +54,17 @@ def test_detection_curves_show_ap_when_there_are_several(detection, figures):
     assert len(curves.detection_curves(read_run(detection[1])).axes) == 1
 
 
+def test_axes_show_markers_whole_whole_iterations_and_nothing_below_zero(tmp_path, training_line, write_lines, figures):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    aps = [{"iteration": i, "bbox/AP": 0.0, "segm/AP": 0.0} for i in (20, 21)]
+    write_lines(folder / "metrics.json", [training_line(19), *aps, training_line(20)])
+    losses, ap = curves.detection_curves(read_run(folder)).axes
+    assert losses.get_ylim() == (0, pytest.approx(2.12)) and ap.get_ylim() == (0, 1)
+    for axes in (losses, ap, *curves.joint_curves([read_run(folder)] * 2, "demo").axes):
+        assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
 def test_joint_curves(detection, figures):
     figure = curves.joint_curves([read_run(folder) for folder in detection], "demo_val")
     for axes, value in zip(figure.axes, (2.0, 0.7), strict=True):

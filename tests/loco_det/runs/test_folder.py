@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from loco_det.report.runs import pretraining_table
 from loco_det.runs.folder import read_run
 
 
@@ -67,3 +68,26 @@ def test_an_analysis_of_other_types_is_none(detection, change):
     curves["recall"] = [0.5, 0.6]
     (detection[0] / "analysis.json").write_text(json.dumps(good))
     assert read_run(detection[0]).analysis == {}
+
+
+def test_the_state_of_pretraining(pretraining):
+    plan = "resnet18, units [['res2']], 64 images, {} iterations, 1 processes; images per step: 64, per process: 64\n"
+    run = read_run(pretraining)
+    assert (run.state, run.planned, run.iterations) == ("done", None, 100)  # as far as is known
+    (pretraining / "log.txt").write_text(plan.format(900) + "another line\n" + plan.format(200))
+    run = read_run(pretraining)
+    assert (run.state, run.planned) == ("not finished", 200)
+    (pretraining / "log.txt").write_text(plan.format(100))
+    assert read_run(pretraining).state == "done"
+
+
+def test_the_iterations_of_pretraining_that_was_stopped_before_its_first_line(pretraining):
+    (pretraining / "metrics.json").write_text("")
+    for name in ("model_0000009.pth", "model_0000029.pth"):
+        (pretraining / name).touch()
+    (pretraining / "last_checkpoint").write_text("model_0000029.pth")
+    run = read_run(pretraining)
+    assert (run.state, run.iterations) == ("not finished", 30)
+    (pretraining / "log.txt").write_text("resnet18, 64 images, 100 iterations, 1 processes; images per step: 64\n")
+    row = pretraining_table([read_run(pretraining)]).markdown().splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")][1:4] == ["loco", "not finished", "30 of 100"]

@@ -49,6 +49,14 @@ def test_what_goes_wrong_leaves_the_older_file(tmp_path, error):
         assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(tmp_path / "a.json")
 
 
+def test_a_file_where_a_folder_is_wanted_is_said_of_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "x.json", tmp_path / "file" / "a" / "x.json"):
+        with pytest.raises(OSError) as error:
+            files.write_whole(path, "x")
+        assert (error.value.filename, error.value.strerror) == (str(path), "Not a directory")
+
+
 def test_numbers_that_json_does_not_have(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})

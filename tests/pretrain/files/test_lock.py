@@ -79,5 +79,9 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"^OUTPUT_DIR \S+/file is a file, name a folder$"):
         lock_folder(tmp_path / "file")
+    with pytest.raises(OSError, match=r"^OUTPUT_DIR \S+/file/a/b: \S+file is a file, name a folder$"):
+        lock_folder(tmp_path / "file" / "a" / "b")
+    with pytest.raises(OSError, match=r"^OUTPUT_DIR /proc/x/y cannot be written: No such file or directory$"):
+        lock_folder("/proc/x/y")

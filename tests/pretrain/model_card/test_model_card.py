@@ -469,6 +469,15 @@ def test_results_that_are_refused(run, results, tmp_path, kind):
             refused(ValueError, results(kind, **{key: figures}), "results.json is damaged, or not by tools/")
 
 
+@pytest.mark.parametrize("config", ["MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", ""])
+def test_a_detectors_run_is_no_pretraining(tmp_path, config):
+    torch.save({"model": {}, "trainer": {}, "iteration": 1}, tmp_path / "model_final.pth")
+    (tmp_path / "config.yaml").write_text(config)
+    with pytest.raises(ValueError) as error:
+        write_model_card(tmp_path)
+    assert str(error.value) == f"{tmp_path} is no pretraining run: name a run folder of tools/pretrain.py"
+
+
 def test_folder_of_the_card_must_be_there(run, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         write_model_card(run, tmp_path / "missing" / "card.md")

@@ -82,6 +82,40 @@ def test_what_is_wrong_in_a_file(tmp_path, text, line):
 
 
 @pytest.mark.parametrize(
+    ("cfg", "key", "meant"),
+    [
+        (get_cfg, "SOLVER.EPOCS", "SOLVER.EPOCHS"),
+        (get_cfg, "solver.epochs", "SOLVER.EPOCHS"),
+        (detectron2_cfg, "SOLVER.MAX_ITERS", "SOLVER.MAX_ITER"),
+        (detectron2_cfg, "DATASET.TRAIN", "DATASETS.TRAIN"),
+    ],
+)
+def test_unknown_keys_are_told_the_nearest(tmp_path, cfg, key, meant):
+    expected = f"{key}: no such config key (in the KEY VALUE pairs): did you mean {meant}?"
+    assert refusal(cfg(), key, "1") == expected
+    group, _, name = key.rpartition(".")
+    (tmp_path / "a.yaml").write_text(f"{group}: {{{name}: 1}}\n")
+    line = refusal(cfg(), config_file=tmp_path / "a.yaml")
+    assert f": no such config key (in {tmp_path / 'a.yaml'}): did you mean {meant.partition('.')[0]}" in line
+
+
+def test_unknown_keys_that_are_near_to_none():
+    assert refusal(get_cfg(), "NO.SUCH", "1") == "NO.SUCH: no such config key (in the KEY VALUE pairs)"
+
+
+def test_keys_of_a_command_line_in_a_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("SOLVER.EPOCHS: 1\n")
+    line = refusal(get_cfg(), config_file=tmp_path / "a.yaml")
+    where = f"(in {tmp_path / 'a.yaml'})"
+    assert line == f"SOLVER.EPOCHS: a file has no keys with dots {where}: write SOLVER: {{EPOCHS: VALUE}}"
+
+
+def test_a_wrong_value_of_an_older_version_of_detectron2(tmp_path):
+    (tmp_path / "a.yaml").write_text("MODEL: {WEIGHT: 1}\n")
+    assert "config key: MODEL.WEIGHT" in refusal(detectron2_cfg(), config_file=tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
     ("opts", "line"),
     [
         (("OUTPUT_DIR", "x", "--resume"), "--resume comes after KEY VALUE pairs: write it before the first of them"),

@@ -41,6 +41,27 @@ def child(line):
             1,
             "error: DataLoader worker (pid 7) is killed by signal: Killed: most often the memory is full: lower DATA",
         ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
+            1,
+            "error: DataLoader worker (pid 7) is killed by signal: Bus error. It is possible: most often the memory",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. "),
+            1,
+            "error: DataLoader worker (pid 7) is killed by signal: Terminated: somebody has ended it, and with it the "
+            "run; what was written until then is kept\n",
+        ),
+        (
+            ModuleNotFoundError("No module named 'submitit'", name="submitit"),
+            1,
+            "error: this needs submitit, which is not installed: pip install submitit\n",
+        ),
+        (
+            ModuleNotFoundError("No module named 'detectron2'", name="detectron2.config"),
+            1,
+            "error: Detectron2 is not installed: run python tools/install_detectron2.py\n",
+        ),
         (ModuleNotFoundError("No module named 'x'"), 1, "error: No module named 'x': not all is installed that this "),
         (AssertionError(), 1, "error: AssertionError()"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -55,3 +76,10 @@ def test_exit_codes(capsys, error, code, message):
         raise error
     err = capsys.readouterr().err
     assert exit.value.code == code and err.startswith(message) and err.count("\n") == 1
+
+
+def test_the_advice_to_install_detectron2_is_given_once(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["loco-det train"])
+    with pytest.raises(SystemExit), one_line_errors():
+        raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
+    assert capsys.readouterr().err == "error: Detectron2 is not installed: run loco-det install-detectron2\n"

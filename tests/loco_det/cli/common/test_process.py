@@ -61,8 +61,13 @@ def test_help_needs_nothing_that_takes_seconds_to_import():
 def test_a_tool_calls_its_command(name):
     """And tells the exit code."""
     text = (ROOT / "tools" / f"{name}.py").read_text()
-    assert f"from loco_det.cli.{name} import main\n" in text and text.endswith("    sys.exit(main())\n")
+    assert "from loco_det.cli.main import script\n" in text and text.endswith(f'    sys.exit(script("{name}"))\n')
     assert text.split('"""')[1] and callable(importlib.import_module(f"loco_det.cli.{name}").main)
+
+
+def test_a_misspelt_config_is_said_before_anything_is_imported():
+    done = python("from loco_det.cli.main import script; script('train_net', ['--config-file', 'coco_loco_forzen'])")
+    assert done.stderr.startswith("error: coco_loco_forzen: no such file, and no shipped config: did you mean "), done
 
 
 def test_a_spawned_process_without_its_launcher_ends_before_torch_is_imported():
