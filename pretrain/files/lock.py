@@ -39,9 +39,11 @@ def lock_folder(folder: StrPath) -> None:
         folder: created if it is missing.
 
     Raises:
-        ValueError: if another process has the lock.
+        ValueError: if another process has the lock, or the folder's name is empty.
         OSError: if the folder cannot be written to, or is a file.
     """
+    if not os.fspath(folder):
+        raise ValueError("OUTPUT_DIR is empty: name a folder")
     path = os.path.join(folder, NAME)
     try:
         os.makedirs(folder, exist_ok=True)

@@ -18,7 +18,7 @@ from .invocation import as_called
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
-DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?(?:by signal: (?P<signal>[\w ]+))?[. ]*$")  # torch's words
+SIGNAL = re.compile(r"is killed by signal: (\w+)")  # torch's words of a loader's worker
 FULL_MEMORY = "most often the memory is full: lower DATALOADER.NUM_WORKERS; "
 KEPT = "what was written until then is kept"
 OPTIONAL = ("kornia", "submitit")  # packages that an installation may lack
@@ -99,9 +99,10 @@ def _exit(message, code, error) -> NoReturn:
         raise error
     if message.startswith("Caught "):  # by a loader's worker: a traceback, whose last line is the error
         message = message.strip().splitlines()[-1].partition(": ")[2]
-    if dead := DEAD_WORKER.match(message):
-        why = FULL_MEMORY if dead["signal"] in (None, "Killed", "Bus error") else ""
-        why = "somebody has ended it, and with it the run; " if dead["signal"] == "Terminated" else why
+    if message.startswith("DataLoader worker (pid"):
+        ended = SIGNAL.search(message)
+        why = FULL_MEMORY if not ended or ended[1] in ("Killed", "Bus") else ""
+        why = "somebody has ended it, and with it the run; " if ended and ended[1] == "Terminated" else why
         message = f"{message.rstrip('. ')}: {why}{KEPT}"
     rank = os.environ.get("RANK", "0")  # torchrun's children share a terminal
     line = for_terminal(as_called(" ".join(message.split())))

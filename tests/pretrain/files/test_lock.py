@@ -85,3 +85,5 @@ def test_a_place_that_cannot_be_written(tmp_path):
         lock_folder(tmp_path / "file" / "a" / "b")
     with pytest.raises(OSError, match=r"^OUTPUT_DIR /proc/x/y cannot be written: No such file or directory$"):
         lock_folder("/proc/x/y")
+    with pytest.raises(ValueError, match="^OUTPUT_DIR is empty: name a folder$"):
+        lock_folder("")

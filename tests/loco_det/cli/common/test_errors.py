@@ -42,7 +42,7 @@ def child(line):
             "error: DataLoader worker (pid 7) is killed by signal: Killed: most often the memory is full: lower DATA",
         ),
         (
-            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.\nIt is possible"),
             1,
             "error: DataLoader worker (pid 7) is killed by signal: Bus error. It is possible: most often the memory",
         ),
