@@ -28,7 +28,9 @@ _PLACES = {  # a package is called convert: the functions are public under the n
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.import_module("pretrain.files.version").version()
+        from pretrain.files.version import version
+
+        return version()
     if name not in _PLACES:
         raise AttributeError(f"module 'loco_det' has no attribute {name!r}")
     module, attribute = _PLACES[name]

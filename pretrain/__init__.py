@@ -46,7 +46,9 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.import_module("pretrain.files.version").version()
+        from pretrain.files.version import version
+
+        return version()
     if name not in _MODULES:
         raise AttributeError(f"module 'pretrain' has no attribute {name!r}")
     return getattr(importlib.import_module(f"pretrain.{_MODULES[name]}"), name)

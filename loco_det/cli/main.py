@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 def script(name: str, argv: list[str] | None = None) -> int:
     """Run ``tools/NAME.py``, likewise; returns its exit code."""
     with one_line_errors():
-        return importlib.import_module(f"loco_det.cli.{name}").main(argv) or 0
+        return _main_of(name)(argv) or 0
     return FAILED
 
 
@@ -47,7 +47,11 @@ def run(argv: list[str] | None) -> int:
         print(f"error: loco-det has no command {name!r}: {nearest_command(name)}", file=sys.stderr)
         return BAD_INPUT
     sys.argv = [f"loco-det {name}", *rest]
-    return importlib.import_module(f"loco_det.cli.{COMMANDS[name].module}").main(rest) or 0
+    return _main_of(COMMANDS[name].module)(rest) or 0
+
+
+def _main_of(module):
+    return importlib.import_module(f"loco_det.cli.{module}").main
 
 
 def complete() -> int:
@@ -56,7 +60,7 @@ def complete() -> int:
     if len(words) > 1 and words[0] in COMMANDS:
         os.environ["_ARGCOMPLETE"] = "2"  # the words before the command's own arguments
         sys.argv = [f"loco-det {words[0]}"]
-        importlib.import_module(f"loco_det.cli.{COMMANDS[words[0]].module}").main([])
+        _main_of(COMMANDS[words[0]].module)([])
     elif len(words) == 1:
         with open(8, "w", closefd=False) as stream:  # where argcomplete's shell function reads
             stream.write("\v".join(name for name in COMMANDS if name.startswith(words[0])))

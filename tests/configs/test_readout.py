@@ -129,7 +129,7 @@ def test_protocols(name):
     assert cfg.OUTPUT_DIR == f"output/readout/{name}"
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
     comment = " ".join(line[2:] for line in itertools.takewhile(lambda line: line.startswith("# "), lines))
-    assert f"{PUBLISHED[name]} top-1" in comment if name in PUBLISHED else "No paper's" in comment
+    assert f"{PUBLISHED[name]} top-1" in comment if name in PUBLISHED else "Not from a paper" in comment
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

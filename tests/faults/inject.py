@@ -101,7 +101,7 @@ class Fault:
 
     def fill(self):
         """Let every file below the folder that is open to write be /dev/full."""
-        full = os.open("/dev/full", os.O_WRONLY)
+        full = os.open("/dev/full", os.O_RDWR)
         for descriptor in map(int, os.listdir("/proc/self/fd")):
             with contextlib.suppress(OSError):  # that of the listing
                 name = os.readlink(f"/proc/self/fd/{descriptor}")

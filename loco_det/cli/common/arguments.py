@@ -38,7 +38,8 @@ class Parser(argparse.ArgumentParser):
             self.completes = True  # argcomplete parses, too
             argcomplete.autocomplete(self)
         known, more = super().parse_known_args(args, namespace)
-        if not self.completes:  # before the seconds that it takes to import what reads them, or if that is not there
+        takes_shipped = any(hasattr(action, "completer") for action in self._actions)  # and not a config of a run only
+        if takes_shipped and not self.completes:  # before what reads them is imported, which takes seconds
             if name := getattr(known, "config_file", None):
                 refuse_missing(name)
             for name in getattr(known, "overlay", ()):

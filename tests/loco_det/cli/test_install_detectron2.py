@@ -210,4 +210,4 @@ def test_constraints_file_must_exist(python: Path, tmp_path: Path):
 def test_help_has_an_example(python: Path, tmp_path: Path):
     done = run_script(python, "--help", modules=fake_modules(tmp_path / "modules"), packages=tmp_path)
     assert done.returncode == 0
-    assert "python tools/install_detectron2.py" in done.stdout
+    assert "loco-det install-detectron2 --constraint" in done.stdout

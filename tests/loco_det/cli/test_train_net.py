@@ -139,7 +139,7 @@ def test_evaluation_in_the_folder_of_a_run_whose_training_data_are_gone(
     """Their masks are RLE, which the config of the run says and the data cannot any more."""
     out = shutil.copytree(trained, tmp_path / "run")
     gone = ("DATASETS.CUSTOM.TRAIN_JSON", "/gone.json", "DATASETS.CUSTOM.TRAIN_IMAGES", "/gone")
-    assert call_tool("train_net", "--eval-only", "--resume", *arguments(data, out), *gone) == 0
+    assert call_tool("train_net", "--eval-only", "--resume", *named(out, *arguments(data, out), *gone)) == 0
     assert results(out)["results"] == results(trained)["results"]
 
 

@@ -152,7 +152,8 @@ def test_what_does_not_change_the_weights_may_change(make):
     run(make(), 1)
     mine = dict(items_of(get_cfg()))
     for key in FREE - {"OUTPUT_DIR"}:
-        other = {str: "other", list: ["res2"]}.get(type(mine[key])) or mine[key] + type(mine[key])(1)
+        other = {str: "other", list: ["res2"], bool: False}.get(type(mine[key]), None)
+        other = mine[key] + type(mine[key])(1) if other is None else other
         assert make(**{key: other}).resume() == 1
 
 

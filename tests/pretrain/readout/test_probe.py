@@ -65,6 +65,7 @@ ELSEWHERE = {  # where each of the other keys is shown to matter
     "KNN.K", "KNN.TEMPERATURE",  # of tools/knn.py
     "DATALOADER.NUM_WORKERS",  # test_streams.py
     "FEATURES.CACHE",  # test_features.py
+    "MODEL.KEEP_FREED_MEMORY",  # tests/pretrain/processes/test_cpu.py
     "INPUT.CROP_AREA", "SOLVER.NESTEROV", "SOLVER.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD",
     "SOLVER.AMP.ENABLED",  # below, and test_features.py
 }  # fmt: skip
