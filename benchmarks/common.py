@@ -54,12 +54,13 @@ def main(benchmark) -> None:
     output = args.output or (None if args.smoke else RESULTS / f"{name}.json")
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "smoke")}
     try:
+        if output:
+            output.parent.mkdir(parents=True, exist_ok=True)  # before what takes minutes
         found = record(name, settings, benchmark.measure(args))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(head(found), benchmark.markdown(found), sep="\n\n")
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(found, indent=1) + "\n")
         print(f"\nrecord: {output}", file=sys.stderr)
 

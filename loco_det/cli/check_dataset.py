@@ -16,8 +16,7 @@ exit code: 0 nothing that would stop or spoil training, 1 errors found, 2 bad us
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 nothing found, 1 errors in the data. Bad input exits with 2."""
-    args = parse(argv)
-    return run(args)
+    return run(parse(argv))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -28,8 +28,7 @@ EXAMPLE = """example:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
-    args = parse(argv)
-    run(args)
+    run(parse(argv))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -69,8 +69,7 @@ class _FastForward:
                 logger.warning(f"folding its norms changes {name} by {difference:.2g} relative: it runs as it is")
                 return self._unfolded
         network = network.to(dtype)  # no weight has to be cast at each call
-        network = torch.compile(network, dynamic=True) if self.compile else network
-        return network
+        return torch.compile(network, dynamic=True) if self.compile else network
 
     def _unfolded(self, x):
         return type(self.module).forward(self.module, x)

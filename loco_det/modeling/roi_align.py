@@ -128,7 +128,7 @@ def _axis(start: Tensor, length: Tensor, count: int, bins: int, side: int) -> tu
     length = length[:, None, None]
     at = start[:, None, None] + steps[0] * length + steps[1] * length / count
     inside = (at >= -1) & (at <= side)
-    at = at.clamp(min=0)
+    at = at.clamp(0, side)  # also where it is beyond what int32 holds
     low = at.to(torch.int32).clamp(max=side - 1)
     part = torch.where(low == side - 1, 0, at - low)
     weights = torch.cat([1 - part, part], 2) * torch.cat([inside, inside], 2) / count

@@ -26,9 +26,9 @@ def prepare_cpu(device: str, keep_freed_memory: bool) -> None:
 def keep_freed() -> bool:
     """Let malloc keep what is freed for what is allocated next, instead of giving it back to the system.
 
-    The system clears each page of a tensor of several MB when it is first touched, which costs a fifth to a third of a
-    pretraining step, because a step allocates and frees hundreds of them (benchmarks/allocator.py). The process then
-    stays as large as it ever was, and is larger by what lies between tensors of different sizes.
+    The system clears each page of a tensor of several MB when it is first touched, and a pretraining
+    step allocates and frees hundreds of them (benchmarks/allocator.py). The process then stays as large as it ever was,
+    and is larger by what lies between tensors of different sizes.
 
     Returns:
         bool: whether the C library has it: glibc has, others are left alone.

@@ -56,6 +56,11 @@ def test_a_region_of_negative_size_is_left_to_torchvision():
     assert torch.equal(FastROIAlign((7, 7), 1.0, 0)(x, rois), ROIAlign((7, 7), 1.0, 0)(x, rois))
 
 
+def test_a_region_far_beside_the_image_is_zero():
+    x, rois = torch.randn(SIDES), torch.tensor([[1, 5e9, 2, 5e9 + 4096, 9], [0, -6e9, -6e9, -6e9, 4]])
+    assert torch.equal(FastROIAlign((2, 2), 1.0, 2)(x, rois), torch.zeros(2, 3, 2, 2))
+
+
 def test_gradients_by_finite_differences():
     x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     rois = torch.tensor([[0, 0.3, 1.1, 4.7, 3.9], [0, 2, 2, 6, 6]], dtype=torch.float64)
