@@ -58,6 +58,7 @@ def start_worker(*_: object) -> None:
         _: ignored; the index that a loader passes to its ``worker_init_fn``.
     """
     end_with_parent()
+    sys.excepthook = _say_unless_parent_is_gone
     if not hasattr(signal, "sigwaitinfo"):  # macOS does not report a signal's sender
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -68,6 +69,12 @@ def start_worker(*_: object) -> None:
         os._exit(0)
 
     start_thread(wait_for_parent)
+
+
+def _say_unless_parent_is_gone(kind, error, trace):
+    """Print an error, but not that of the thread which hands batches over when the parent has stopped taking them."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def start_thread(function: Callable[[], object]) -> threading.Thread:

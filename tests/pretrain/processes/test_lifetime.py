@@ -179,3 +179,28 @@ print(subprocess.check_output(module_tied_to_this_process("loco_det", "--version
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("0.")
+
+
+LOST = """
+import multiprocessing, socket, sys, time
+from multiprocessing.resource_sharer import DupFd
+from pretrain.processes.lifetime import start_worker
+def work(is_worker):
+    if is_worker:
+        start_worker()
+    (address, _), peer = DupFd(1)._id, socket.socket(socket.AF_UNIX)
+    peer.connect(address)
+    peer.close()  # as a parent that has raised an error closes it
+    time.sleep(1)
+process = multiprocessing.get_context("fork").Process(target=work, args=(sys.argv[1] == "True",))
+process.start()
+process.join()
+"""
+
+
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_a_worker_whose_parent_takes_no_batch_any_more_is_silent(is_worker):
+    command = [sys.executable, "-c", LOST, str(is_worker)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 0 and ("resource_sharer" in done.stderr) is not is_worker, done.stderr
