@@ -19,6 +19,10 @@ def add_loco_config(cfg: CN) -> None:
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.KEEP_FREED_MEMORY = True  # on a CPU, for speed (pretrain/processes/cpu.py); False: for other processes
 
+    # On a CPU: train in bfloat16 where it has instructions for it (loco_det/modeling/precision.py), else in float32. On
+    # a GPU, only SOLVER.AMP.ENABLED counts
+    cfg.SOLVER.AMP.AUTO = False
+
     # Name of the encoder, for pretrain.encoders.build_encoder. Only the backbones build_encoder_backbone and
     # build_encoder_fpn_backbone (loco_det/modeling/backbones.py) use it
     cfg.MODEL.ENCODER = ""

@@ -112,7 +112,7 @@ def show_progress(lines: Iterable[str]) -> list[str]:
     shown, terminal, last = 0.0, sys.stdout.isatty(), deque[str](maxlen=21)
     for line in lines:
         last.append(line.rstrip())
-        if words := re.search(r"about .* iterations at .* on \S+$|SOLVER.AMP.ENABLED auto: .*", line.rstrip()):
+        if words := re.search(r"about .* iterations at .* on \S+$|SOLVER.AMP.(ENABLED auto|AUTO): .*", line.rstrip()):
             print(f"    {words[0]:<100}", flush=True)
         progress = re.search(r"eta: .*?loss[^ ]*: [\d.]+|Inference done \d+/\d+.*ETA=\S+", line)
         if progress and time.time() - shown > (1 if terminal else 20):

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         prepare_datasets(cfg, args.eval_only)
         check_run(cfg, args.resume, args.eval_only)
         cfg = config_to_run(cfg, args)
-        set_up(cfg, args)
+        cfg = set_up(cfg, args)
         quiet_trainer()
         prepare_cpu(cfg.MODEL.DEVICE, cfg.MODEL.KEEP_FREED_MEMORY)
         if not args.eval_only:
@@ -101,8 +101,12 @@ def config_to_run(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """As Detectron2's ``default_setup``, without the config's 700 lines in the log: they are in config.yaml."""
+def set_up(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
+    """As Detectron2's ``default_setup``, without the config's 700 lines in the log: they are in config.yaml.
+
+    Returns:
+        The config with a precision that suits the machine.
+    """
     import torch
     from detectron2.utils import comm
     from detectron2.utils.collect_env import collect_env_info
@@ -111,6 +115,8 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     from pretrain.engine.logs import start_logs
     from pretrain.files.checkpoints import write_config
 
+    from ..engine.precision import with_precision
+
     start_logs(cfg.OUTPUT_DIR, "fvcore", "detectron2", "loco_det", "pretrain")
     logger = logging.getLogger("loco_det")
     logger.info(
@@ -118,7 +124,10 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
         extra={"brief": True},
     )
     logger.info(f"Command line arguments: {args}")
+    if not args.eval_only:
+        cfg = with_precision(cfg)
     if comm.is_main_process():
         write_config(cfg)
     seed_all_rng(cfg.SEED + comm.get_rank())
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    return cfg

@@ -17,7 +17,7 @@ from pretrain.files.safe_load import read_own
 # Keys that may change when a run is resumed, because no weight depends on them. The data are compared by content.
 FREE = {
     "OUTPUT_DIR", "SEED", "MODEL.DEVICE", "MODEL.FAST_FROZEN", "MODEL.KEEP_FREED_MEMORY", "DATALOADER.NUM_WORKERS",
-    "DATASETS", "WANDB", "PUBLISHED", "VIS_PERIOD", "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD",
+    "DATASETS", "WANDB", "PUBLISHED", "VIS_PERIOD", "CUDNN_BENCHMARK", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.AMP.AUTO",
     "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
     "MODEL.ROI_HEADS.NMS_THRESH_TEST", "MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST",
     "TEST.EXPECTED_RESULTS", "TEST.EVAL_PERIOD", "TEST.KEYPOINT_OKS_SIGMAS", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG",
@@ -32,7 +32,7 @@ def check_resumed(cfg: CfgNode) -> None:
 
     Args:
         cfg: the config of the resumed run, batch and schedule scaled to the number of processes. A negative SEED
-            (any) and an empty MODEL.WEIGHTS are replaced by the run's.
+            (any), an empty MODEL.WEIGHTS and SOLVER.AMP.AUTO are replaced by what the run has.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
@@ -41,6 +41,8 @@ def check_resumed(cfg: CfgNode) -> None:
     saved = _saved_trainer(cfg)
     if cfg.SEED < 0:
         cfg.SEED = saved["seed"]
+    if cfg.SOLVER.AMP.AUTO:
+        _keep_precision(cfg, saved_config(saved) if "config" in saved else {})
     cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
     if cfg.SEED != saved["seed"]:
         raise ValueError(f"SEED is {cfg.SEED}, but the run began with {saved['seed']}: resume with that")
@@ -78,11 +80,18 @@ def check_evaluated(cfg: CfgNode, resume: bool) -> CfgNode:
     cfg = DefaultTrainer.auto_scale_workers(cfg, run["SOLVER.REFERENCE_WORLD_SIZE"] or cfg.SOLVER.REFERENCE_WORLD_SIZE)
     cfg.defrost()
     cfg.INPUT.MASK_FORMAT = run.get("INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT)  # set by the data that were trained on
+    if cfg.SOLVER.AMP.AUTO:
+        _keep_precision(cfg, run)
     if resume:
         cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
     free = FREE if resume else FREE | {"MODEL.WEIGHTS"}
     refuse_other_config(cfg.OUTPUT_DIR, differing_keys(cfg, run, free))
     return cfg
+
+
+def _keep_precision(cfg: CfgNode, run: dict[str, Any]) -> None:
+    """A run keeps the precision that it began with, whatever SOLVER.AMP.AUTO would mean on this machine."""
+    cfg.SOLVER.AMP.AUTO, cfg.SOLVER.AMP.ENABLED = False, run.get("SOLVER.AMP.ENABLED", False)
 
 
 def _saved_trainer(cfg: CfgNode) -> dict[str, Any]:

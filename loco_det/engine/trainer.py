@@ -33,6 +33,7 @@ from .checkpoint import GuardedCheckpointer
 from .evaluate import Evaluation, evaluate_each
 from .hooks import EvaluationHook, SamePreciseBN, WandbWriter
 from .outputs import finish
+from .precision import with_precision
 from .problems import record
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Trainer(DefaultTrainer):
         Args:
             cfg: the config, scaled to the number of processes.
         """
+        cfg = with_precision(cfg)
         self.evaluation = Evaluation()
         self.weights, self.seconds, self.begun = cfg.MODEL.WEIGHTS, 0.0, time.perf_counter()
         on_cpu = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu"

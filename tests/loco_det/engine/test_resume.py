@@ -42,6 +42,19 @@ def test_an_empty_seed_and_weights_become_the_runs(resumed):
     assert (resumed.SEED, resumed.MODEL.WEIGHTS) == (7, "w.pkl")
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("check", [check_resumed, lambda cfg: check_evaluated(cfg, True)])
+def test_a_run_keeps_the_precision_that_it_began_with(resumed, check, enabled):
+    path = f"{resumed.OUTPUT_DIR}/model_0000003.pth"
+    content = torch.load(path, weights_only=True)
+    resumed.SOLVER.AMP.AUTO, resumed.SOLVER.AMP.ENABLED = False, enabled
+    content["trainer"]["config"] = resumed.dump()
+    torch.save(content, path)
+    resumed.SOLVER.AMP.AUTO, resumed.SOLVER.AMP.ENABLED = True, False
+    found = check(resumed) or resumed
+    assert (found.SOLVER.AMP.AUTO, found.SOLVER.AMP.ENABLED) == (False, enabled)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
