@@ -7,6 +7,7 @@ from pathlib import Path
 from pretrain.files.text import for_terminal
 
 from .common.arguments import described_parser
+from .common.torchvision_first import import_torchvision
 
 USAGE = "%(prog)s OUTPUT_DIR IMAGE [IMAGE ...] --output FOLDER [--threshold SCORE] [KEY VALUE ...]"
 EXAMPLE = """examples:
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: if the run or an option is refused.
         OSError: if a file cannot be read or written.
     """
+    import_torchvision()
     from detectron2.config import get_cfg
 
     from pretrain.processes.cpu import prepare_cpu

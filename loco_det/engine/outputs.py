@@ -33,8 +33,6 @@ from pretrain.files.yaml_files import parse_yaml
 
 from ..data.mapper import ImageMapper
 from ..evaluation.analysis import analyze
-from ..report.analysis_plot import draw_analysis
-from ..report.visualize import pick_records, save_comparisons
 from ..runs.folder import is_finished, read_run
 from ..runs.published import published_row
 from .problems import UnfinishedRun, recorded
@@ -205,6 +203,8 @@ def _classes(metadata):
 
 def write_pictures(cfg: CfgNode, model: nn.Module) -> None:
     """Draw ground truth and predictions of some images of the first test set: ``pictures/*.png``."""
+    from ..report.visualize import pick_records, save_comparisons  # here, as in write_analysis
+
     name = cfg.DATASETS.TEST[0]
     pairs = predict(cfg, model, pick_records(DatasetCatalog.get(name), cfg.TEST.NUM_PICTURES))
     save_comparisons(pairs, MetadataCatalog.get(name), Path(cfg.OUTPUT_DIR, "pictures"), cfg.TEST.PICTURE_THRESHOLD)
@@ -214,6 +214,8 @@ def write_analysis(cfg: CfgNode) -> None:
     """Analyse the last test set from its files: ``analysis.json`` and ``analysis.png``, or none if there is no file of
     predictions and ground truth in COCO's format.
     """
+    from ..report.analysis_plot import draw_analysis  # here: matplotlib would delay the first iteration
+
     folder = Path(cfg.OUTPUT_DIR)
     for name in ("analysis.json", "analysis.png"):  # of an earlier evaluation
         (folder / name).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pretrain.files.text import for_terminal
 
 from .invocation import as_called
+from .torchvision_first import import_torchvision
 
 if TYPE_CHECKING:
     from ...convert import Conversion
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def as_process() -> None:
     """What a process does before it converts: import what it needs, and leave nothing half-written on a signal."""
+    import_torchvision()
     import loco_det.convert  # noqa: F401, which takes seconds: before the signals are taken
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written

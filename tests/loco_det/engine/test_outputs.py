@@ -18,6 +18,7 @@ from loco_det.config import add_loco_config
 from loco_det.engine import outputs as results
 from loco_det.engine.outputs import describe, finish, schedule
 from loco_det.engine.problems import UnfinishedRun
+from loco_det.report import visualize
 from loco_det.runs.folder import is_finished
 from pretrain.config import get_cfg as get_pretraining_cfg
 from pretrain.files.results import base, read_results
@@ -178,7 +179,7 @@ def test_what_fails_after_the_evaluation_does_not_take_the_rest_along(cfg, monke
         raise error
 
     monkeypatch.setattr(results, "predict", lambda *_: ())
-    monkeypatch.setattr(results, step, fail)
+    monkeypatch.setattr(visualize if step == "save_comparisons" else results, step, fail)
     folder = Path(cfg.OUTPUT_DIR)
     with pytest.raises(UnfinishedRun) as caught:
         finish(cfg, Detector(), RESULTS, {})

@@ -1,9 +1,12 @@
 """The trainer where no run on the CPU comes by."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from child_processes import child_environment
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, hooks
@@ -112,3 +115,12 @@ def test_only_what_fails_after_the_last_iteration_is_a_problem(monkeypatch, tmp_
         with pytest.raises(OSError, match="No space left"):
             run.train()
         assert not given
+
+
+def test_nothing_that_draws_is_imported_before_the_first_iteration():
+    """Matplotlib takes most of a second."""
+    code = "import sys, loco_det.engine.trainer as t; assert t.Trainer and 'matplotlib' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=child_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
