@@ -3,7 +3,7 @@
 
     python benchmarks/start_up.py [--rounds 5]
 
-Every figure is of a process of its own, from its start to its end; training ends at its first line of losses. The rows
+Every figure is of a process of its own, from its start to its end; training is ended when its first iteration begins. The rows
 take turns; the table shows medians.
 """
 
@@ -50,7 +50,9 @@ def measure(args):
             "convert_to_d2.py, with the proof": lambda number: seconds_of(
                 ["tools/convert_to_d2.py", weights, output.with_stem(f"backbone{number}")]
             ),
-            "train_net.py, to its first iteration": lambda number: seconds_of([*train, f"{run}{number}"], "iter: 0 "),
+            "train_net.py, to its first iteration": lambda number: seconds_of(
+                [*train, f"{run}{number}"], "Starting training from iteration 0"
+            ),
         }
         found = {name: [] for name in rows}
         for number in range(args.rounds + 1):  # the first fills caches
@@ -81,7 +83,7 @@ def seconds_of(command, until=None):
 def markdown(record):
     rows = [[name, f"{statistics.median(seconds):.2f}"] for name, seconds in record["results"].items()]
     settings = record["settings"]
-    text = f"{settings['encoder']} is converted; the demo's frozen detector is trained; medians of {settings['rounds']} rounds."
+    text = f"{settings['encoder']} is converted, the demo's detector trained; medians of {settings['rounds']} rounds."
     return f"{text}\n\n" + common.table(["command", ">s"], rows)
 
 
