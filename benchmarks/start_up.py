@@ -3,8 +3,8 @@
 
     python benchmarks/start_up.py [--rounds 5]
 
-Every figure is of a process of its own, from its start to its end; training is ended when its first iteration begins. The rows
-take turns; the table shows medians.
+Every figure is of a process of its own, from its start to its end; training is ended when its first iteration begins.
+The rows take turns; the table shows medians.
 """
 
 import statistics
