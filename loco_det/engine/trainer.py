@@ -29,6 +29,7 @@ from ..evaluation.cityscapes import CityscapesEvaluator
 from ..evaluation.coco import ReducedCOCOEvaluator
 from ..evaluation.inference import without_pasting
 from ..modeling import backbones, roi_heads  # noqa: F401, registers them
+from ..modeling.box_head import use_fast_linear
 from ..modeling.frozen import speed_up
 from ..modeling.precision import train_in_bfloat16
 from ..modeling.roi_align import use_fast_roi_align
@@ -135,6 +136,7 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)  # the faster layout for convolutions there
             use_fast_roi_align(model)
+            use_fast_linear(model)
         if cfg.MODEL.FAST_FROZEN.ENABLED:
             speed_up(getattr(model.backbone, "bottom_up", model.backbone), cfg.MODEL.FAST_FROZEN.COMPILE)
         return model

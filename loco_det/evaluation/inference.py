@@ -39,13 +39,21 @@ class Unpasted(nn.Module):
         Args:
             inputs: dataset dicts with "image" and perhaps "height" and "width" of the output.
         """
-        found = []
-        for raw, record in zip(self.model.inference(inputs, do_postprocess=False), inputs, strict=True):
-            if raw.has("pred_masks"):
-                raw.pred_masks = _UnpastedROIMasks(raw.pred_masks[:, 0])
-            height, width = (record.get(key, own) for key, own in zip(("height", "width"), raw.image_size, strict=True))
-            found.append({"instances": detector_postprocess(raw, height, width)})
-        return found
+        found = self.model.inference(inputs, do_postprocess=False)
+        return [{"instances": unpasted(raw, record)} for raw, record in zip(found, inputs, strict=True)]
+
+
+def unpasted(raw: Instances, record: dict[str, Any]) -> Instances:
+    """Detectron2's ``detector_postprocess`` without pasting.
+
+    Args:
+        raw: what the network returns for an image, with "pred_masks" (N, 1, M, M) or none; boxes are changed in place.
+        record: its dataset dict, perhaps with "height" and "width" of the output.
+    """
+    if raw.has("pred_masks"):
+        raw.pred_masks = _UnpastedROIMasks(raw.pred_masks[:, 0])
+    height, width = raw.image_size
+    return detector_postprocess(raw, record.get("height", height), record.get("width", width))
 
 
 class _UnpastedROIMasks(ROIMasks):
