@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Evaluation of a detector up to COCO's results format, beside stock Detectron2.
 
-    python benchmarks/evaluation.py [--sizes 480x640 800x1216] [--detections 100] [--candidates 400] [--rounds 5]
+    python benchmarks/evaluation.py [--sizes 480x640 800x1216] [--detections 100] [--candidates 1000] [--rounds 5]
 
 Mask R-CNN R50-FPN of configs/coco_loco_frozen.yaml with random weights. "stock" is what Detectron2's DefaultTrainer
 builds from the config, and Detectron2's COCOEvaluator; "loco-det" is what ours builds, and our evaluator. Both have the
 same weights and see the same random images, one at a time, as evaluation does. So that there are detections, the score
-threshold is one that as many pairs of box and class pass as --candidates says, and the weights of the mask predictor
-are multiplied, or all masks would be grey.
+threshold is one that as many pairs of box and class pass as --candidates says; the weights of the mask predictor are
+multiplied, or all masks would be grey, and boxes are enlarged, which are those of the smallest anchors.
 
 Parts: the network ("inference"), what makes COCO's entries of its output ("masks to RLE": pasting, encoding), and both
 ("whole", timed by itself). Rows take turns. Entries of the same network output are compared first and have to be equal,
@@ -17,6 +17,7 @@ or the benchmark fails; of both networks the largest difference of the scores is
 import argparse
 import copy
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from pretrain.processes.cpu import prepare_cpu
 SMOKE = {"sizes": ["64x96"], "images": 1, "detections": 10, "candidates": 40, "rounds": 1}
 NAMES = ("stock", "loco-det")
 CONTRAST = 300  # of masks: the factor of the mask predictor's weights
+GROWTH = 5  # of boxes: the factor of their sides
 DATASET = "benchmark_of_evaluation"
 
 
@@ -47,7 +49,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--detections", type=int, default=100, help="of an image")
-    parser.add_argument("--candidates", type=int, default=400, help="pairs of box and class that pass the threshold")
+    parser.add_argument("--candidates", type=int, default=1000, help="pairs of box and class that pass the threshold")
     parser.add_argument("--rounds", type=int, default=5)
 
 
@@ -63,7 +65,9 @@ def measure(args):
         try:
             for model in models.values():
                 model.roi_heads.mask_head.predictor.weight.mul_(CONTRAST)
-                model.roi_heads.box_predictor.test_topk_per_image = args.detections
+                predictor = model.roi_heads.box_predictor
+                predictor.bbox_pred.bias.view(-1, 4)[:, 2:] = predictor.box2box_transform.weights[2] * math.log(GROWTH)
+                predictor.test_topk_per_image = args.detections
             return {size: measure_size(args, models, tuple(map(int, size.split("x")))) for size in args.sizes}
         finally:
             DatasetCatalog.remove(DATASET)
