@@ -10,7 +10,9 @@ def use_fast_linear(model: nn.Module) -> None:
     """Put a :class:`MapLinear` in the place of the first linear layer of each box head that has convs, in place."""
     for head in model.modules():
         if type(head) is FastRCNNConvFCHead and type(getattr(head, "flatten", None)) is nn.Flatten:
-            head.flatten, head.fc1 = nn.Identity(), MapLinear(head.fc1)
+            linear = head.fc1
+            assert isinstance(linear, nn.Linear)
+            head.flatten, head.fc1 = nn.Identity(), MapLinear(linear)
 
 
 class MapLinear(nn.Linear):
