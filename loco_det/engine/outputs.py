@@ -33,6 +33,7 @@ from pretrain.files.yaml_files import parse_yaml
 
 from ..data.mapper import ImageMapper
 from ..evaluation.analysis import analyze
+from ..evaluation.inference import without_pasting
 from ..runs.folder import is_finished, read_run
 from ..runs.published import published_row
 from .problems import UnfinishedRun, recorded
@@ -234,10 +235,11 @@ def predict(cfg: CfgNode, model: nn.Module, records: Iterable[dict]) -> Iterator
     """Run the detector on Detectron2 dataset dicts.
 
     Yields:
-        tuple: dataset dict, and Instances at the image's size, on the CPU.
+        tuple: dataset dict, and Instances at the image's size, on the CPU; their "pred_masks" are
+        :class:`~loco_det.evaluation.masks.PastedMasks` or a bool tensor, a sequence of tensors (H, W) in any case.
     """
     mapper = ImageMapper(cfg, is_train=False)
-    model.eval()
+    model = without_pasting(model).eval()
     for record in records:
         with torch.no_grad():
             yield record, model([mapper(record)])[0]["instances"].to("cpu")

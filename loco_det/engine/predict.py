@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, TypedDict
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from torch import nn
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from pretrain.files.schema import fault, text, whole
 from pretrain.files.text import for_file_name, for_terminal
 
 from ..data.coco_files import read_coco
+from ..evaluation.masks import to_coco_json
 from ..report.visualize import draw_predictions
 from .checkpoint import GuardedCheckpointer
 from .outputs import predict
@@ -79,7 +79,7 @@ def predict_images(
             written.remove_pictures(files)
         height, width = instances.image_size
         images.append({"id": record["image_id"], "file_name": record["file_name"], "width": width, "height": height})
-        for found in instances_to_coco_json(instances, record["image_id"]):
+        for found in to_coco_json(instances, record["image_id"]):
             annotations.append({**found, "id": len(annotations) + 1, "category_id": ids[found["category_id"]]})
         picture = draw_predictions(record["pixels"], instances, metadata, threshold)
         save = partial(picture.save, format="JPEG", quality=92, subsampling=0)

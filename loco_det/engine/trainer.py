@@ -25,7 +25,11 @@ from pretrain.processes.sigterm_hook import StopOnSigterm
 from ..data.loader import Batches, build_train_loader, seed_everything, start_workers
 from ..data.mapper import ImageMapper
 from ..evaluation.build import build_evaluator
+from ..evaluation.cityscapes import CityscapesEvaluator
+from ..evaluation.coco import ReducedCOCOEvaluator
+from ..evaluation.inference import without_pasting
 from ..modeling import backbones, roi_heads  # noqa: F401, registers them
+from ..modeling.box_head import use_fast_linear
 from ..modeling.frozen import speed_up
 from ..modeling.precision import train_in_bfloat16
 from ..modeling.roi_align import use_fast_roi_align
@@ -134,6 +138,7 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)  # the faster layout for convolutions there
             use_fast_roi_align(model)
+            use_fast_linear(model)
         if cfg.MODEL.FAST_FROZEN.ENABLED:
             speed_up(getattr(model.backbone, "bottom_up", model.backbone), cfg.MODEL.FAST_FROZEN.COMPILE)
         return model
@@ -141,6 +146,17 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(dataset_name, cfg.OUTPUT_DIR, cfg.TEST.COCO_EVALUATOR)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
+    ) -> dict[str, Any]:
+        """As Detectron2's; on a CPU masks are not pasted into images, unless other evaluators are given or built."""
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            if all(isinstance(evaluator, ReducedCOCOEvaluator | CityscapesEvaluator) for evaluator in evaluators):
+                model = without_pasting(model)
+        return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase]:
         # DefaultTrainer has no method that builds the checkpointer, but its hooks use this attribute

@@ -17,7 +17,7 @@ import hotcoco
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -26,6 +26,7 @@ from pretrain.files.text import for_terminal
 
 from ..data.coco_files import KEYPOINTS, as_coco, evaluated, read_ground_truth
 from .analysis import no_detections
+from .masks import to_coco_json
 from .replaced import replaced
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,11 @@ class ReducedCOCOEvaluator(COCOEvaluator):
         self._metadata = metadata
         self._coco_api = read_ground_truth(metadata.json_file, KEYPOINTS if metadata.get("keypoint_names") else ())
         self._do_evaluation = "annotations" in self._coco_api.dataset
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """As Detectron2's; "pred_masks" may be :class:`~loco_det.evaluation.masks.PastedMasks`, too."""
+        with replaced(coco_evaluation, instances_to_coco_json=to_coco_json):
+            super().process(inputs, outputs)
 
 
 class ReferenceCOCOEvaluator(ReducedCOCOEvaluator):

@@ -72,7 +72,7 @@ def objects_of_instances(instances: Instances, threshold: float) -> Objects:
     found = instances.to("cpu")
     found = found[found.scores >= threshold]
     boxes = found.pred_boxes.tensor.numpy()
-    masks = list(found.pred_masks.numpy()) if found.has("pred_masks") else [[]] * len(found)
+    masks = [mask.numpy() for mask in found.pred_masks] if found.has("pred_masks") else [[]] * len(found)
     return Objects(boxes, masks, found.pred_classes.tolist(), [f"{s:.0%}" for s in found.scores.tolist()])
 
 
