@@ -19,8 +19,8 @@ def add_loco_config(cfg: CN) -> None:
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.KEEP_FREED_MEMORY = True  # on a CPU, for speed (pretrain/processes/cpu.py); False: for other processes
 
-    # Pixels of training and test images have Detectron2's very bits. False: they are within 1 level (of 255) of them, and
-    # images are resized faster (loco_det/data/resize.py)
+    # Pixels of training and test images are Detectron2's bit for bit. False: they are within 1 level (of 255) of them,
+    # and images are resized faster (loco_det/data/resize.py)
     cfg.INPUT.EXACT_RESIZE = False
 
     # Name of the encoder, for pretrain.encoders.build_encoder. Only the backbones build_encoder_backbone and

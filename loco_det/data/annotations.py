@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances

@@ -34,8 +34,8 @@ class ByteResize(T.ResizeTransform):
 
     Pillow, which Detectron2 uses, rounds to whole levels between the two axes, and so is up to 0.5 levels off the
     bilinear value before it rounds that. OpenCV rounds once (weights of 11 bits: up to 0.4 levels off), so the two
-    differ by 1 level at most. torch's resize rounds twice too, is nearer on average, but off by 2 where errors meet.
-    Where a side shrinks Pillow, which then averages, does all.
+    differ by 1 level at most, in one value of five. torch's resize rounds twice too and is nearer on average, but 2
+    levels off where errors meet. Where a side shrinks, Pillow averages, and does it here too.
     """
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
