@@ -45,7 +45,7 @@ def instances_at_once(
         for thing, box in zip(objects, boxes, strict=True)
     ]
     if mask_format and any("segmentation" in thing for thing in objects):
-        masks = [thing.get("segmentation") for thing in objects]
+        masks: list[Any] = [thing.get("segmentation") for thing in objects]
         if not all(isinstance(mask, list) for mask in masks):
             return None
         polygons = [np.asarray(polygon).reshape(-1, 2) for mask in masks for polygon in mask]

@@ -1,4 +1,4 @@
-"""Detectron2's DatasetMapper with the project's reader of images, and several times as fast."""
+"""Detectron2's DatasetMapper with the project's reader of images, and more than twice as fast."""
 
 import copy
 import os

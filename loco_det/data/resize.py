@@ -67,8 +67,9 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     """
     if image.dtype != np.uint8 or image.shape[2] != 3:
         return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    if image.strides[1] < 0:  # RandomFlip's view; to copy it pixel by pixel would take longer than the resize
-        image = cv2.flip(np.ascontiguousarray(image[:, ::-1]), 1)
+    mirrored = image.strides[1] < 0  # RandomFlip's view; to copy it pixel by pixel would take longer than the resize
     planes = np.empty((3, *image.shape[:2]), np.uint8)
-    cv2.mixChannels([np.ascontiguousarray(image)], list(planes), [0, 0, 1, 1, 2, 2])
+    cv2.split(np.ascontiguousarray(image[:, ::-1] if mirrored else image), list(planes))
+    for plane in planes if mirrored else ():
+        cv2.flip(plane, 1, plane)
     return torch.from_numpy(planes)
