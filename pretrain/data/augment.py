@@ -22,7 +22,6 @@ cv2.setNumThreads(0)  # the loader's workers run in parallel already
 
 # (image (H, W, 3) uint8 RGB, generator, 0 or 1 for the first or second view) -> view (S, S, 3) uint8 RGB
 View: TypeAlias = Callable[[np.ndarray, np.random.Generator, int], np.ndarray]
-GRAY = (0.299, 0.587, 0.114)  # weights of red, green and blue, as of cv2.COLOR_RGB2GRAY
 
 
 class SimCLRView:
@@ -90,10 +89,10 @@ class SimCLRView:
             if kind == 0:  # brightness
                 view = cv2.convertScaleAbs(view, alpha=factor)
             elif kind == 1:  # contrast, about the mean gray level
-                gray = (1 - factor) * float(np.dot(GRAY, cv2.mean(view)[:3]))
-                view = cv2.transform(view, np.column_stack([factor * np.eye(3), [gray] * 3]))
+                mean = cv2.mean(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY))[0]
+                view = cv2.addWeighted(view, factor, view, 0, mean * (1 - factor))
             elif kind == 2:  # saturation
-                view = cv2.transform(view, factor * np.eye(3) + (1 - factor) * np.array(GRAY))
+                view = cv2.addWeighted(view, factor, _gray(view), 1 - factor, 0)
             else:
                 view = _shift_hue(view, factor)
         return view
@@ -107,6 +106,10 @@ def jitter_limits(jitter: Sequence[float]) -> list[tuple[float, float]]:
     """
     *factors, hue = jitter
     return [(max(0, 1 - width), 1 + width) for width in factors] + [(-hue, hue)]
+
+
+def _gray(view: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def _shift_hue(view: np.ndarray, turns: float) -> np.ndarray:
