@@ -6,6 +6,8 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
+cv2.setNumThreads(0)  # the loader's workers run in parallel already
+
 
 class Resize(T.ResizeShortestEdge):
     """Detectron2's ResizeShortestEdge, but no side of a very long and narrow image is rounded to 0, and bytes are
