@@ -41,14 +41,14 @@ SMOKE = {"count": 2, "rounds": 1, "size": 64}
 PEER = "lightly SimCLRTransform"
 
 
-def made_images(count):
+def made_images(count, size=(375, 500)):
     """Colour noise whose amplitude falls with the frequency about as that of photographs does (Field 1987); the files
     are as large as ImageNet's, 110 kB."""
     rng = np.random.default_rng(0)
-    y, x = np.meshgrid(np.fft.fftfreq(375), np.fft.rfftfreq(500), indexing="ij")
+    y, x = np.meshgrid(np.fft.fftfreq(size[0]), np.fft.rfftfreq(size[1]), indexing="ij")
     falling = np.maximum(np.hypot(y, x), 1 / 500) ** -1.2
     for _ in range(count):
-        planes = [np.fft.irfft2(falling * np.fft.rfft2(rng.standard_normal((375, 500))), (375, 500)) for _ in range(4)]
+        planes = [np.fft.irfft2(falling * np.fft.rfft2(rng.standard_normal(size)), size) for _ in range(4)]
         gray, *colours = [plane / plane.std() for plane in planes]
         image = np.stack([128 + 50 * gray + 15 * colour for colour in colours], -1)
         yield Image.fromarray(image.clip(0, 255).astype(np.uint8))

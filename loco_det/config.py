@@ -23,6 +23,10 @@ def add_loco_config(cfg: CN) -> None:
     # a GPU, only SOLVER.AMP.ENABLED counts
     cfg.SOLVER.AMP.AUTO = False
 
+    # Pixels of training and test images are Detectron2's bit for bit. False: they are within 1 level (of 255) of them,
+    # and images are resized faster (loco_det/data/resize.py)
+    cfg.INPUT.EXACT_RESIZE = False
+
     # Name of the encoder, for pretrain.encoders.build_encoder. Only the backbones build_encoder_backbone and
     # build_encoder_fpn_backbone (loco_det/modeling/backbones.py) use it
     cfg.MODEL.ENCODER = ""

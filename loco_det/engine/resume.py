@@ -32,7 +32,8 @@ def check_resumed(cfg: CfgNode) -> None:
 
     Args:
         cfg: the config of the resumed run, batch and schedule scaled to the number of processes. A negative SEED
-            (any), an empty MODEL.WEIGHTS and SOLVER.AMP.AUTO are replaced by what the run has.
+            (any), an empty MODEL.WEIGHTS, SOLVER.AMP.AUTO, and the pixels of a run that began before INPUT.EXACT_RESIZE
+            are replaced by what the run has.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
@@ -41,8 +42,8 @@ def check_resumed(cfg: CfgNode) -> None:
     saved = _saved_trainer(cfg)
     if cfg.SEED < 0:
         cfg.SEED = saved["seed"]
-    if cfg.SOLVER.AMP.AUTO:
-        _keep_precision(cfg, saved_config(saved) if "config" in saved else {})
+    run = saved_config(saved) if "config" in saved else None
+    _keep(cfg, run or {})
     cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
     if cfg.SEED != saved["seed"]:
         raise ValueError(f"SEED is {cfg.SEED}, but the run began with {saved['seed']}: resume with that")
@@ -52,8 +53,8 @@ def check_resumed(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH is {batch}, but the run began with {saved['batch']}: resume "
             "with as many GPUs, or with the run's config.yaml and SOLVER.REFERENCE_WORLD_SIZE 0"
         )
-    if "config" in saved:  # version 0.1 did not store it
-        refuse_other_config(cfg.OUTPUT_DIR, differing_keys(cfg, saved_config(saved), FREE))
+    if run is not None:  # version 0.1 did not store it
+        refuse_other_config(cfg.OUTPUT_DIR, differing_keys(cfg, run, FREE))
 
 
 def check_evaluated(cfg: CfgNode, resume: bool) -> CfgNode:
@@ -80,18 +81,20 @@ def check_evaluated(cfg: CfgNode, resume: bool) -> CfgNode:
     cfg = DefaultTrainer.auto_scale_workers(cfg, run["SOLVER.REFERENCE_WORLD_SIZE"] or cfg.SOLVER.REFERENCE_WORLD_SIZE)
     cfg.defrost()
     cfg.INPUT.MASK_FORMAT = run.get("INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT)  # set by the data that were trained on
-    if cfg.SOLVER.AMP.AUTO:
-        _keep_precision(cfg, run)
+    _keep(cfg, run)
     if resume:
         cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
-    free = FREE if resume else FREE | {"MODEL.WEIGHTS"}
+    free = FREE | {"INPUT.EXACT_RESIZE"} if resume else FREE | {"INPUT.EXACT_RESIZE", "MODEL.WEIGHTS"}
     refuse_other_config(cfg.OUTPUT_DIR, differing_keys(cfg, run, free))
     return cfg
 
 
-def _keep_precision(cfg: CfgNode, run: dict[str, Any]) -> None:
-    """A run keeps the precision that it began with, whatever SOLVER.AMP.AUTO would mean on this machine."""
-    cfg.SOLVER.AMP.AUTO, cfg.SOLVER.AMP.ENABLED = False, run.get("SOLVER.AMP.ENABLED", False)
+def _keep(cfg: CfgNode, run: dict[str, Any]) -> None:
+    """What a run began with and a config need not say: its precision, and its pixels before there was a choice."""
+    if cfg.SOLVER.AMP.AUTO:
+        cfg.SOLVER.AMP.AUTO, cfg.SOLVER.AMP.ENABLED = False, run.get("SOLVER.AMP.ENABLED", False)
+    if "INPUT.EXACT_RESIZE" not in run:
+        run["INPUT.EXACT_RESIZE"] = cfg.INPUT.EXACT_RESIZE = True
 
 
 def _saved_trainer(cfg: CfgNode) -> dict[str, Any]:

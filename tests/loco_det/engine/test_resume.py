@@ -65,6 +65,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(resumed, check, enabled):
         ("MODEL.BACKBONE.FREEZE_AT", 0, "other values of MODEL.BACKBONE.FREEZE_AT"),
         ("TEST.PRECISE_BN.NUM_ITER", 3, "other values of TEST.PRECISE_BN.NUM_ITER"),
         ("INPUT.MIN_SIZE_TRAIN", (1,), "other values of INPUT.MIN_SIZE_TRAIN"),
+        ("INPUT.EXACT_RESIZE", True, "other values of INPUT.EXACT_RESIZE"),
         ("SEED", 8, "SEED is 8, but the run began with 7"),
         ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.IMS_PER_BATCH is 2, but the run began with 8"),
     ],
@@ -119,3 +120,14 @@ def test_a_checkpoint_of_version_01_goes_on(resumed, tmp_path):
     torch.save(content, path)
     resumed.SOLVER.BASE_LR = 0.5
     check_resumed(resumed)
+
+
+@pytest.mark.parametrize("check", [check_resumed, lambda cfg: check_evaluated(cfg, True)])
+def test_a_run_from_before_there_was_a_choice_of_pixels_keeps_its_own(resumed, check):
+    path = f"{resumed.OUTPUT_DIR}/model_0000003.pth"
+    content = torch.load(path, weights_only=True)
+    lines = content["trainer"]["config"].splitlines(keepends=True)
+    content["trainer"]["config"] = "".join(line for line in lines if "EXACT_RESIZE" not in line)
+    torch.save(content, path)
+    found = check(resumed) or resumed
+    assert found.INPUT.EXACT_RESIZE
