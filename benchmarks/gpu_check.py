@@ -107,8 +107,8 @@ def markdown(record: dict[str, Any]) -> str:
     parts = [common.table(["check", "result", "figure", "tolerance", ">s"], rows)]
     if record["results"]["speed"]:
         settings = record["settings"]
-        parts.append(f"{settings['images']} images (two views) of {settings['size']} px; medians of {settings['steps']} "
-                     "steps. float32 with TF32 in convolutions, as torch has it.")  # fmt: skip
+        parts.append(f"{settings['images']} images (two views) of {settings['size']} px; medians of "
+                     f"{settings['steps']} steps. float32 with TF32 in convolutions, as torch has it.")  # fmt: skip
         parts.append(speed.table(record["results"]["speed"], settings["images"]))
     failed = sum(not check["passed"] for check in record["results"]["checks"])
     count = len(record["results"]["checks"])

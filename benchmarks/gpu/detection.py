@@ -3,8 +3,8 @@
 The tolerances, and why:
 
 - *frozen and fine-tuned, losses 1e-3, gradients 3e-2* (relative, without TF32, against the CPU in float32). All anchors
-  and regions are sampled, so that no random numbers differ; but which proposals stay after ranking and NMS may change where
-  two scores are within rounding, which moves a loss by one of hundreds of regions. Gradients: as in pretraining.py.
+  and regions are sampled, so that no random numbers differ; but which proposals stay after ranking and NMS may change
+  where two scores are within rounding, which moves a loss by one of hundreds of regions. Gradients: pretraining.py.
 - *mixed precision, losses 5e-2*: the first step's, float16 (bfloat16 on a CPU) against float32 on the same device with
   the same random numbers. Boxes move by rounding, and some regions change their label.
 - *resumed from a CPU, 0.5*: the loss of the last step of a run in mixed precision that a CPU began, against the CPU's

@@ -47,9 +47,7 @@ def figures(device: str, smoke: bool) -> list[Figure]:
 def _in_group(setting: Setting) -> list[Figure]:
     backend = dist.get_backend()
     if (backend == "nccl") != (setting.device != "cpu"):
-        raise ValueError(
-            f"the backend is {backend}: --device {setting.device} does not go with the GPUs of this machine"
-        )
+        raise ValueError(f"the backend is {backend}, which --device {setting.device} does not go with")
     cfg, views = pretraining.config(setting, setting.device), pretraining.views_of(setting)
     wanted = pretraining.step(pretraining.learner_of(cfg), views)
     with _as_if_of_two():
@@ -95,7 +93,7 @@ def _collectives(learner: LocalLearner, device: str) -> float:
 
 
 def _kernels(device: str) -> float:
-    """SyncBN's own kernels and its exchange, against BN: output, running statistics, all gradients; the worst, relative.
+    """SyncBN's own kernels and its exchange, against BN: the worst of output, statistics and gradients, relative.
 
     nn.SyncBatchNorm calls them with several processes only.
     """

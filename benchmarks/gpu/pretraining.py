@@ -2,8 +2,8 @@
 
 The tolerances, and why:
 
-- *float32, losses 5e-5, gradients 2e-2* (relative; of the gradients the norm of the difference). A loss is a mean over all
-  anchors: rounding leaves some 1e-6 of it. In the gradients a ReLU or a maximum switches where its inputs differ by
+- *float32, losses 5e-5, gradients 2e-2* (relative; of the gradients the norm of the difference). A loss is a mean over
+  all anchors: rounding leaves some 1e-6 of it. In the gradients a ReLU or a maximum switches where its inputs differ by
   less than rounding: a share of 1e-6 of all switches changes the norm by the root of that, 1e-3, and BN over a small
   batch amplifies it. The CPU's own float32 is off by 6e-6 and 4e-3 with this ResNet-50. A wrong statistic, kernel or
   order of views changes both by 1e-1.
@@ -12,8 +12,8 @@ The tolerances, and why:
   direction of all is compared; the CPU's cosine is 0.97. A wrong sign or a lost gradient gives 0.7 and less.
 - *compiled*: as float32, because compiled kernels only sum in another order.
 - *chunks*: as float32. The reference has the same chunks, because BN sees one chunk at a time.
-- *recomputed, with noise*: 1e-6. It is the same forward pass with the same random numbers and kernels; other numbers would
-  change the losses by 1e-2 and more.
+- *recomputed, with noise*: 1e-6. It is the same forward pass with the same random numbers and kernels; other numbers
+  would change the losses by 1e-2 and more.
 - *augmentation*: 0.1 of 255. It is float32 arithmetic on numbers up to 1; hue has a quotient by a small difference.
 - *resumed*: 0. The same bits, by deterministic kernels.
 """

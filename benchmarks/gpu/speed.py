@@ -35,7 +35,7 @@ def measure(setting: Setting, images: int, side: int, steps: int = 5) -> list[di
         steps: whose median is taken, after two to warm up.
 
     Returns:
-        Rows with "seconds", and "activations" and "peak" in bytes ("peak" on GPUs only); "problem" in a row that failed.
+        Rows with "seconds", "activations" and, on GPUs, "peak" in bytes; with "problem" if memory was not enough.
     """
     rows = []
     for encoder, methods in METHODS.items() if not setting.smoke else [("resnet18x0.5", METHODS["presnet50"])]:

@@ -57,7 +57,8 @@ def test_one_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
 
     names = ["pretraining, float32", "pretraining, chunks", "conversion"]
     monkeypatch.setattr(gpu_check, "CHECKS", {
-        names[0]: broken, names[1]: lambda setting: [Figure("losses", 0.5, 0.1), Figure("cosine", 0.9, 0.8, least=True)],
+        names[0]: broken,
+        names[1]: lambda setting: [Figure("losses", 0.5, 0.1), Figure("cosine", 0.9, 0.8, least=True)],
         names[2]: lambda setting: [Figure("features", 0.0, 0.0, text="exact")],
     })  # fmt: skip
     out = tmp_path / "record.json"
