@@ -54,7 +54,7 @@ bench: $(TESTED)
 	    echo "== $$file"; $(RUN) $$file; done
 	$(RUN) benchmarks/render.py
 
-# On a machine with a GPU: whether it computes what a CPU computes, and how fast; about 4 minutes, docs/gpus.md
+# On a machine with a GPU: whether it computes what a CPU computes, and how fast: docs/gpus.md
 gpu-check: $(TESTED)
 	$(RUN) benchmarks/gpu_check.py
 
