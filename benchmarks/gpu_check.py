@@ -3,9 +3,10 @@
 
     python benchmarks/gpu_check.py [--device cuda] [--only NAME ...] [--no-speed] [--images 64] [--size 224]
 
-It needs one GPU, no network and no data, and takes about 4 minutes (an estimate: no GPU has run it yet). Each
-check is compared with a tolerance, whose reason is in benchmarks/gpu/; one that fails does not stop the others. --device cpu runs the same code on a CPU, for
-hours at these sizes, or with --smoke in seconds. Exit code: 0 all passed, 1 a check has failed or there is no GPU.
+It needs one GPU, no network and no data, and takes about 4 minutes (an estimate: no GPU has run it yet). Each check is
+compared with a tolerance, whose reason is in benchmarks/gpu/; one that fails does not stop the others. --device cpu
+runs the same code on a CPU, for long at these sizes, or with --smoke in seconds. Exit code: 0 all passed, 1 a check has
+failed or there is no GPU.
 """
 
 import os
