@@ -10,7 +10,7 @@ TESTED := $(VENV)/.installed-test# and what tests, docs and benchmarks need
 # With it every process would compile torch's Python files anew, because of --no-compile below: 6 seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-long test fuzz faults lint docs bench clean distclean
+.PHONY: setup demo demo-long test fuzz faults lint docs bench gpu-check clean distclean
 
 setup: $(TESTED)
 
@@ -50,9 +50,13 @@ docs: $(TESTED)
 
 # Measures everything anew, for an hour or two, and writes the figures into README and docs.
 bench: $(TESTED)
-	@set -e; for file in $(sort $(filter-out %/__init__.py %/common.py %/render.py,$(wildcard benchmarks/*.py))); do \
+	@set -e; for file in $(sort $(filter-out %/__init__.py %/common.py %/render.py %/gpu_check.py,$(wildcard benchmarks/*.py))); do \
 	    echo "== $$file"; $(RUN) $$file; done
 	$(RUN) benchmarks/render.py
+
+# On a machine with a GPU: whether it computes what a CPU computes, and how fast: docs/gpus.md
+gpu-check: $(TESTED)
+	$(RUN) benchmarks/gpu_check.py
 
 # What the demo made, and caches. Your runs in output/ stay, and the installation: `make distclean` removes that too.
 clean:

@@ -12,6 +12,7 @@ README or docs is typed by hand.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -39,15 +40,18 @@ PACKAGES = (
 CHILD = "--child"
 
 
-def main(benchmark) -> None:
+def main(benchmark) -> dict | None:
     """Run a benchmark's command line.
 
     Args:
         benchmark: the module of the script.
+
+    Returns:
+        The record; None in the process of a row.
     """
     if sys.argv[1:2] == [CHILD]:
         print(json.dumps(benchmark.child(*json.loads(sys.argv[2]))))
-        return
+        return None
     name, args = Path(benchmark.__file__).stem, parser(benchmark).parse_args()
     if args.smoke:
         vars(args).update(benchmark.SMOKE)
@@ -63,6 +67,7 @@ def main(benchmark) -> None:
     if output:
         output.write_text(json.dumps(found, indent=1) + "\n")
         print(f"\nrecord: {output}", file=sys.stderr)
+    return found
 
 
 def parser(benchmark) -> argparse.ArgumentParser:
@@ -100,7 +105,7 @@ def record(name: str, settings: dict, results: object) -> dict:
 
 
 def machine() -> dict:
-    """The processor, what it can do, its cores, memory in GB, and the load before the benchmark's own."""
+    """The processor, what it can do, its cores, memory in GB, the load before the benchmark's own, and :func:`gpu`."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     values = dict(line.split(":", 1) for line in lines if ":" in line)
     fields = {key.strip(): value.strip() for key, value in values.items()}
@@ -113,7 +118,21 @@ def machine() -> dict:
         "memory_gb": round(memory / 2**30),
         "system": platform.system(),
         "load": round(os.getloadavg()[0], 1),
+        **gpu(),
     }
+
+
+def gpu() -> dict:
+    """Name, memory in GB, driver and CUDA version of the first GPU, as "gpu"; nothing if torch has used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return {}
+    properties, driver = torch.cuda.get_device_properties(0), ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    name, memory = properties.name, round(properties.total_memory / 2**30)
+    return {"gpu": {"name": name, "memory_gb": memory, "driver": driver, "cuda": torch.version.cuda}}
 
 
 def head(found: dict) -> str:
@@ -121,6 +140,8 @@ def head(found: dict) -> str:
     there, kinds = found["machine"], {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512"}
     kind = next((text for flag, text in kinds.items() if flag in there["instructions"]), "")
     cores = f"{there['cores']} cores of an {there['processor']}{f' ({kind})' if kind else ''}"
+    if card := there.get("gpu"):
+        cores = f"{card['name']} (driver {card['driver']}, CUDA {card['cuda']}), {cores}"
     return f"{cores}, torch {found['versions']['torch']}, {found['date'][:10]}, loco-det {found['version']}"
 
 

@@ -121,7 +121,7 @@ def lightly_step(encoder, hidden_dim, temperature):
 
 
 def build(row, args):
-    """The module and the step function of a row, and the learner if it is ours."""
+    """The module and the step function of a row; ours is on ``args.device``, if there is one."""
     import torch
 
     from pretrain.config import get_cfg
@@ -130,7 +130,7 @@ def build(row, args):
 
     rule, decoder, options = rows_of(args.encoder)[row]
     cfg = get_cfg()
-    cfg.MODEL.ENCODER, cfg.MODEL.DEVICE = args.encoder, "cpu"
+    cfg.MODEL.ENCODER, cfg.MODEL.DEVICE = args.encoder, getattr(args, "device", "cpu")
     cfg.MODEL.DECODER.CONV_BLOCKS = int(decoder == CONV)
     cfg.MODEL.RECOMPUTE, cfg.MODEL.COMPILE = options.get("recompute", []), options.get("compile", False)
     if rule == "lightly":

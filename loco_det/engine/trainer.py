@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -79,8 +79,12 @@ class Trainer(DefaultTrainer):
         return {**super().state_dict(), **own, "config": self.cfg.dump(), "data": self.data_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As Detectron2's; raises ValueError if the run began with other training data."""
-        super().load_state_dict(state_dict)
+        """As Detectron2's, which has no state of its loss scaling where a run in mixed precision began on a CPU.
+
+        Raises:
+            ValueError: if the run began with other training data.
+        """
+        super().load_state_dict(_with_scaler(state_dict, self._trainer))
         self.weights, self.seconds = state_dict["weights"], state_dict["seconds"]
         if state_dict.get("data") not in (None, self.data_digest):  # version 0.1 did not store it
             names = ", ".join(self.cfg.DATASETS.TRAIN)
@@ -256,6 +260,14 @@ class Trainer(DefaultTrainer):
             model, problems = self.checkpointer.model, [*done.problems, *problems]
             finish(self.cfg, model, done.results, state, done.seconds, problems)
         return done.results
+
+
+def _with_scaler(state_dict, trainer):
+    """The state of a run, whose loss scaling begins anew if it had none: in bfloat16 on a CPU no loss is scaled."""
+    inner = state_dict["_trainer"]
+    if not isinstance(trainer, AMPTrainer) or inner.get("grad_scaler"):
+        return state_dict
+    return {**state_dict, "_trainer": {**inner, "grad_scaler": trainer.grad_scaler.state_dict()}}
 
 
 def _without_amp(cfg):

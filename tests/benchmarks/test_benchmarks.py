@@ -11,9 +11,8 @@ import torch
 
 from benchmarks import common, render
 
-NAMES = sorted(
-    p.stem for p in (common.ROOT / "benchmarks").glob("*.py") if p.stem not in ("__init__", "common", "render")
-)
+NO_BENCHMARKS = ("__init__", "common", "render", "gpu_check")  # the last has tests of its own, tests/gpu
+NAMES = sorted(p.stem for p in (common.ROOT / "benchmarks").glob("*.py") if p.stem not in NO_BENCHMARKS)
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +71,8 @@ def test_a_figure_typed_by_hand_is_noticed():
     text = f"before\n<!-- bench: small_maps -->\n{render.block('small_maps')}\n<!-- end -->\nafter"
     assert render.rendered(text) == text
     assert render.rendered(text.replace("x |", "9x |", 1)) == text
+
+
+def test_make_bench_runs_them_all_and_nothing_that_needs_a_gpu():
+    line = next(line for line in (common.ROOT / "Makefile").read_text().splitlines() if "wildcard benchmarks" in line)
+    assert all(f"%/{name}.py" in line for name in NO_BENCHMARKS) and line.count("%/") == len(NO_BENCHMARKS)

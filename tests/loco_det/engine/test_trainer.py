@@ -9,7 +9,7 @@ import torch
 from child_processes import child_environment
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
-from detectron2.engine import DefaultTrainer, hooks
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, hooks
 from detectron2.utils import comm
 
 from loco_det.config import add_loco_config
@@ -124,3 +124,27 @@ def test_nothing_that_draws_is_imported_before_the_first_iteration():
         [sys.executable, "-W", "ignore", "-c", code], env=child_environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("begun", "scale"), [("bfloat16 on a CPU", 65536.0), ("no GPU", 65536.0), ("a GPU", 8.0)])
+def test_mixed_precision_that_began_on_a_cpu_goes_on_on_a_gpu(begun, scale):
+    """Losses are scaled on GPUs only: where the checkpoint has no state of the scaling, or none of a GPU, it begins."""
+
+    def run(scaler=None):
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        found = object.__new__(Trainer)
+        found.iter, found._hooks, found.weights, found.seconds, found.begun = 4, [], "a.pkl", 3.0, 0.0
+        found.cfg, parts = get_cfg(), (model, SimpleNamespace(batch_sampler=None), optimizer)
+        found._trainer = AMPTrainer(*parts, grad_scaler=scaler) if scaler else SimpleTrainer(*parts)
+        found._trainer.iter = 4
+        return found
+
+    scalers = {"no GPU": torch.amp.GradScaler("cpu", enabled=False), "a GPU": torch.amp.GradScaler("cpu", 8.0)}
+    state, resumed = run(scalers.get(begun)).state_dict(), run(torch.amp.GradScaler("cpu"))
+    resumed.iter = 0
+    resumed.load_state_dict(state)
+    assert resumed.iter == 4 and resumed._trainer.grad_scaler.get_scale() == scale
+    back = run()  # from a GPU to a CPU
+    back.load_state_dict(run(torch.amp.GradScaler("cpu")).state_dict())
+    assert back.iter == 4
