@@ -31,6 +31,7 @@ from benchmarks.gpu import detection, one_process, pretraining, speed
 from benchmarks.gpu.setting import Figure, Setting
 
 SMOKE = {"images": 2, "size": 32, "steps": 1, "small": True}
+QUIET = ("detectron2", "fvcore", "pretrain", "loco_det")  # their logs
 CHILD = "processes, NCCL and SyncBN"
 
 
@@ -69,7 +70,7 @@ def measure(args: Namespace) -> dict[str, Any]:
     chosen = [name for name in CHECKS if not args.only or name.startswith(tuple(args.only))]
     if unknown := [only for only in args.only if not any(name.startswith(only) for name in CHECKS)]:
         raise ValueError(f"no check is called {unknown[0]}: choose from {'; '.join(CHECKS)}")
-    for name in ("detectron2", "fvcore", "pretrain", "loco_det"):
+    for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about old functions of torch, in Detectron2

@@ -1,6 +1,7 @@
 """benchmarks/gpu_check.py: all checks on a GPU where there is one, and the same code on the CPU with small networks."""
 
 import json
+import logging
 import sys
 
 import pytest
@@ -13,9 +14,13 @@ from benchmarks.gpu.setting import Figure, Setting, deterministic, full_float32
 
 @pytest.fixture(autouse=True)
 def _as_before():
-    """Random numbers, and whether kernels are deterministic, stay what they were for other tests."""
+    """Random numbers, levels of logs, and whether kernels are deterministic, stay what they were for other tests."""
     state, strict = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    loggers = [logging.getLogger(name) for name in gpu_check.QUIET]
+    levels = [logger.level for logger in loggers]
     yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
     torch.set_rng_state(state)
     assert torch.are_deterministic_algorithms_enabled() == strict
 
