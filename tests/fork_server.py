@@ -10,6 +10,7 @@ behind is waited for, and after some seconds killed.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -55,6 +56,7 @@ def await_group(group, seconds=10):
 
 for module in sys.argv[1:]:
     importlib.import_module(module)
+gc.freeze()  # else the end of each fork looks through all that was imported, and copies it: a second
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 for line in sys.stdin:
     child = os.fork()
