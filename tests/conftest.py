@@ -1,6 +1,7 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -19,10 +20,18 @@ sys.path.append(str(HELPERS))  # test folders are no packages
 from checkout import ROOT  # noqa: E402
 from child_processes import child_environment  # noqa: E402
 
+pytest_plugins = ["fast", "durations"]  # in this order: durations sorts
+
 # Started in the background of a shell, Ctrl-C is ignored, and so it would be in the command lines that are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 torch.set_flush_denormal(True)
+
+
+def pytest_collection_finish():
+    """What is imported, and thousands of tests, need not be looked through by every garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -41,8 +41,9 @@ results["worst"] = worst_of_processes([torch.tensor(float(rank)), torch.tensor(f
 def trainer(name, resume=False):
     cfg = get_cfg()
     cfg.merge_from_list(["DATASETS.TRAIN", f"{folder}/images", "OUTPUT_DIR", f"{folder}/{name}", "MODEL.DEVICE", "cpu",
-        "MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 16, "SOLVER.IMS_PER_BATCH", 8,
-        "SOLVER.EPOCHS", 4.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0, "MODEL.NOISE", 0.1])
+        "MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 16,
+        "SOLVER.IMS_PER_BATCH", 8, "SOLVER.EPOCHS", 4.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0,
+        "MODEL.NOISE", 0.1])
     torch.manual_seed(rank)  # process 0's weights count
     return Trainer(cfg, resume)
 
