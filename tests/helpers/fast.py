@@ -12,7 +12,10 @@ import types
 import pytest
 
 STARTS_PROCESSES = {"run_tool", "tool_server", "run_two_ranks"}  # fixtures
-LONG_CODE = re.compile(r"subprocess|sys\.executable|torch\.compile|torch\.export|Process\(|fork\(|num_workers=[1-9]")
+LONG_CODE = re.compile(
+    r"subprocess|sys\.executable|Process\(|fork\(|num_workers=[1-9]"  # starts processes
+    r"|(?<!re)\.compile\(|compile=True|torch\.compile|torch\.export"  # compiles
+)
 LONG_FOLDERS = {"benchmarks", "examples", "faults", "fuzz", "studies"}
 
 
