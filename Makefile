@@ -10,7 +10,7 @@ TESTED := $(VENV)/.installed-test# and what tests, docs and benchmarks need
 # With it every process would compile torch's Python files anew, because of --no-compile below: 6 seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo demo-long test fuzz faults lint docs bench gpu-check clean distclean
+.PHONY: setup demo demo-long test test-fast durations fuzz faults lint docs bench gpu-check clean distclean
 
 setup: $(TESTED)
 
@@ -20,11 +20,22 @@ demo: $(INSTALLED)
 demo-long: $(INSTALLED)
 	$(RUN) tools/demo.py --long
 
-# Two processes of one thread each: the tests' tensors are small. A file's tests stay together, for their fixtures.
-test: export OMP_NUM_THREADS ?= 1
-test: export RAYON_NUM_THREADS ?= 1
+# Two processes of one thread each: the tests' tensors are small. A file's tests stay together, for their fixtures; the
+# longest files come first (tests/helpers/durations.py).
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
+test test-fast: export OMP_NUM_THREADS ?= 1
+test test-fast: export RAYON_NUM_THREADS ?= 1
 test: $(TESTED)
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest $(TWO)
+
+# A minute: the first case of every test that starts no process (tests/helpers/fast.py).
+test-fast: $(TESTED)
+	$(RUN) -m pytest $(TWO) -m fast
+
+# Where the time of the tests goes, as of their last run.
+durations: $(TESTED)
+	$(RUN) tests/helpers/durations.py
 
 # New cases of tests/fuzz for FUZZ_SECONDS in all, divided among its targets; `make test` runs the same few each time.
 # A failure names its seed: `FUZZ_SEED=<that> .venv/bin/python -m pytest tests/fuzz/<file>::<test>` repeats it.

@@ -1,6 +1,7 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -13,15 +14,24 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parent / "helpers"))  # test folders are no packages
+HELPERS = Path(__file__).parent / "helpers"
+sys.path.append(str(HELPERS))  # test folders are no packages
 
 from checkout import ROOT  # noqa: E402
 from child_processes import child_environment  # noqa: E402
+
+pytest_plugins = ["fast", "durations"]  # in this order: durations sorts
 
 # Started in the background of a shell, Ctrl-C is ignored, and so it would be in the command lines that are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 torch.set_flush_denormal(True)
+
+
+def pytest_collection_finish():
+    """What is imported, and thousands of tests, need not be looked through by every garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,6 +89,20 @@ def run_tool(tmp_path_factory):
     ``run_tool("pretrain.py", *arguments) -> CompletedProcess``. The process is a fork of fork_server.py's."""
     with tool_runner(tmp_path_factory.mktemp("run_tool")) as run:
         yield run
+
+
+@pytest.fixture(scope="session")
+def run_two_ranks(run_tool):
+    """Run ``python -c CODE RANK ARGUMENTS`` for ranks 0 and 1 at the same time; both have to end well.
+
+    ``run_two_ranks(code, *arguments, timeout=240, **environment)``
+    """
+
+    def run(code, *arguments, timeout=240, **environment):
+        done = run_tool(HELPERS / "two_ranks.py", code, *arguments, timeout=timeout, **environment)
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

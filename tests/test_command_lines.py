@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 
-SCRIPTS = ["tools/check_dataset.py", "tools/convert_from_d2.py", "tools/knn.py", "tools/model_card.py",
-           "tools/predict.py", "studies/report.py"]  # fmt: skip
+SCRIPTS = [pytest.param("tools/check_dataset.py", marks=pytest.mark.fast), "tools/convert_from_d2.py", "tools/knn.py",
+           "tools/model_card.py", "tools/predict.py", "studies/report.py"]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

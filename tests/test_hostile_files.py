@@ -13,6 +13,7 @@ import pytest
 import torch
 from checkout import ROOT
 from detectron2.config import get_cfg as get_detection_cfg
+from narrow import NARROW
 from pickles import Calls
 from PIL import Image
 
@@ -34,7 +35,7 @@ NO_TOOLS = {"install_detectron2.py"}  # of a pinned archive
 TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", 0, "TEST.PRECISE_BN.ENABLED", False,
         "TEST.NUM_PICTURES", 1, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 5,
-        "SEED", 1)  # fmt: skip
+        "SEED", 1, *NARROW)  # fmt: skip
 PRETRAIN = ("MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", 4,
             "SOLVER.EPOCHS", 1.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0,
             "MODEL.DECODER.HIDDEN_DIM", 8, "MODEL.DECODER.OUT_DIM", 4)  # fmt: skip
@@ -161,7 +162,7 @@ def good(tmp_path_factory):
     (root / "pretrained" / "metrics.json").write_text('{"iteration": 1, "lr": 0.1, "loss_res3": 1.0, "time": 1}\n')
     cfg = get_detection_cfg()
     add_loco_config(cfg)
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 64])
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *NARROW])
     run = root / "detector"
     run.mkdir()
     from pretrain.files.yaml_files import merge_config_file

@@ -43,14 +43,15 @@ def test_packages_are_the_two_of_the_project(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "target", ["setup", "demo", "demo-long", "test", "lint", "docs", "bench", "clean", "distclean"]
+    "target",
+    ["setup", "demo", "demo-long", "test", "test-fast", "durations", "lint", "docs", "bench", "clean", "distclean"],
 )
 def test_make_targets_exist(target: str):
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "test", "lint", "docs", "bench"])
+@pytest.mark.parametrize("target", ["setup", "demo", "test", "test-fast", "durations", "lint", "docs", "bench"])
 def test_every_target_installs_first_on_a_fresh_clone(target: str, tmp_path: Path):
     variables = [f"VENV={tmp_path / 'venv'}", "PYTHON=python3.99"]
     done = subprocess.run(["make", "--dry-run", target, *variables], cwd=ROOT, capture_output=True, text=True)

@@ -1,8 +1,6 @@
-"""Child processes of tests: the environment they need, and several of them that work together."""
+"""Child processes of tests: the environment they need, how they are started, and theirs."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from checkout import ROOT
@@ -31,25 +29,6 @@ runpy.run_path("tools/{tool}", run_name="__main__")
 def child_environment(**more):
     """Environment variables of a process that imports this checkout."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
-
-
-def run_two_ranks(code, *arguments, timeout=240, **more):
-    """Run ``python -c CODE RANK ARGUMENTS`` for ranks 0 and 1 at the same time; both have to end well.
-
-    Args:
-        more: environment variables.
-    """
-    commands = [[sys.executable, "-c", code, str(rank), *map(str, arguments)] for rank in (0, 1)]
-    here = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])  # for code that imports a test file
-    options = {"cwd": ROOT, "env": child_environment(PYTHONPATH=here, **more), "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **options) for command in commands]
-    try:
-        for process in processes:
-            _, error = process.communicate(timeout=timeout)
-            assert process.returncode == 0, error
-    finally:
-        for process in processes:  # where they do not agree, one of them waits for ever
-            process.kill()
 
 
 def children(pid):

@@ -85,7 +85,9 @@ def test_ctrl_c(tmp_path):
     process = subprocess.Popen(command, **pipes, start_new_session=True)
     line = process.stdout.readline()
     assert line.startswith("[1/8] generate scenes")
-    time.sleep(4)
+    while not any(path.is_file() for path in tmp_path.rglob("*")):  # of the tool
+        time.sleep(0.05)
+        assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on from here" in error

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from detectron2.config import get_cfg
+from narrow import NARROW
 from PIL import Image
 
 from loco_det.config import add_loco_config
@@ -17,7 +18,7 @@ def run(tmp_path_factory):
     cfg = get_cfg()
     add_loco_config(cfg)
     cfg.merge_from_file("configs/demo_coco_loco_frozen.yaml")
-    cfg.MODEL.DEVICE, cfg.INPUT.MIN_SIZE_TEST = "cpu", 64
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 64, *NARROW])
     torch.save({"model": Trainer.build_model(cfg).state_dict()}, folder / "model_final.pth")
     (folder / "config.yaml").write_text(cfg.dump())
     Image.new("RGB", (96, 64), "red").save(folder / "a.png")

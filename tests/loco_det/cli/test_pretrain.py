@@ -20,7 +20,7 @@ from loco_det.cli.common.errors import one_line_errors
 from loco_det.cli.common.launch import launch
 from pretrain.engine.precision import bfloat16_support
 
-SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
+SMALL = ("MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
          "SOLVER.IMS_PER_BATCH", 8, "SOLVER.EPOCHS", 3.0, "SOLVER.WARMUP_EPOCHS", 1.0, "SOLVER.LOG_PERIOD", 1,
          "SOLVER.CHECKPOINT_PERIOD", 2, "DATALOADER.NUM_WORKERS", 0)  # fmt: skip
 FILES = {"config.yaml", "command.txt", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint", "views.png"}

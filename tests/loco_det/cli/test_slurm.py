@@ -18,7 +18,7 @@ from loco_det.cli import slurm
 from loco_det.cli.common.commands import named_tool
 
 # 20 iterations
-SMALL = ("MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
+SMALL = ("MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 32, "MODEL.DEVICE", "cpu",
          "SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 20.0, "SOLVER.LOG_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 500,
          "DATALOADER.NUM_WORKERS", 0)  # fmt: skip
 

@@ -15,6 +15,7 @@ import time
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from narrow import NARROW
 from PIL import Image
 from run_files import results
 
@@ -29,7 +30,7 @@ from pretrain.engine import estimate
 TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(1,)", "SOLVER.CHECKPOINT_PERIOD", 1, "DATALOADER.NUM_WORKERS", 0,
         "TEST.PRECISE_BN.NUM_ITER", 1, "TEST.NUM_PICTURES", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,
-        "TEST.DETECTIONS_PER_IMAGE", 10, "TEST.PICTURE_THRESHOLD", 0.0)  # fmt: skip
+        "TEST.DETECTIONS_PER_IMAGE", 10, "TEST.PICTURE_THRESHOLD", 0.0, *NARROW)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from narrow import NARROW
 
 from loco_det.demo_scenes.writing import make_demo_data
 
@@ -29,7 +30,7 @@ def shallow():
 """
 TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(1,)", "DATALOADER.NUM_WORKERS", 0, "TEST.PRECISE_BN.NUM_ITER", 1,
-        "TEST.NUM_PICTURES", 0)  # fmt: skip
+        "TEST.NUM_PICTURES", 0, *NARROW)  # fmt: skip
 UNITS = "[[low, mid], [mid, high], [high, top]]"
 
 

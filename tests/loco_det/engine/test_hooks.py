@@ -6,7 +6,6 @@ import types
 
 import pytest
 import torch
-from child_processes import run_two_ranks
 from detectron2.config import get_cfg
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -104,7 +103,7 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def two_processes(run_two_ranks, tmp_path_factory):
     """Statistics of precise BN of each rank."""
     folder = tmp_path_factory.mktemp("ranks")
     run_two_ranks(ONE_RANK, folder, __file__, timeout=60, OMP_NUM_THREADS="1")

@@ -1,8 +1,5 @@
 """Losses and gradients of two processes against those of one with the whole batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -11,6 +8,7 @@ from tiny_learner import RULES, make
 ONE_RANK = """
 import sys, torch
 from pretrain.processes.distributed import GradientReducer
+sys.path.append(sys.argv[3])
 from tiny_learner import LOSSES, RULES, make
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
@@ -29,15 +27,9 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_processes_have_the_losses_and_gradients_of_the_whole_batch(tmp_path, request):
+def test_two_processes_have_the_losses_and_gradients_of_the_whole_batch(run_two_ranks, tmp_path):
     """All rules, both losses, whole and in chunks; BN in evaluation mode, because gloo cannot synchronise it."""
-    root, here = request.config.rootpath, Path(__file__).parent
-    commands = [[sys.executable, "-c", ONE_RANK, str(rank), str(tmp_path)] for rank in (0, 1)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(here)]), "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen(c, cwd=root, env=env, stderr=subprocess.PIPE, text=True) for c in commands]
-    for process in processes:
-        _, error = process.communicate(timeout=180)
-        assert process.returncode == 0, error
+    run_two_ranks(ONE_RANK, tmp_path, Path(__file__).parent, OMP_NUM_THREADS="1")
     views = torch.randn(2, 6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).flatten(0, 1)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     assert len(ranks[0]) == 2 * 2 * len(RULES)

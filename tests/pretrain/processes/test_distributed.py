@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from child_processes import run_two_ranks
 from noise import write_noise_images
 
 # Run by each of two processes with its rank and a folder; `results` are what the tests look at.
@@ -42,8 +41,9 @@ results["worst"] = worst_of_processes([torch.tensor(float(rank)), torch.tensor(f
 def trainer(name, resume=False):
     cfg = get_cfg()
     cfg.merge_from_list(["DATASETS.TRAIN", f"{folder}/images", "OUTPUT_DIR", f"{folder}/{name}", "MODEL.DEVICE", "cpu",
-        "MODEL.ENCODER", "resnet18", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 16, "SOLVER.IMS_PER_BATCH", 8,
-        "SOLVER.EPOCHS", 4.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0, "MODEL.NOISE", 0.1])
+        "MODEL.ENCODER", "resnet18x0.25", "INPUT.CROP_SIZE", 32, "MODEL.DECODER.HIDDEN_DIM", 16,
+        "SOLVER.IMS_PER_BATCH", 8, "SOLVER.EPOCHS", 4.0, "SOLVER.WARMUP_EPOCHS", 0.0, "DATALOADER.NUM_WORKERS", 0,
+        "MODEL.NOISE", 0.1])
     torch.manual_seed(rank)  # process 0's weights count
     return Trainer(cfg, resume)
 
@@ -95,7 +95,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(folder):
+def results(run_two_ranks, folder):
     """What the two processes have found."""
     write_noise_images(folder / "images", 8)
     run_two_ranks(ONE_RANK, folder, OMP_NUM_THREADS="1")

@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from child_processes import run_two_ranks
 from detectron2.evaluation.testing import flatten_results_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,7 +190,7 @@ rank, folder, train = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 features.BATCH_SIZE = 4
 torch.set_num_threads(1)
 torch.manual_seed(0)
-encoder = build_encoder("resnet18")
+encoder = build_encoder("resnet18x0.25")
 sum(h.mean() for h in encoder(torch.randn(2, 3, 32, 32)).values()).backward()  # workers start after autograd has run
 cfg = get_cfg()
 cfg.MODEL.DEVICE, cfg.DATALOADER.NUM_WORKERS, cfg.INPUT.CROP_SIZE, cfg.KNN.TRAIN = "cpu", 1, 32, train
@@ -205,7 +204,7 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_processes_equal_one(write_images, tmp_path):
+def test_two_processes_equal_one(run_two_ranks, write_images, tmp_path):
     train = write_images(tmp_path / "train", 3, 9)  # 7 batches: the second process has one less
     (train / "class2" / "4.png").write_bytes(b"")
     run_two_ranks(ONE_RANK, tmp_path, train)

@@ -8,7 +8,6 @@ import matplotlib.image
 import pytest
 import torch
 from checkout import ROOT
-from child_processes import run_two_ranks
 from run_files import metrics
 
 from pretrain.files.checkpoints import items_of
@@ -324,7 +323,7 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_two_processes_equal_one(write_images, tmp_path, cached):
+def test_two_processes_equal_one(run_two_ranks, write_images, tmp_path, cached):
     for name in ("train", "test"):
         write_images(tmp_path / name, 6, 4)
     run_two_ranks(ONE_RANK, tmp_path, cached, ROOT / "tests/pretrain/readout")
