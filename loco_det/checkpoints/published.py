@@ -4,7 +4,7 @@ import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
+from pretrain.files.yaml_files import parse_yaml
 
 LIST = Path(__file__).with_name("checkpoints.yaml")
 
@@ -58,7 +58,7 @@ class Published:
 def published_checkpoints() -> dict[str, Published]:
     """Name -> checkpoint, in the order of the list: a project's entries share what its group states."""
     found = {}
-    for group in yaml.safe_load(LIST.read_text(encoding="utf-8")):
+    for group in parse_yaml(LIST.read_bytes(), LIST):
         shared = {key: value for key, value in group.items() if key != "checkpoints"}
         for name, own in group["checkpoints"].items():
             values = shared | own

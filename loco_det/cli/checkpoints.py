@@ -30,7 +30,8 @@ exit code: 0 printed, 2 there is no such name"""
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Bad input exits with 2."""
     parser = described_parser(__doc__, EXAMPLE)
-    parser.add_argument("name", nargs="?", help="show all that is known of this one (default: a table of all)")
+    name = parser.add_argument("name", nargs="?", help="show all that is known of this one (default: a table of all)")
+    name.completer = lambda prefix, **_: [n for n in names() if n.startswith(prefix)]  # type: ignore[attr-defined]
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--urls", action="store_true", help="print the addresses only, for a downloader")
     form.add_argument("--json", action="store_true", help="print a JSON list of objects instead of text")
@@ -57,6 +58,11 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
         yield from details(entries[0])
     else:
         yield from table(entries)
+
+
+def names() -> list[str]:
+    """All names, for the shell's completion."""
+    return [entry.name for entry in chosen(None)]
 
 
 def chosen(name: str | None) -> list[Published]:

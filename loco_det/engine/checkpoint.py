@@ -195,8 +195,10 @@ def local_weights(path: str) -> str:
 
 
 def check_file(path: str) -> None:
-    """Raise FileNotFoundError if ``path`` is a local file that does not exist. An address is downloaded, and raises what
-    :func:`local_weights` does; one that only Detectron2's path manager may know passes, and so does "".
+    """Raise FileNotFoundError if ``path`` is a local file that does not exist.
+
+    An address is downloaded, and raises what :func:`local_weights` does. One that only Detectron2's path manager may
+    know passes, and so does "".
     """
     url = urlparse(local_weights(path))  # without Detectron2's ?matching_heuristics=True
     if path and not url.scheme and not os.path.isfile(url.path):

@@ -17,6 +17,7 @@ from .address import escaped, shown
 TIMEOUT = 30  # seconds without an answer, or without a byte
 PASSING = (429, 500, 502, 503, 504)  # answers of a server that may have a better one soon
 MOST_REDIRECTS = 10
+REFUSED = ": refused"
 
 
 class CutError(Exception):
@@ -79,8 +80,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # Python 3.10 has none
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if req.type == "https" and urlsplit(newurl).scheme != "https":
-            reason = f"it leads from https:// to {shown(newurl)}, without protection: refused"
+        if urlsplit(newurl).scheme not in (("https",) if req.type == "https" else ("https", "http")):
+            reason = f"it leads from {req.type}:// to {shown(newurl)}{REFUSED}"
             raise urllib.error.HTTPError(req.full_url, code, reason, headers, fp)
         return super().redirect_request(req, fp, 307 if code == 308 else code, msg, headers, newurl)
 
@@ -107,8 +108,14 @@ def _refusal(url, error):
     if error.code in PASSING:
         return CutError(f"the server answers {status}")
     if 300 <= error.code < 400:
-        many = f"more than {MOST_REDIRECTS} redirects, or a circle of them"
-        return OSError(f"{shown(url)}: {error.msg if 'refused' in error.msg else many}")
+        text = f"the server answers {status}, and redirects nowhere"
+        if error.msg.endswith(REFUSED):
+            text = error.msg
+        elif "infinite loop" in error.msg:
+            text = f"more than {MOST_REDIRECTS} redirects, or a circle of them"
+        elif "not allowed" in error.msg:
+            text = f"it leads to an address of another kind{REFUSED}"
+        return OSError(f"{shown(url)}: {text}")
     if error.code in (404, 410):
         return FileNotFoundError(f"{shown(url)}: no such file on the server ({status})")
     if error.code in (401, 403):

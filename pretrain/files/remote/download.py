@@ -149,14 +149,16 @@ def _receive_patiently(url, part):
             reason = str(error)
         except UnreachableError as error:
             if not tried:  # it was never there
-                raise ConnectionError(
-                    f"{shown(url)}: {error}; a file that is here already is named by its path"
-                ) from None
+                raise ConnectionError(f"{shown(url)}: {error}; name a file that you have by its path") from None
             reason = str(error)
+        except OSError as error:
+            if error.errno not in FULL or shown(url) in str(error):
+                raise
+            more = f"{error.strerror} for {shown(url)}: $FVCORE_CACHE names another folder"
+            raise OSError(error.errno, more, str(part.path.parent)) from None
         if wait is None:
-            kept = (
-                f"; {_megabytes(part.size())} are kept, the same command goes on from there" if part.request() else ""
-            )
+            there = f"{_megabytes(part.size())} are kept, the same command goes on from there"
+            kept = f"; {there}" if part.request() else ""
             raise ConnectionError(f"{shown(url)}: {reason}, and {len(WAITS)} more tries did not help{kept}")
         time.sleep(wait)
 
@@ -219,9 +221,10 @@ def _validators(response):
 @contextlib.contextmanager
 def _opened(url, part, begin, response, total):
     """The part, open for what is to come; on the disk at the end, also after an error."""
-    if not begin:
-        part.remove()
-        write_json(part.notes, {**_validators(response), **({} if total is None else {"bytes": total})})
+    with _full_disk(part):
+        if not begin:
+            part.remove()
+            write_json(part.notes, {**_validators(response), **({} if total is None else {"bytes": total})})
     with _full_disk(part), open(part.path, "ab" if begin else "wb") as file:
         try:
             yield file
@@ -267,7 +270,7 @@ def _progress(url, begin, total):
 
 def _page(url):
     return ValueError(
-        f"{shown(url)}: a web page (HTML), not a checkpoint: open it in a browser and name the address of the file itself"
+        f"{shown(url)}: a web page (HTML), not a checkpoint: open it in a browser, and name the file's own address"
     )
 
 
