@@ -216,6 +216,7 @@ TABLE = {
         "markup": lambda f: ["--json", f.coco(name=NAME), "--images", f.good / "demo/coco/train", "--pictures",
                              f.path("p.png")],
     },
+    "checkpoints.py": dict.fromkeys(KINDS, NO_FILES),
     "convert_from_d2.py": {
         "pickle": lambda f: [f.pickled("a.pkl"), f.path("o.pth"), "--config-file", f.good / "detector/config.yaml"],
         "yaml": lambda f: [f.good / "detector/model_final.pth", f.path("o.pth"), "--config-file", f.tagged()],

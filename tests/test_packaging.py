@@ -39,7 +39,7 @@ def test_packages_are_the_two_of_the_project(tmp_path: Path):
         missing = [str(folder) for folder in folders if not (folder / "__init__.py").exists()]
         assert not missing, f"folders with Python files that pip would leave out: {missing}"
         assert f"{package}/__init__.py" in sources
-    assert "loco_det/report/page.html.j2" in sources
+    assert "loco_det/report/page.html.j2" in sources and "loco_det/checkpoints/checkpoints.yaml" in sources
 
 
 @pytest.mark.parametrize(

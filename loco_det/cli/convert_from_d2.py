@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     p = described_parser(__doc__, EXAMPLE)
-    p.add_argument("checkpoint", help="a detector or backbone of Detectron2: .pth of a run, or .pkl")
+    p.add_argument("checkpoint", help="a detector or backbone of Detectron2: .pth of a run, or .pkl; a file, or an "
+                   "address (https://, file://, hf://)")  # fmt: skip
     p.add_argument("output", metavar="OUT.pth", help="the file to write")
     p.add_argument("--config-file", metavar="CONFIG", help="of its run (default: config.yaml beside the checkpoint)")
     p.add_argument("--arch", default="auto", metavar="NAME", help="the network, such as resnet50; refuse any other")
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from ..convert import check_folder, convert_back
 
     try:
-        check_folder(args.checkpoint, args.output)
+        check_folder(args.checkpoint, args.output, by_name=False)
     except (ValueError, OSError) as error:
         return fail(error, 2)
     options = {"config_file": args.config_file, "arch": args.arch}

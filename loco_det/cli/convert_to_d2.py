@@ -15,6 +15,8 @@ from .common.conversion import as_process, fail, print_conversion
 EXAMPLE = """examples:
   python tools/convert_to_d2.py output/loco/model_final.pth output/loco/backbone.pkl
   python tools/convert_to_d2.py moco_v2_800ep_pretrain.pth.tar moco.pkl --base configs/coco_loco_frozen.yaml
+  python tools/convert_to_d2.py moco_v2_800ep moco.pkl
+  python tools/convert_to_d2.py https://dl.fbaipublicfiles.com/vicreg/resnet50.pth vicreg.pkl
   python tools/train_net.py --config-file moco.yaml OUTPUT_DIR output/moco_frozen
   python tools/convert_to_d2.py checkpoint.ckpt --check-only --json
 
@@ -47,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     p = described_parser(__doc__, EXAMPLE)
     p.add_argument("checkpoint", nargs="?", help=".pth, .pt, .tar, .ckpt, .bin, .safetensors, .pkl or .npz, or a "
-                   "folder of Hugging Face's transformers")  # fmt: skip
+                   "folder of Hugging Face's transformers; an address (https://, file://, hf://OWNER/REPO/FILE); or a "
+                   "name that tools/checkpoints.py lists")  # fmt: skip
     p.add_argument("output", metavar="OUT.pkl", nargs="?", help="the file to write, for MODEL.WEIGHTS")
     p.add_argument("--source", type=source_name, default="auto", metavar="NAME",
                    help="the project, a name of --list-sources; refuse any other (default: auto)")  # fmt: skip

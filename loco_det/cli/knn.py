@@ -27,9 +27,9 @@ EXAMPLE = """examples:
       DATASETS.TRAIN path/to/train DATASETS.TEST path/to/val OUTPUT_DIR output/loco_knn
   python tools/knn.py MODEL.WEIGHTS moco_v2_800ep_pretrain.pth.tar DATASETS.TRAIN path/to/images DATASETS.TEST "" \\
       KNN.K "[10, 20, 100, 200]" OUTPUT_DIR output/moco_knn
-MODEL.WEIGHTS is any checkpoint that tools/convert_to_d2.py takes. A folder of images has one sub-folder for each class;
-with DATASETS.TEST "" each image is classified by the others. Every key, with its default and meaning, is in
-pretrain/readout/config.py, those of MODEL.SOURCE in loco_det/convert/encoder.py.
+MODEL.WEIGHTS is whatever tools/convert_to_d2.py takes: a file, an address, or a name of tools/checkpoints.py. A folder
+of images has one sub-folder for each class; with DATASETS.TEST "" each image is classified by the others. Every key,
+with its default and meaning, is in pretrain/readout/config.py, those of MODEL.SOURCE in loco_det/convert/encoder.py.
 
 exit code: 0 results.json is in OUTPUT_DIR, 1 failure, 2 bad usage or input, 143 stopped by SIGTERM"""
 

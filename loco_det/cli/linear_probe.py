@@ -10,7 +10,8 @@ EXAMPLE = """example:
       MODEL.WEIGHTS output/loco/model_final.pth OUTPUT_DIR output/loco_linear
   python tools/linear_probe.py --config-file configs/readout/cached.yaml MODEL.WEIGHTS moco_v2_800ep_pretrain.pth.tar \\
       DATASETS.TRAIN imagenette/train DATASETS.TEST imagenette/val OUTPUT_DIR output/moco_linear
-MODEL.WEIGHTS is any checkpoint that tools/convert_to_d2.py takes. A folder of images has one sub-folder for each class.
+MODEL.WEIGHTS is whatever tools/convert_to_d2.py takes: a file, an address, or a name of tools/checkpoints.py. A folder
+of images has one sub-folder for each class.
 Every key, with its default and meaning, is in pretrain/readout/config.py, those of MODEL.SOURCE in
 loco_det/convert/encoder.py. Accuracies are in OUTPUT_DIR/results.json, curves in probe.png.
 

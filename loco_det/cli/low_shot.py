@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..config import add_loco_config
     from .common.config import merge_config
-    from .low_shot_summary import summarize, text
+    from .common.low_shot_summary import summarize, text
 
     cfg = get_cfg()
     add_loco_config(cfg)

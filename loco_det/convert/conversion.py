@@ -15,6 +15,7 @@ import torch
 from pretrain.encoders import EncoderSpec
 from pretrain.files.atomic import write_new
 from pretrain.files.config_names import name_of_today
+from pretrain.files.remote import shown
 from pretrain.files.safe_load import checksum
 
 from .config_text import HEADER, config_text
@@ -75,7 +76,7 @@ def convert(
     """Convert a checkpoint to Detectron2's format. The written file is verified before it gets its name.
 
     Args:
-        checkpoint: a file or folder that :func:`loco_det.convert.load_source` reads.
+        checkpoint: what :func:`loco_det.convert.load_source` reads: a file, a folder, an address, a published name.
         output: the file to write, ``*.pkl``; its config goes beside it, ``*.yaml``. Both are replaced only when
             everything went well.
         base: a config for the written one to build upon (its ``_BASE_``).
@@ -165,12 +166,12 @@ def convert_back(checkpoint: str | os.PathLike, output: str | os.PathLike, **opt
     """
     if Path(output).suffix == ".pkl":
         raise ValueError(f"{output}: a state dict of torch.save, which Detectron2 cannot read by that name: use .pth")
-    check_folder(checkpoint, output)
+    check_folder(checkpoint, output, by_name=False)
     source, state_dict = load_source(checkpoint, source="detectron2", **options)
     if source.conventions.stride_in_1x1:
         raise ValueError(
-            f"{checkpoint}: trained with STRIDE_IN_1X1 True, while torchvision's ResNet has its strides in the 3x3 "
-            "convs: no torchvision network computes its features"
+            f"{shown(checkpoint)}: trained with STRIDE_IN_1X1 True, while torchvision's ResNet has its strides in the "
+            "3x3 convs: no torchvision network computes its features"
         )
     pixels = source.conventions[:3]
     if pixels != Conventions()[:3]:

@@ -104,6 +104,7 @@ def load_encoder(
 
     Raises:
         FileNotFoundError: if there is no such file.
+        OSError: if it cannot be downloaded.
         ValueError: if it cannot be read, or has no such encoder; one line that begins with the path.
     """
     expected = parse_expected(arch)

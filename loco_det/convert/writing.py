@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain.files.atomic import named_errors, remove_orphans, temporary_name
+from pretrain.files.remote import is_remote
+
+from ..checkpoints import check_named
 
 
 @contextmanager
@@ -40,18 +43,24 @@ def staged(*paths: str | os.PathLike) -> Iterator[list[Path]]:
             temporary.unlink(missing_ok=True)
 
 
-def check_folder(checkpoint: str | os.PathLike, output: str | os.PathLike) -> None:
-    """Refuse, before anything is read, a checkpoint that is not there, or a place that cannot be written to.
+def check_folder(checkpoint: str | os.PathLike, output: str | os.PathLike, by_name: bool = True) -> None:
+    """Refuse, before anything is read or downloaded, a checkpoint that is not there, or a place that cannot be written.
+
+    Args:
+        checkpoint: path, address, or name.
+        output: the file to write.
+        by_name: whether ``checkpoint`` may be the name of a published one.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or the folder of ``output`` does not exist.
         ValueError: if ``output`` is a folder or the checkpoint itself.
     """
-    if not os.path.exists(checkpoint):
+    found = check_named(checkpoint, by_name)
+    if not (found or is_remote(checkpoint) or os.path.exists(checkpoint)):
         raise FileNotFoundError(f"{checkpoint}: no such file")
     if not os.path.isdir(Path(output).parent):
         raise FileNotFoundError(f"{output}: its folder does not exist, create it first")
     if os.path.isdir(output):
         raise ValueError(f"{output}: a folder, expected the name of a file to write")
-    if os.path.exists(output) and os.path.samefile(output, checkpoint):
+    if os.path.exists(output) and os.path.exists(checkpoint) and os.path.samefile(output, checkpoint):
         raise ValueError(f"{output}: the checkpoint itself, choose another name")

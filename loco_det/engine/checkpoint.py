@@ -16,6 +16,7 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from pretrain.engine.logs import log_to_file
 from pretrain.files.atomic import write_whole
 from pretrain.files.checkpoints import newest_of_all
+from pretrain.files.remote import is_remote, local_copy, shown
 from pretrain.files.safe_load import plain, read
 from pretrain.files.text import for_terminal
 
@@ -26,6 +27,7 @@ UNREADABLE = (
 )  # fmt: skip
 LOADERS = ("fvcore.common.checkpoint", "detectron2.checkpoint.c2_model_loading")  # loggers
 NOT_FOUND = "Some model parameters or buffers are not found in the checkpoint"  # fvcore's words
+HEURISTICS = "?matching_heuristics=True"  # Detectron2's, behind the name of weights
 LONGEST = 300  # characters of a reason in an error message
 
 
@@ -44,7 +46,7 @@ class GuardedCheckpointer(DetectionCheckpointer):
         """As Detectron2's.
 
         Args:
-            path: file or URL, with ``?matching_heuristics=True`` behind it if wanted; "": nothing is loaded.
+            path: file or address, with ``?matching_heuristics=True`` behind it if wanted; "": nothing is loaded.
             args: as Detectron2's.
             kwargs: as Detectron2's.
 
@@ -56,15 +58,15 @@ class GuardedCheckpointer(DetectionCheckpointer):
             ValueError: if it is no checkpoint, or does not fill what is ``required``.
         """
         check_file(path)
-        self._path = path
+        self._path = shown(path)
         try:
             with _warnings_of_loading():
-                return super().load(path, *args, **kwargs)
+                return super().load(local_weights(path), *args, **kwargs)
         except UNREADABLE as error:
-            if isinstance(error, ValueError) and str(error).startswith(str(path)):  # raised below
+            if isinstance(error, ValueError) and str(error).startswith(self._path):  # raised below
                 raise
             reason = (for_terminal(error) or type(error).__name__).strip()[:LONGEST]
-            raise ValueError(f"{path} is not a checkpoint that Detectron2 can load: {reason}") from error
+            raise ValueError(f"{self._path} is not a checkpoint that Detectron2 can load: {reason}") from error
 
     def resume(self, check: Callable[[Any], None] = lambda content: None) -> dict[str, Any]:
         """Load the newest intact checkpoint in the folder; process 0 chooses it for all processes.
@@ -179,8 +181,25 @@ def _warnings_of_loading() -> Iterator[None]:
                 logging.getLogger(record.name).handle(record)
 
 
+def local_weights(path: str) -> str:
+    """The local path of weights: an address is downloaded to the cache, everything else stays as it is.
+
+    Args:
+        path: file or address, with ``?matching_heuristics=True`` behind it if wanted, which stays.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as :func:`pretrain.files.remote.local_copy`.
+    """
+    name = path.removesuffix(HEURISTICS)
+    return local_copy(name) + path[len(name) :] if is_remote(name) else path
+
+
 def check_file(path: str) -> None:
-    """Raise FileNotFoundError if ``path`` is a local file that does not exist; URLs and "" pass."""
-    url = urlparse(path)  # without Detectron2's ?matching_heuristics=True
+    """Raise FileNotFoundError if ``path`` is a local file that does not exist.
+
+    An address is downloaded, and raises what :func:`local_weights` does. One that only Detectron2's path manager may
+    know passes, and so does "".
+    """
+    url = urlparse(local_weights(path))  # without Detectron2's ?matching_heuristics=True
     if path and not url.scheme and not os.path.isfile(url.path):
         raise FileNotFoundError(f"{path}: no such file")

@@ -36,6 +36,7 @@ from ..evaluation.analysis import analyze
 from ..evaluation.inference import without_pasting
 from ..runs.folder import is_finished, read_run
 from ..runs.published import published_row
+from .checkpoint import local_weights
 from .problems import UnfinishedRun, recorded
 
 logger = logging.getLogger(__name__)
@@ -178,6 +179,7 @@ def _image_counts(names):
 def _origin(weights):
     """Where the weights come from; nothing is known of a file that is not there (any more)."""
     known = dict.fromkeys(("weights_sha256", "weights_metadata", "decoder", "pretraining"))
+    weights = _copy_of(weights)
     if not os.path.isfile(weights):
         return known
     known["weights_sha256"] = sha256_of(weights)
@@ -192,6 +194,14 @@ def _origin(weights):
     except (FileNotFoundError, ValueError):  # the folder is no run
         pass
     return known
+
+
+def _copy_of(weights):
+    """The local file of weights that may have been named by an address; "" if it is not to be had any more."""
+    try:
+        return local_weights(weights)
+    except (OSError, ValueError):
+        return ""
 
 
 def _classes(metadata):

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +29,7 @@ def unlock_all() -> None:
         unlock_folder(folder)
 
 
-def lock_folder(folder: StrPath) -> None:
+def lock_folder(folder: StrPath, waiting: Callable[[str], object] | None = None) -> None:
     """Lock a folder for this process, and remove the temporary files that killed processes have left in it.
 
     The lock is a POSIX one (fcntl): it works on file servers, too, ends with the process, and is not inherited by
@@ -37,9 +38,11 @@ def lock_folder(folder: StrPath) -> None:
 
     Args:
         folder: created if it is missing.
+        waiting: another process that has the lock is waited for, after a call of this with words that name it; None:
+            it is an error.
 
     Raises:
-        ValueError: if another process has the lock, or the folder's name is empty.
+        ValueError: if another process has the lock and is not waited for, or the folder's name is empty.
         OSError: if the folder cannot be written to, or is a file.
     """
     if not os.fspath(folder):
@@ -54,10 +57,10 @@ def lock_folder(folder: StrPath) -> None:
     except OSError as error:
         raise _why_not(folder, error) from error
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file, waiting)
         if not _is_at(file, path):  # the last owner has just removed the file
             file.close()
-            lock_folder(folder)
+            lock_folder(folder, waiting)
             return
     except OSError as error:
         owner = _owner(file)
@@ -85,6 +88,16 @@ def unlock_folder(folder: StrPath) -> None:
         with contextlib.suppress(OSError):
             os.remove(os.path.join(folder, NAME))
         file.close()
+
+
+def _lock(file, waiting):
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if not waiting or error.errno not in HELD_BY_ANOTHER:
+            raise
+        waiting(_owner(file))
+        fcntl.lockf(file, fcntl.LOCK_EX)
 
 
 def _why_not(folder: StrPath, error: OSError) -> OSError:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from detectron2.utils.file_io import PathManager
 from fvcore.common.config import CfgNode as CN
 
 from . import StrPath
@@ -120,6 +119,8 @@ def read_yaml(path: StrPath) -> Any:
     """
     if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode) and not str(path).startswith(("/dev/", "/proc/")):
         raise ValueError(f"{path}: a pipe, expected a file")
+    from detectron2.utils.file_io import PathManager  # here, because it imports torch, which takes seconds
+
     with PathManager.open(str(path), "rb") as file:
         return parse_yaml(file.read(MOST_BYTES + 1), path)
 

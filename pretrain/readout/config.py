@@ -21,7 +21,7 @@ def get_cfg() -> Config:
     _C.SEED = 0  # of the held-out images, the classifiers' initial weights, the order of the data and augmentation
 
     _C.MODEL = CN()
-    _C.MODEL.WEIGHTS = ""  # any checkpoint that tools/convert_to_d2.py reads
+    _C.MODEL.WEIGHTS = ""  # what tools/convert_to_d2.py takes: a file, an address, a name of tools/checkpoints.py
     _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     _C.MODEL.KEEP_FREED_MEMORY = True  # on a CPU, for speed (pretrain/processes/cpu.py); False: for other processes
     _C.MODEL.STAGES = []  # stages to read, such as "res5" or "res5+expansion"; []: all stages of the encoder

@@ -12,7 +12,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from mutate import changed_bytes, changed_values
 from PIL import Image
 
-from loco_det.cli import low_shot_summary
+from loco_det.cli.common import low_shot_summary
 from loco_det.config import add_loco_config
 from loco_det.engine.predict import run_classes
 from loco_det.report.page import render, render_markdown

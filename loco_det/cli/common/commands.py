@@ -33,6 +33,7 @@ COMMANDS = {
     "model-card": Command("model_card", "write the model card of a pretrained encoder"),
     "demo": Command("demo", "run all steps on generated scenes, in minutes"),
     "demo-data": Command("make_demo_data", "generate the demo's scenes"),
+    "checkpoints": Command("checkpoints", "list the published checkpoints that convert, probe and knn take by name"),
     "configs": Command("configs", "list the shipped configs"),
     "slurm": Command("slurm", "submit a training command to Slurm"),
     "install-detectron2": Command("install_detectron2", "install Detectron2, without a compiler"),

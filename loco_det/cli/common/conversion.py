@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from pretrain.files.remote import shown
 from pretrain.files.text import for_terminal
 
 from .invocation import as_called
@@ -45,7 +46,7 @@ def print_conversion(conversion: Callable[[], Conversion], args: argparse.Namesp
     except FileNotFoundError as error:
         return fail(error, 2)
     except VerificationError as error:
-        return fail(VerificationError(f"{args.checkpoint}: {error}; nothing was written"), 1)
+        return fail(VerificationError(f"{shown(args.checkpoint)}: {error}; nothing was written"), 1)
     except (OSError, ValueError) as error:
         return fail(error, 1)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from fvcore.common.config import CfgNode
 
 from pretrain.engine.logs import start_logs
 from pretrain.engine.precision import with_precision
+from pretrain.files.remote import shown
 from pretrain.processes.cpu import prepare_cpu
 from pretrain.readout.config import check, get_cfg
 from pretrain.readout.features import PooledEncoder
@@ -51,7 +52,7 @@ def begin_readout(cfg: CfgNode, readable: Readable, kind: str, *loggers: str, re
     refuse_others(cfg.OUTPUT_DIR, kind)
     start_logs(cfg.OUTPUT_DIR, *loggers)
     for note in (readable.summary(), *readable.source.notes):
-        logging.getLogger("pretrain").info(f"{cfg.MODEL.WEIGHTS}: {note}")
+        logging.getLogger("pretrain").info(f"{shown(cfg.MODEL.WEIGHTS)}: {note}")
     prepare_cpu(cfg.MODEL.DEVICE, cfg.MODEL.KEEP_FREED_MEMORY)
     return with_precision(cfg, resume)
 

@@ -13,6 +13,7 @@ from pretrain.files.safe_load import read
 from pretrain.files.text import for_terminal
 from pretrain.files.yaml_files import parse_yaml, read_config
 
+from ...checkpoints import local_checkpoint
 from .messages import first_few
 
 FORMAT = "loco-det pretraining"  # what our pretraining checkpoints say they are
@@ -80,14 +81,19 @@ class CheckpointFile:
 
 
 def read_checkpoint(
-    path: str | os.PathLike, unsafe: bool = False, config_file: str | os.PathLike | None = None
+    path: str | os.PathLike,
+    unsafe: bool = False,
+    config_file: str | os.PathLike | None = None,
+    by_name: bool = True,
 ) -> CheckpointFile:
     """Read a checkpoint of any format; the only place of the converter that opens one.
 
     Args:
-        path: the file: .pth, .pt, .tar, .ckpt, .safetensors, .pkl, .npz; or a folder of Hugging Face's transformers.
+        path: the file: .pth, .pt, .tar, .ckpt, .safetensors, .pkl, .npz; or a folder of Hugging Face's transformers; or
+            an address or a name of a file that is downloaded (:func:`loco_det.checkpoints.local_checkpoint`).
         unsafe: unpickle whatever is in the file, which can run code that it brings along.
         config_file: of the run, for Detectron2's checkpoints; None: the ``config.yaml`` beside the file.
+        by_name: whether ``path`` may be the name of a published checkpoint.
 
     Returns:
         CheckpointFile.
@@ -95,7 +101,9 @@ def read_checkpoint(
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read; one line that begins with the path.
+        OSError: if it cannot be downloaded; one line that begins with the address.
     """
+    path = local_checkpoint(path, by_name)
     with errors_naming(path):
         weights, notes = weights_file(path)
     with errors_naming(weights):

@@ -32,7 +32,8 @@ def load_source(
     """Read the encoder of a checkpoint.
 
     Args:
-        path: the file: .pth, .pt, .tar, .ckpt, .safetensors, .pkl, .npz; or a folder of Hugging Face's transformers.
+        path: the file: .pth, .pt, .tar, .ckpt, .safetensors, .pkl, .npz; or a folder of Hugging Face's transformers; an
+            address; or, of an encoder that is no Detectron2's, the name of a published one.
         arch: the encoder it must hold, a name for ``pretrain.encoders.build_encoder``, or "auto". A checkpoint of ours
             whose encoder is a user's own code is read only if this names it: then that code runs.
         source: the layout it must have, a name of ``layouts.LAYOUTS``, or "auto".
@@ -50,7 +51,7 @@ def load_source(
         ValueError: if it cannot be read, or has no such encoder; one line that begins with the path.
     """
     expected = parse_expected(arch)
-    file = read_checkpoint(path, unsafe, config_file)
+    file = read_checkpoint(path, unsafe, config_file, by_name=source != "detectron2")
     with errors_naming(file.path):
         if code := find_own_code(file, source, ema, prefix):
             found, own = own_encoder(file, code, expected)

@@ -20,7 +20,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
 from loco_det.cli import low_shot
-from loco_det.cli.low_shot_summary import summarize, text
+from loco_det.cli.common.low_shot_summary import summarize, text
 from loco_det.config import add_loco_config
 from loco_det.data.low_shot import SEEDS, draw
 

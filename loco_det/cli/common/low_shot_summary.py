@@ -8,9 +8,9 @@ from fvcore.common.config import CfgNode
 
 from pretrain.files.text import for_terminal
 
-from ..data.low_shot import SEEDS
-from ..report.runs import published_sentence
-from ..runs.folder import Run, read_run
+from ...data.low_shot import SEEDS
+from ...report.runs import published_sentence
+from ...runs.folder import Run, read_run
 
 TASKS = {"box_ap": "bbox", "mask_ap": "segm"}  # in our files, in Detectron2's results
 
