@@ -128,7 +128,9 @@ def test_cityscapes_boxes_and_masks_are_judged_apart(demo, tmp_path):
 
 def test_unknown_type(tmp_path):
     MetadataCatalog.get("panoptic_something").set(evaluator_type="coco_panoptic_seg")
-    with pytest.raises(ValueError, match="no evaluator for type 'coco_panoptic_seg'"):
+    with pytest.raises(
+        ValueError, match="no evaluator for type 'coco_panoptic_seg'; use COCO format, Cityscapes or Pascal"
+    ):
         build_evaluator("panoptic_something", str(tmp_path))
 
 
