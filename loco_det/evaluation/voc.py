@@ -1,6 +1,7 @@
 """Box AP on data in Pascal VOC's layout: VOC's, as papers report it, and COCO's beside it."""
 
 import json
+import logging
 import os
 from typing import Any
 
@@ -15,6 +16,8 @@ from pretrain.files.atomic import write_whole
 from ..data.voc_files import VOCImage, read_annotation, read_split
 from .coco import ReferenceCOCOEvaluator
 from .voc_ap import Boxes, average_precisions
+
+logger = logging.getLogger(__name__)
 
 IOUS = tuple(percent / 100.0 for percent in range(50, 100, 5))
 IGNORED = -1.0  # area of a difficult object: outside of every range of sizes, and what is outside is ignored
@@ -82,7 +85,11 @@ class VOCEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return None
         found = [entry for part in gathered for entry in part]
-        return {"bbox": voc_metrics(self._images, self._classes, found, self._eleven_points), "bbox_coco": coco["bbox"]}
+        voc = voc_metrics(self._images, self._classes, found, self._eleven_points)
+        kind = "11 recalls" if self._eleven_points else "the area under the curve"
+        figures = ", ".join(f"{key} {voc[key]:.3f}" for key in ("AP", "AP50", "AP75"))
+        logger.info(f"box AP by Pascal VOC's definition ({kind}): {figures}. The table above is by COCO's")
+        return {"bbox": voc, "bbox_coco": coco["bbox"]}
 
 
 def ground_truth_path(output_dir: str, dataset_name: str) -> str:
@@ -134,13 +141,17 @@ def coco_ground_truth(images: list[VOCImage], classes: list[str]) -> dict[str, A
         classes: names, in the order of the class indices; objects of other names are left out.
     """
     places = {name: index for index, name in enumerate(classes)}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for index, image in enumerate(images):
         for thing in image.objects:
             if thing.name in places:
                 x0, y0, x1, y1 = thing.box
                 width, height = x1 - x0 + 1, y1 - y0 + 1
-                annotation = {"id": len(annotations) + 1, "image_id": index, "category_id": places[thing.name]}
+                annotation: dict[str, Any] = {
+                    "id": len(annotations) + 1,
+                    "image_id": index,
+                    "category_id": places[thing.name],
+                }
                 area = IGNORED if thing.difficult else width * height
                 annotation |= {"bbox": [x0 - 1, y0 - 1, width, height], "area": area, "iscrowd": 0}
                 annotations.append(annotation)
