@@ -167,7 +167,7 @@ def _size(root, key):
 
 def _object(element, number):
     name = _text(element, "name", f"object {number}")
-    where = f"object {number} ({name[:40]})"
+    where = f"object {number} ({' '.join(name.split())[:40]})"
     box = [_number(_text(element, f"bndbox/{key}", where), f"{key} of {where}") for key in CORNERS]
     difficult = (element.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):

@@ -60,7 +60,7 @@ class VOCEvaluator(DatasetEvaluator):
         comm.synchronize()
         ids = {index: index for index in range(len(self._classes))}
         coco = Metadata(json_file=path, thing_classes=self._classes, thing_dataset_id_to_contiguous_id=ids)
-        self._coco = coco_evaluator(coco, output_dir=output_dir)
+        self._coco = coco_evaluator(coco, tasks=("bbox",), output_dir=output_dir)
         self.reset()
 
     def reset(self) -> None:

@@ -87,7 +87,7 @@ def _best_overlaps(truth, found):
     objects = by_image[np.repeat(start[some], lengths) + within]  # of each pair of a detection and an object
     overlaps = _overlaps(truth.corners[objects], found.corners[np.repeat(some, lengths)])
     best[some] = np.maximum.reduceat(overlaps, begins)
-    tops = np.flatnonzero((overlaps == np.repeat(best[some], lengths)) | np.isnan(overlaps))
+    tops = np.flatnonzero(overlaps == np.repeat(best[some], lengths))
     which, first = np.unique(np.searchsorted(begins, tops, "right") - 1, return_index=True)
     owner[some[which]] = objects[tops[first]]
     return best, owner

@@ -91,7 +91,7 @@ def _check_objects(report, annotations, full):
 
     def where(i):
         image, number, thing = objects[i]
-        return f"object {number} ({thing.name}) of {image.name}.xml"
+        return f"object {number} ({' '.join(thing.name.split())[:40]}) of {image.name}.xml"
 
     def where_box(i):
         return f"{where(i)}: {', '.join(f'{key} {v:g}' for key, v in zip(CORNERS, objects[i][2].box, strict=True))}"

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -115,6 +116,7 @@ FAULTS = {
     GOOD.replace("<name>dog</name>", ""): "object 1 lacks name",
     GOOD.replace("<xmin>5</xmin>", ""): r"object 1 \(dog\) lacks bndbox/xmin",
     GOOD.replace("<xmin>5", "<xmin>five"): r"xmin of object 1 \(dog\) is 'five', not a number",
+    GOOD.replace("dog", "d\no\ng").replace("<xmin>5", "<xmin>f\n5"): r"xmin of object 1 \(d o g\) is 'f\\n5'",
     GOOD.replace("<xmin>5", "<xmin>nan"): "'nan', not a number",
     GOOD.replace("<xmin>5", "<xmin>1_0"): "'1_0', not a number",
     GOOD.replace("<difficult>1", "<difficult>maybe"): r"difficult of object 2 \(person\) is 'maybe', not 0 or 1",
@@ -132,6 +134,23 @@ def test_faulty_annotations_get_one_line_that_names_the_file(folder, text, said)
     assert str(error.value).startswith(str(folder / "Annotations/000001.xml: ")) and "\n" not in str(error.value)
     report = check(folder)
     assert findings(report)["file_broken"] == 1 and report.images == 2
+
+
+def test_damaged_annotations_are_read_or_refused_in_one_line(folder):
+    rng, path = np.random.default_rng(0), folder / "Annotations/000001.xml"
+    refused = 0
+    for _ in range(400):
+        data = bytearray(GOOD.encode())
+        for _ in range(rng.integers(1, 4)):
+            start = rng.integers(len(data))
+            data[start : start + rng.integers(0, 20)] = rng.bytes(rng.integers(0, 5))
+        path.write_bytes(data)
+        try:
+            read_annotation(str(folder), "000001")
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    assert 100 < refused < 400
 
 
 def test_the_list_of_a_class_is_not_the_list_of_images(folder):

@@ -64,7 +64,8 @@ def random_set(seed, images=25):
             boxes.append([x0 - 1, y0 - 1, x1, y1 if rng.random() < 0.9 else y0 - 2])  # some have no area
             classes.append(rng.integers(3))
         truth[f"{k:06d}"] = objects
-        found.append(({"image_id": f"{k:06d}"}, instances(boxes, rng.random(len(boxes)).round(2), classes)))
+        scores = rng.random(len(boxes)).round(2) + 0.0008 * rng.random(len(boxes))  # ties, once they are rounded
+        found.append(({"image_id": f"{k:06d}"}, instances(boxes, scores, classes)))
     return truth, found
 
 
@@ -86,6 +87,13 @@ def test_it_is_detectron2s_to_the_bit(register, tmp_path, seed, year):
     assert {key: ours[key] for key in theirs} == {key: float(value) for key, value in theirs.items()}
     assert 5 < ours["AP75"] < ours["AP50"] < 100 and set(ours) == {*theirs, *(f"AP-{c}" for c in CLASSES)}
     assert ours["AP"] == pytest.approx(np.mean([ours[f"AP-{c}"] for c in CLASSES]))
+
+
+def test_an_iou_of_the_limit_is_no_hit(register, tmp_path):
+    name = register({"a": [("bird", 0, (1, 1, 10, 10))]})
+    found = [({"image_id": "a"}, instances([[0, 0, 10, 5]], [0.5], [2]))]
+    assert evaluate(build_evaluator(name, str(tmp_path / "out")), found)["bbox"]["AP50"] == 0
+    assert evaluate(PascalVOCDetectionEvaluator(name), found)["bbox"]["AP50"] == 0
 
 
 def test_the_two_metrics_differ():
