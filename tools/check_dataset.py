@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check a COCO or Cityscapes data set before training on it: all that is wrong at once, and counts for each class."""
+"""Check a COCO, Cityscapes or Pascal VOC data set before training on it: all errors at once, and counts by class."""
 
 import os
 import sys

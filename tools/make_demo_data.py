@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the demo data: generated street scenes as an image folder, in COCO's layout and in Cityscapes' layout."""
+"""Makes the demo data: generated street scenes as an image folder, in COCO's layout, Cityscapes' and Pascal VOC's."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Check a COCO or Cityscapes data set before training on it: all that is wrong at once, and counts for each class."""
+"""Check a COCO, Cityscapes or Pascal VOC data set before training on it: all errors at once, and counts by class."""
 
 import argparse
 
@@ -8,6 +8,7 @@ from .common.arguments import described_parser
 
 EXAMPLE = """examples:
   DETECTRON2_DATASETS=/data python tools/check_dataset.py coco_2017_train coco_2017_val --pictures samples.png
+  DETECTRON2_DATASETS=/data python tools/check_dataset.py voc_2007_trainval voc_2007_test
   python tools/check_dataset.py --json my/train.json --images my/images --decode
   python tools/check_dataset.py --json my/boxes.json --images my/images --boxes-only
   python tools/check_dataset.py --cityscapes /data/cityscapes --json-report report.json

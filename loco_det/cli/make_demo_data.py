@@ -1,4 +1,4 @@
-"""Generate the demo's street scenes: as a folder of images, in COCO's layout and in Cityscapes' layout.
+"""Generate the demo's street scenes: as a folder of images, in COCO's layout, Cityscapes' and Pascal VOC's.
 
 Example:
     python tools/make_demo_data.py data/demo --unlabeled 2000 --train 200 --val 100 --size 128 160
@@ -8,7 +8,7 @@ import sys
 
 from pretrain.processes.signals import Terminated
 
-from ..demo_scenes.writing import LAYOUTS, make_demo_data
+from ..demo_scenes.writing import LAYOUTS, USUAL, make_demo_data
 from .common.arguments import described_parser
 
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         "--size", type=int, nargs=2, default=(160, 192), metavar=("H", "W"), help="pixels (default 160 192)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
-    parser.add_argument("--layouts", nargs="+", default=LAYOUTS, choices=LAYOUTS, help="default: all of them")
+    parser.add_argument("--layouts", nargs="+", default=USUAL, choices=LAYOUTS, help=f"default: {' '.join(USUAL)}")
     args = parser.parse_args(argv)
     try:
         written = make_demo_data(

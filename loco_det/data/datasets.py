@@ -15,9 +15,11 @@ from .checks.cityscapes import check_cityscapes
 from .checks.coco import check_coco
 from .checks.findings import Report
 from .checks.kinds import KINDS
+from .checks.voc import check_voc
 from .cityscapes import alias_cityscapesscripts, cache_cityscapes
 from .coco_loader import load_coco, use_own_reader
 from .low_shot import register_low_shot
+from .voc_loader import is_voc, use_voc_reader
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def prepare_datasets(cfg: CfgNode, eval_only: bool = False) -> None:
     alias_cityscapesscripts()
     cache_cityscapes()
     use_own_reader(cfg.MODEL.MASK_ON)
+    use_voc_reader()
     options = {"masks": cfg.MODEL.MASK_ON, "allow_outside": cfg.DATASETS.ALLOW_OUTSIDE}
     _register_custom(cfg, options, ("TEST",) if eval_only else ("TRAIN", "TEST"))
     for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
@@ -57,13 +60,15 @@ def _check_registered(name, options):
     if name not in MetadataCatalog.list():
         raise ValueError(f"DATASETS: {name!r} is not a registered data set")
     metadata = MetadataCatalog.get(name)
-    for path in filter(None, (metadata.get(key) for key in ("json_file", "image_root", "image_dir", "gt_dir"))):
+    for path in filter(
+        None, (metadata.get(key) for key in ("json_file", "image_root", "image_dir", "gt_dir", "dirname"))
+    ):
         if not os.path.exists(path):
             root = os.environ.get("DETECTRON2_DATASETS", "datasets (its default)")
             root += "" if os.path.isabs(path) else f" in the folder {os.getcwd()}"
             raise FileNotFoundError(
                 f"data set {name}: {path} is not there; DETECTRON2_DATASETS is {root} and has to be the folder "
-                "that holds coco/ or cityscapes/"
+                "that holds coco/, cityscapes/, or VOC2007/ and VOC2012/"
             )
     if metadata.get("json_file"):
         classes, has_rle = quick_check(metadata.json_file, metadata.image_root, name, **options)
@@ -71,7 +76,20 @@ def _check_registered(name, options):
     if metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("image_dir"):
         report = check_cityscapes(metadata.image_dir, metadata.gt_dir, full=False)
         _stop_on_errors(report, metadata.image_dir, name)
+    if is_voc(name):
+        _check_voc(name, metadata, options)
     return len(metadata.get("thing_classes") or []), False
+
+
+def _check_voc(name, metadata, options):
+    """Check a set in VOC's layout, in the main process, which gives the result to the others."""
+    if options["masks"]:
+        raise ValueError(f"data set {name} has boxes, no masks: set MODEL.MASK_ON False")
+    report = None
+    if comm.is_main_process():
+        allowed = {"allow_outside": options["allow_outside"]}
+        report = check_voc(metadata.dirname, metadata.split, metadata.thing_classes, name, full=False, **allowed)
+    _stop_on_errors(comm.all_gather(report)[0], metadata.dirname, name + " --allow-outside" * options["allow_outside"])
 
 
 def _register_custom(cfg, options, splits):

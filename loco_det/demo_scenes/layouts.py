@@ -1,10 +1,11 @@
-"""One generated scene as files: an image, COCO annotations, or Cityscapes ground truth."""
+"""One generated scene as files: an image, COCO annotations, Cityscapes ground truth, or a Pascal VOC annotation."""
 
 import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -20,6 +21,17 @@ JPEG_QUALITY = 92
 MIN_POLYGON_IOU = 0.95  # of the decoded polygons with the exact mask; below it RLE is written
 # Label ids of cityscapesscripts.helpers.labels
 THING_IDS = dict(zip(CLASSES, (24, 25, 26, 27, 28, 31, 32, 33), strict=True))
+# Names of Pascal VOC. It takes riders for persons, and does not annotate trucks
+VOC_NAMES = {
+    "person": "person",
+    "rider": "person",
+    "car": "car",
+    "bus": "bus",
+    "train": "train",
+    "motorcycle": "motorbike",
+    "bicycle": "bicycle",
+}
+MOSTLY_HIDDEN = 0.6  # of a silhouette: an object that shows less is marked as difficult in VOC's layout
 STUFF_NAMES = {
     ROAD: "road",
     SIDEWALK: "sidewalk",
@@ -160,6 +172,44 @@ def write_cityscapes(scene: Scene, folder: Path, index: int, split: str) -> None
     path = folder / "gtFine" / f"{stem}_gtFine_polygons.json"
     with named_errors(path):
         path.write_text(text)
+
+
+def write_voc(scene: Scene, folder: Path, index: int) -> None:
+    """Write the image, as JPEG, and its annotation.
+
+    Args:
+        scene: what to write.
+        folder: such as VOC2007, with JPEGImages and Annotations.
+        index: number of the scene, the name of its files.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
+    write_image(scene, folder / "JPEGImages", index)
+    height, width, depth = scene.image.shape
+    root = ElementTree.Element("annotation")
+    _add(root, {"folder": folder.name, "filename": f"{index:06d}.jpg"})
+    _add(ElementTree.SubElement(root, "size"), {"width": width, "height": height, "depth": depth})
+    _add(root, {"segmented": 0})
+    for thing in scene.instances:
+        if name := VOC_NAMES.get(CLASSES[thing.category]):
+            y, x = np.nonzero(thing.mask)
+            difficult = int(thing.mask.sum() < MOSTLY_HIDDEN * thing.silhouette.sum())
+            truncated = int(thing.mask.sum() < thing.silhouette.sum())
+            entry = ElementTree.SubElement(root, "object")
+            _add(entry, {"name": name, "pose": "Unspecified", "truncated": truncated, "difficult": difficult})
+            # The first and the last pixel of the box, counted from 1
+            corners = {"xmin": x.min() + 1, "ymin": y.min() + 1, "xmax": x.max() + 1, "ymax": y.max() + 1}
+            _add(ElementTree.SubElement(entry, "bndbox"), corners)
+    ElementTree.indent(root)
+    path = folder / "Annotations" / f"{index:06d}.xml"
+    with named_errors(path):
+        path.write_text(ElementTree.tostring(root, encoding="unicode") + "\n")
+
+
+def _add(element, values):
+    for tag, value in values.items():
+        ElementTree.SubElement(element, tag).text = str(value)
 
 
 def _stuff_objects(stuff):

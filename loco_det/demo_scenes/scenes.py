@@ -14,7 +14,10 @@ from .painting import paint, photograph, shade_ground
 from .pictograms import CLASSES
 from .sprites import draw_sprite, outer_contours
 
-STREAMS = ("unlabeled", "coco_train", "coco_val", "cityscapes_train", "cityscapes_val")  # order is part of the seed
+STREAMS = (  # their order is part of the seed
+    "unlabeled", "coco_train", "coco_val", "cityscapes_train", "cityscapes_val",
+    "voc_2007_trainval", "voc_2007_test", "voc_2012_trainval",
+)  # fmt: skip
 MAX_INSTANCES = 7
 MIN_VISIBLE_PIXELS = 40
 MIN_VISIBLE_SHARE = 0.4  # of the instance's own silhouette inside the frame

@@ -1,4 +1,4 @@
-"""Generated scenes as files, in the three layouts that the project reads: image folder, COCO and Cityscapes.
+"""Generated scenes as files, in the layouts that the project reads: image folder, COCO, Cityscapes and Pascal VOC.
 
     ROOT/demo.json                                        the arguments and the version of the generator
     ROOT/unlabeled/000000.jpg ...                         for pretraining
@@ -6,8 +6,12 @@
     ROOT/coco/annotations/instances_{train,val}.json
     ROOT/cityscapes/leftImg8bit/{train,val}/CITY/CITY_000000_000000_leftImg8bit.png
     ROOT/cityscapes/gtFine/{train,val}/CITY/CITY_000000_000000_gtFine_{instanceIds,labelIds}.png, _polygons.json
+    ROOT/voc/VOC{2007,2012}/{JPEGImages/000000.jpg,Annotations/000000.xml} ...
+    ROOT/voc/VOC2007/ImageSets/Main/{trainval,test}.txt
+    ROOT/voc/VOC2012/ImageSets/Main/trainval.txt
 
-CITY is "demotrain" or "demoval". No two of the five streams share a scene. The COCO masks are polygons, or RLE where
+CITY is "demotrain" or "demoval". Each of VOC's two years has as many training images as the other layouts. VOC's layout
+is made only if it is asked for. No two of the streams share a scene. The COCO masks are polygons, or RLE where
 polygons are not enough (the holes of a bicycle's wheels), so Detectron2 needs INPUT.MASK_FORMAT "bitmask".
 
 The bytes depend on the arguments only, not on the number of processes. Other versions of numpy or OpenCV, or another
@@ -30,12 +34,14 @@ from pretrain.files.atomic import make_folder, missing_folders, remove_empty, wr
 from pretrain.processes.lifetime import is_running
 from pretrain.processes.signals import leave_on
 
-from .layouts import coco_dataset, write_cityscapes, write_coco_image, write_image
+from .layouts import coco_dataset, write_cityscapes, write_coco_image, write_image, write_voc
 from .pictograms import CLASSES
 from .scenes import draw_scene
 from .workers import ENDING, parallel_map
 
-LAYOUTS = ("unlabeled", "coco", "cityscapes")
+LAYOUTS = ("unlabeled", "coco", "cityscapes", "voc")
+USUAL = LAYOUTS[:3]
+VOC_SETS = (("2007", "trainval", "num_train"), ("2007", "test", "num_val"), ("2012", "trainval", "num_train"))
 VERSION = 1  # of the generator: raise it when the same arguments would give other bytes
 MANIFEST = "demo.json"
 
@@ -48,7 +54,7 @@ def make_demo_data(
     num_val: int = 100,
     size: Sequence[int] = (160, 192),
     workers: int | None = None,
-    layouts: Sequence[str] = LAYOUTS,
+    layouts: Sequence[str] = USUAL,
 ) -> bool:
     """Write the demo data to ``root``, all or nothing: it is built in a folder beside it, which is renamed at the end.
 
@@ -58,7 +64,8 @@ def make_demo_data(
         root: folder to create, with its parents.
         seed: not negative.
         num_unlabeled: images in the unlabeled folder.
-        num_train: training images of the COCO layout, and as many different ones of the Cityscapes layout.
+        num_train: training images of the COCO layout, and as many different ones of the Cityscapes layout and of each
+            year of the VOC layout.
         num_val: the same for validation.
         size: (height, width) of the images in pixels, 64 to 2048 each.
         workers: processes; None for one per processor core. With more than one, a script that calls this needs the
@@ -168,6 +175,8 @@ def _write_layout(layout, root, asked, run):
     folder.mkdir()
     if layout == "unlabeled":
         _scenes(write_image, folder, layout, asked["num_unlabeled"], asked, run)
+    if layout == "voc":
+        _write_voc(folder, asked, run)
     for split in ("train", "val"):
         stream, count = f"{layout}_{split}", asked[f"num_{split}"]
         if layout == "coco":
@@ -180,6 +189,23 @@ def _write_layout(layout, root, asked, run):
             for kind in ("leftImg8bit", "gtFine"):
                 (folder / kind / split / f"demo{split}").mkdir(parents=True)
             _scenes(partial(write_cityscapes, split=split), folder, stream, count, asked, run)
+
+
+def _write_voc(root, asked, run):
+    """The sets of both years; those of one year share its folders, and so the names of their images go on counting."""
+    used = dict.fromkeys(("2007", "2012"), 0)
+    for year, split, key in VOC_SETS:
+        folder, first, count = root / f"VOC{year}", used[year], asked[key]
+        for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        _scenes(partial(_write_voc_scene, first), folder, f"voc_{year}_{split}", count, asked, run)
+        names = "".join(f"{first + index:06d}\n" for index in range(count))
+        write_whole(folder / "ImageSets" / "Main" / f"{split}.txt", names)
+        used[year] += count
+
+
+def _write_voc_scene(first, scene, folder, index):
+    write_voc(scene, folder, first + index)
 
 
 def _scenes(write, folder, stream, count, asked, run):

@@ -34,6 +34,7 @@ from pretrain.files.yaml_files import parse_yaml
 from ..data.mapper import ImageMapper
 from ..evaluation.analysis import analyze
 from ..evaluation.inference import without_pasting
+from ..evaluation.voc import ground_truth_path
 from ..runs.folder import is_finished, read_run
 from ..runs.published import published_row
 from .checkpoint import local_weights
@@ -231,8 +232,9 @@ def write_analysis(cfg: CfgNode) -> None:
     for name in ("analysis.json", "analysis.png"):  # of an earlier evaluation
         (folder / name).unlink(missing_ok=True)
     dataset, predictions = cfg.DATASETS.TEST[-1], folder / PREDICTIONS
-    truth = MetadataCatalog.get(dataset).get("json_file")
-    if not truth or not os.path.isfile(truth) or not predictions.is_file():
+    written = ground_truth_path(str(predictions.parent), dataset)  # by the evaluator, of data in other formats
+    truth = MetadataCatalog.get(dataset).get("json_file") or written
+    if not os.path.isfile(truth) or not predictions.is_file():
         logger.info(f"no analysis: {dataset} has no ground truth or no predictions in COCO's format")
         return
     analysis = {"dataset": dataset, **analyze(truth, predictions, cfg.TEST.PICTURE_THRESHOLD, masks=cfg.MODEL.MASK_ON)}

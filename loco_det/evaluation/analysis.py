@@ -5,7 +5,7 @@ import copy
 import io
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +39,8 @@ def analyze(
 
     Returns:
         dict, ready for JSON (percent; None where there are no such objects):
-        "classes": names, in the order of the category ids; "images", "objects" (without crowds), "detections": numbers;
+        "classes": names, in the order of the category ids; "images", "objects" (without crowds and what is ignored),
+        "detections": numbers;
         "tasks": "bbox" and perhaps "segm" -> "sizes": size -> AP, AR (recall of 100 detections an image, mean over
         IoU); "per_class": class -> "objects", AP, AP50, AP75, APs, APm, APl, AR; "curves": "recall" and, for each of
         ``CURVES``, the precision there, mean over classes (101 points);
@@ -58,7 +59,7 @@ def analyze(
         found = json.load(f)
     _check(found, truth, predictions, ground_truth)
     classes = [truth.cats[i]["name"] for i in truth.getCatIds()]
-    objects = [a for a in truth.anns.values() if not a.get("iscrowd")]
+    objects = [a for a in truth.anns.values() if not _is_ignored(a)]
     tasks = ["bbox", "segm"] if ("segmentation" in found[0] if found else masks) else ["bbox"]
     return {
         "classes": classes,
@@ -89,19 +90,24 @@ def _task(truth, found, task, classes, evaluation):
     # detections an image, the last of maxDets
     precision, recall = (np.asarray(evaluated.eval[key])[..., -1] for key in ("precision", "recall"))
     precision, recall = (np.where(array > -1, 100 * array, np.nan) for array in (precision, recall))
-    objects = np.array([len(truth.getAnnIds(catIds=[i], iscrowd=False)) for i in truth.getCatIds()])
-    per_class = {}
+    counts = Counter(a["category_id"] for a in truth.anns.values() if not _is_ignored(a))
+    per_class, ids = {}, truth.getCatIds()
     for k, name in enumerate(classes):
         aps = {"AP": precision[:, :, k, 0], "AP50": precision[0, :, k, 0], "AP75": precision[5, :, k, 0]}
         aps |= {f"AP{size[0]}": precision[:, :, k, a] for a, size in enumerate(SIZES) if a}
         aps["AR"] = recall[:, k, 0]
-        per_class[name] = {"objects": int(objects[k]), **{key: _mean(value) for key, value in aps.items()}}
+        per_class[name] = {"objects": counts[ids[k]], **{key: _mean(value) for key, value in aps.items()}}
     curves = {"recall": [round(float(r), 2) for r in evaluated.params.recThrs]}
     for name, index in CURVES.items():
         at = precision[index, :, :, 0].reshape(-1, *precision.shape[1:3])  # (IoU, recall point, class)
         curves[name] = [_mean(at[:, r]) for r in range(at.shape[1])]
     sizes = {s: {"AP": _mean(precision[:, :, :, a]), "AR": _mean(recall[:, :, a])} for a, s in enumerate(SIZES)}
     return {"sizes": sizes, "per_class": per_class, "curves": curves}
+
+
+def _is_ignored(annotation):
+    """Whether it is a crowd region, or ignored for its area as Pascal VOC's difficult objects (voc.py) are."""
+    return bool(annotation.get("iscrowd")) or annotation.get("area", 0) < 0
 
 
 def _as_coco(truth, found, task):
@@ -152,14 +158,14 @@ def confusion(truth: COCO, found: list[dict[str, Any]], threshold: float) -> dic
             detections[detection["image_id"]].append(detection)
     for image in truth.imgs:
         objects = truth.imgToAnns.get(image, [])
-        crowd = np.array([bool(o.get("iscrowd")) for o in objects], dtype=bool)
+        ignored = np.array([_is_ignored(o) for o in objects], dtype=bool)
         true = np.array([index[o["category_id"]] for o in objects], dtype=int)
         guessed = np.array([index[d["category_id"]] for d in detections[image]], dtype=int)
-        match = _match(objects, detections[image], true, guessed, crowd)
+        match = _match(objects, detections[image], true, guessed, ignored)
         for d, g in enumerate(match):
-            if g is None or not crowd[g]:
+            if g is None or not ignored[g]:
                 matrix[-1 if g is None else true[g], guessed[d]] += 1
-        missed_classes = true[[g for g in np.flatnonzero(~crowd) if g not in set(match)]]
+        missed_classes = true[[g for g in np.flatnonzero(~ignored) if g not in set(match)]]
         np.add.at(matrix[:, -1], missed_classes, 1)
     right, real = int(np.trace(matrix)), int(matrix[:-1, :-1].sum())
     missed, spurious = int(matrix[:-1, -1].sum()), int(matrix[-1, :-1].sum())
@@ -167,16 +173,17 @@ def confusion(truth: COCO, found: list[dict[str, Any]], threshold: float) -> dic
     return {"iou": IOU, "score": threshold, "matrix": matrix.tolist(), **sums}
 
 
-def _match(objects, detections, true, guessed, crowd):
+def _match(objects, detections, true, guessed, ignored):
     """Index of the object that each detection of an image takes, or None."""
     match = [None] * len(detections)
     if not objects or not detections:
         return match
-    ious = mask_util.iou([d["bbox"] for d in detections], [o["bbox"] for o in objects], crowd.astype(int).tolist())
-    same, free = guessed[:, None] == true, ~crowd
-    for allowed in (same & ~crowd, same & crowd, ~same & ~crowd):
+    crowd = [int(bool(o.get("iscrowd"))) for o in objects]
+    ious = mask_util.iou([d["bbox"] for d in detections], [o["bbox"] for o in objects], crowd)
+    same, free = guessed[:, None] == true, ~ignored
+    for allowed in (same & ~ignored, same & ignored, ~same & ~ignored):
         for d in range(len(detections)):
-            overlap = np.where(allowed[d] & (free | crowd), ious[d], 0)
+            overlap = np.where(allowed[d] & (free | ignored), ious[d], 0)
             best = int(overlap.argmax())
             if match[d] is None and overlap[best] >= IOU:
                 match[d], free[best] = best, False

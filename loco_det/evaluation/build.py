@@ -1,4 +1,4 @@
-"""Evaluators: pycocotools' figures for COCO-format data, cityscapesScripts for Cityscapes, both through Detectron2."""
+"""Evaluators: pycocotools' figures for COCO-format data, cityscapesScripts for Cityscapes, VOC's own for Pascal VOC."""
 
 import os
 
@@ -7,6 +7,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 from .cityscapes import CityscapesEvaluator
 from .coco import FastCOCOEvaluator, ReferenceCOCOEvaluator
+from .voc import VOCEvaluator
 
 # TEST.COCO_EVALUATOR -> class; both give the same figures
 COCO_EVALUATORS = {"fast": FastCOCOEvaluator, "pycocotools": ReferenceCOCOEvaluator}
@@ -18,22 +19,27 @@ def build_evaluator(dataset_name: str, output_dir: str, coco_evaluator: str = "f
     Args:
         dataset_name: name of the data set.
         output_dir: folder for the predictions in COCO's results format.
-        coco_evaluator: for COCO-format data, a key of ``COCO_EVALUATORS``.
+        coco_evaluator: for COCO-format data and Pascal VOC, a key of ``COCO_EVALUATORS``.
 
     Raises:
         ValueError: if there is no evaluator of that type or name.
     """
-    if evaluator_type(dataset_name) == "coco":
-        if coco_evaluator not in COCO_EVALUATORS:
-            raise ValueError(f"TEST.COCO_EVALUATOR {coco_evaluator!r}: use one of {', '.join(COCO_EVALUATORS)}")
-        evaluator = COCO_EVALUATORS[coco_evaluator]
-        return evaluator(dataset_name, output_dir=os.path.join(output_dir, "inference"))
-    return CityscapesEvaluator(dataset_name)
+    kind, folder = evaluator_type(dataset_name), os.path.join(output_dir, "inference")
+    if kind == "cityscapes_instance":
+        return CityscapesEvaluator(dataset_name)
+    if coco_evaluator not in COCO_EVALUATORS:
+        raise ValueError(f"TEST.COCO_EVALUATOR {coco_evaluator!r}: use one of {', '.join(COCO_EVALUATORS)}")
+    evaluator = COCO_EVALUATORS[coco_evaluator]
+    if kind == "pascal_voc":
+        return VOCEvaluator(dataset_name, folder, evaluator)
+    return evaluator(dataset_name, output_dir=folder)
 
 
 def evaluator_type(dataset_name: str) -> str:
-    """The kind of evaluator of a data set, "coco" or "cityscapes_instance"; ValueError if there is none for it."""
+    """The evaluator of a data set: "coco", "cityscapes_instance" or "pascal_voc"; ValueError if there is none."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in ("coco", "cityscapes_instance"):
-        raise ValueError(f"data set {dataset_name}: no evaluator for type {kind!r}; use COCO format or Cityscapes")
+    if kind not in ("coco", "cityscapes_instance", "pascal_voc"):
+        raise ValueError(
+            f"data set {dataset_name}: no evaluator for type {kind!r}; use COCO format, Cityscapes or Pascal VOC"
+        )
     return kind

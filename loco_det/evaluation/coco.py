@@ -17,6 +17,7 @@ import hotcoco
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from pycocotools.coco import COCO
@@ -38,7 +39,7 @@ class ReducedCOCOEvaluator(COCOEvaluator):
 
     Detectron2's own takes the whole file, and stops after the training at fields that no metric reads. Results and
     files are the same; so are the arguments, but for Detectron2's deprecated ones and ``use_fast_impl``: its C++
-    evaluator is not used.
+    evaluator is not used. Metadata with a ``json_file`` may stand for the name of a data set that is not registered.
 
     Raises:
         FileNotFoundError, ValueError: if the ground truth cannot be read.
@@ -46,7 +47,7 @@ class ReducedCOCOEvaluator(COCOEvaluator):
 
     def __init__(
         self,
-        dataset_name: str,
+        dataset_name: str | Metadata,
         tasks: Sequence[str] | None = None,
         distributed: bool = True,
         output_dir: str | None = None,
@@ -56,7 +57,7 @@ class ReducedCOCOEvaluator(COCOEvaluator):
         kpt_oks_sigmas: Sequence[float] = (),
         allow_cached_coco: bool = True,
     ) -> None:
-        metadata = MetadataCatalog.get(dataset_name)
+        metadata = dataset_name if isinstance(dataset_name, Metadata) else MetadataCatalog.get(dataset_name)
         if not metadata.get("json_file"):  # a data set that is no file: Detectron2 writes one
             options = {"max_dets_per_image": max_dets_per_image, "kpt_oks_sigmas": kpt_oks_sigmas}
             options |= {"use_fast_impl": False, "allow_cached_coco": allow_cached_coco}

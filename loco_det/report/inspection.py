@@ -1,5 +1,6 @@
 """The work of tools/check_dataset.py: find the data sets, check them, draw a page of samples, write a report."""
 
+import contextlib
 import json
 import math
 import os
@@ -19,9 +20,12 @@ from ..data.checks.cityscapes import check_cityscapes
 from ..data.checks.coco import check_coco
 from ..data.checks.findings import Report
 from ..data.checks.image_files import is_inside
+from ..data.checks.voc import check_voc
 from ..data.cityscapes import list_files, read_one
 from ..data.coco_loader import use_own_reader
 from ..data.low_shot import register_low_shot
+from ..data.voc_files import read_split
+from ..data.voc_loader import is_voc, load_one
 from .drawing import draw_half, objects_of_record
 from .visualize import pick_records
 
@@ -41,7 +45,7 @@ def check_all(
     """Check data sets in full.
 
     Args:
-        names: registered data sets with COCO annotations (low-shot sets included) or of Cityscapes.
+        names: registered data sets with COCO annotations (low-shot sets included), of Cityscapes or of Pascal VOC.
         json_file, images: COCO annotations and their folder of images, both or neither.
         cityscapes: a folder with leftImg8bit and gtFine; its splits train and val are checked if they exist.
         decode: read all pixels of the images.
@@ -53,7 +57,7 @@ def check_all(
 
     Raises:
         FileNotFoundError: if a data set is missing.
-        ValueError: if a name is not registered, or is neither COCO nor Cityscapes.
+        ValueError: if a name is not registered, or is none of COCO, Cityscapes and Pascal VOC.
     """
     register_low_shot()
     use_own_reader(masks)
@@ -85,7 +89,9 @@ def _check_registered(name, options):
         return _check_json(metadata.json_file, metadata.image_root, name, options, only)
     if metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("gt_dir"):
         return _check_city(metadata.image_dir, metadata.gt_dir, name, options["decode"])
-    raise ValueError(f"{name!r} is neither of COCO instance annotations nor Cityscapes instances")
+    if is_voc(name):
+        return _check_voc(name, metadata, options["decode"], options["allow_outside"])
+    raise ValueError(f"{name!r} is neither of COCO instance annotations nor Cityscapes instances nor Pascal VOC")
 
 
 def _check_json(path, images, name, options, only=None):
@@ -113,6 +119,18 @@ def _check_city(image_dir, gt_dir, name, decode):
             annotation["category_id"] = classes.index(annotation["category_id"])
         records.append(record)
     return report, records
+
+
+def _check_voc(name, metadata, decode, allow_outside):
+    folder, places = metadata.dirname, {label: i for i, label in enumerate(metadata.thing_classes)}
+    more = {"decode": decode, "allow_outside": allow_outside}
+    report = check_voc(folder, metadata.split, metadata.thing_classes, name, **more)
+    records = []
+    for image in read_split(folder, metadata.split):
+        if allow_outside or is_inside(folder, image):
+            with contextlib.suppress(OSError, ValueError):  # the check has reported it
+                records.append(load_one(folder, image, places))
+    return report, pick_records(records, PICTURES)
 
 
 def _coco_records(content, folder, classes, allow_outside):

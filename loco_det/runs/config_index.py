@@ -31,7 +31,7 @@ HEAD = """# Configs
   with an old name says the new one; runs and configs that name an old one are still read.
 
 All figures are published ones; none was measured here. They are top-1 of a linear classifier on ImageNet, and box and
-mask AP, all in percent. A row that is in two tables is one file.
+mask AP, all in percent; VOC has boxes only. A row that is in two tables is one file.
 """
 TASKS = {"pretrain": "Pretraining", "detection": "Detection", "readout": "Readout"}
 PAPERS = {
@@ -54,7 +54,7 @@ class Published(NamedTuple):
     Attributes:
         source: the paper and its table, such as "LoCo, Table 2".
         row: what the row is, in words.
-        figure: such as "69.5 top-1" or "34.5 / 32.0", box and mask AP.
+        figure: such as "69.5 top-1" or "34.5 / 32.0", box and mask AP; "–" for a mask AP that there is not.
         path: of the config, below ``configs/``.
     """
 
@@ -92,7 +92,7 @@ def published_rows(path: Path) -> list[Published]:
     published = read_yaml(path).get("PUBLISHED") or {}
     if published:
         row, _, source = published["ROW"].removesuffix(")").rpartition(" (")
-        return [Published(source, row, f"{published['BOX_AP']} / {published['MASK_AP']}", name)]
+        return [Published(source, row, f"{published['BOX_AP']} / {published.get('MASK_AP', '–')}", name)]
     return [Published(match[1], match[2], match[3], name) for line in comment_of(path) if (match := TOP1.match(line))]
 
 

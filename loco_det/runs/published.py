@@ -37,7 +37,10 @@ NAMES = {
     "DATASETS.TRAIN": "trained on {}", "DATASETS.TEST": "tested on {}", "SOLVER.MAX_ITER": "{} iterations",
     "SOLVER.IMS_PER_BATCH": "{} images a step", "SOLVER.STEPS": "steps at {}", "SOLVER.EPOCHS": "{} epochs",
 }  # fmt: skip
-IMAGES = {"coco_2017_val": 5000, "coco_2017_train": 117_266, "cityscapes_fine_instance_seg_val": 500}  # with objects
+IMAGES = {  # with objects
+    "coco_2017_val": 5000, "coco_2017_train": 117_266, "cityscapes_fine_instance_seg_val": 500,
+    "voc_2007_trainval": 5011, "voc_2012_trainval": 11_540, "voc_2007_test": 4952,
+}  # fmt: skip
 MOST = 4  # keys of a group that are named
 
 

@@ -150,6 +150,17 @@ FINE_TUNED = {
     },
 }
 
+VOC_DATA = {  # facebookresearch/moco, detection/configs/pascal_voc_R_50_C4_24k_moco.yaml
+    **schedule(18000, 22000, 24000),
+    "DATASETS.TRAIN": ("voc_2007_trainval", "voc_2012_trainval"),
+    "DATASETS.TEST": ("voc_2007_test",),
+    "MODEL.MASK_ON": False,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 20,
+    "INPUT.MIN_SIZE_TRAIN": (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+    "SOLVER.WARMUP_ITERS": 100,
+}
+VOC_NETWORKS = {"c4": {**FINE_TUNED["c4_2x"], **VOC_DATA}, "fpn": {**COCO, **VOC_DATA}}
+
 # Published box and mask AP; None: a control, or a row that nobody has published
 TABLE2 = {  # LoCo, Table 2: COCO, Cityscapes
     "resnet50_supervised": ((33.9, 31.3), (33.2, 27.1)),
@@ -180,6 +191,14 @@ WHOLE_COCO = {  # FPN: InfoMin in PyContrast's table of detection results; C4: M
     "fpn_2x": {"random": (38.4, 34.7), "supervised": (41.6, 37.6), "loco_800ep": None},
     "c4_2x": {"random": (35.6, 31.4), "supervised": (40.0, 34.7), "moco_v1_200ep": (40.7, 35.4), "loco_800ep": None},
 }
+MOCO_VOC = {"random": 33.8, "supervised": 53.5, "moco_v1_200ep": 55.9, "moco_v2_200ep": 57.0, "moco_v2_800ep": 57.4}
+VOC = {  # C4, fine-tuned: MoCo's README, and Table 2 for the random start; box AP
+    "finetune_c4": {**MOCO_VOC, "loco_800ep": None},
+    **dict.fromkeys(
+        ("finetune_fpn", "frozen_c4", "frozen_fpn"),
+        dict.fromkeys(("random", "supervised", "moco_v1_200ep", "loco_800ep")),
+    ),
+}
 Row = collections.namedtuple("Row", "recipe weights published source")
 
 
@@ -204,6 +223,15 @@ def rows():
             weights = "random" if name == "random" else f"output/resnet50_{file}.pkl"
             source = "MoCo, Table 5" if kind == "c4_2x" else "PyContrast"
             found[f"detection/coco_finetune_{kind}/resnet50_{name}"] = Row(FINE_TUNED[kind], weights, figure, source)
+    for kind, figures in VOC.items():
+        frozen, network = kind.startswith("frozen"), kind.rpartition("_")[2]
+        for name, figure in figures.items():
+            file = "moco" if name == "moco_v1_200ep" else name
+            weights = "random" if name == "random" and not frozen else f"output/resnet50_{file}.pkl"
+            source = "MoCo, Table 2" if name == "random" else "MoCo, README"
+            recipe = {**VOC_NETWORKS[network], **freeze(5 if frozen else 0)}
+            row = Row(recipe, weights, figure and (figure, 0.0), source)
+            found[f"detection/voc_{kind}/resnet50_{name}"] = row
     fine_tuned = Row({**CITYSCAPES, **freeze(0)}, "output/resnet50_loco_800ep.pkl", None, "")
     found["detection/cityscapes_finetune/resnet50_loco_800ep"] = fine_tuned
     found["coco_loco_frozen"] = found["detection/coco_frozen/resnet50_loco_800ep"]
@@ -219,6 +247,7 @@ DEMO = {  # generated scenes: the recipe but for these keys, which follow from s
     "demo_coco_loco_finetune": freeze(0),
     "demo_cityscapes_loco_frozen": freeze(5),
     "demo_cityscapes_loco_finetune": freeze(0),
+    "demo_voc_loco_frozen": {**freeze(5), "MODEL.MASK_ON": False},
 }
 CPU = {"detection/cpu_frozen/resnet18_loco": freeze(5)}  # your own data, likewise
 SMALLER = ("SIZE", "TOPK", "CHANNELS", "_DIM", "DEPTH", "WARMUP_ITERS", "WORLD_SIZE")
@@ -320,7 +349,7 @@ def test_leaves_are_short_and_their_first_line_says_what_they_are(name):
     if "/" in name and name in ROWS and ROWS[name].published:
         said = {word for part, word in words.items() if part in name.split("_")}
         said |= {"ShuffleNet"} if "shufflenetv2" in name else {"R50"}
-        said |= {"Cityscapes"} if "cityscapes" in name else {"COCO"}
+        said |= {"Cityscapes"} if "cityscapes" in name else {"VOC"} if "/voc_" in name else {"COCO"}
         assert all(word in resolved(name).PUBLISHED.ROW for word in said)
 
 
@@ -448,7 +477,8 @@ def test_every_recipe_trains(name, tiny_data):
     with EventStorage():
         for _ in range(2):
             losses = model(next(loader))
-            assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+            masks = {"loss_mask"} if cfg.MODEL.MASK_ON else set()
+            assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", *masks}
             assert all(torch.isfinite(loss) for loss in losses.values()), losses
             optimizer.zero_grad()
             sum(losses.values()).backward()

@@ -156,9 +156,12 @@ def test_every_published_figure_is_in_the_readme():
         text = (CONFIGS / name).read_text()
         box, mask = (re.search(rf"^  {key}_AP: (\S+)$", text, re.MULTILINE) for key in ("BOX", "MASK"))
         top1 = re.findall(r"^# .*: (?:about )?([\d.]+) top-1", text, re.MULTILINE)
-        figures = [f"{box[1]} / {mask[1]}"] if box else top1
+        figures = [f"{box[1]} / {mask[1] if mask else '–'}"] if box else top1
         for figure in figures:
-            assert any(f"({name}) |" in line and re.search(rf"\b{figure}\b", line) for line in lines), (name, figure)
+            assert any(f"({name}) |" in line and re.search(rf"\b{figure}(?!\w)", line) for line in lines), (
+                name,
+                figure,
+            )
         rows = published_rows(CONFIGS / name)
         assert len(rows) == len(figures) and all(row.path == name for row in rows)
         found += len(rows)

@@ -167,4 +167,17 @@ KINDS = {
     "outline_short": Kind(
         "error", "polygons with fewer than three points", "Detectron2 stops with a ValueError of shapely"
     ),
+    # Pascal VOC; Detectron2 0.7.2 was tried
+    "class_unknown": Kind(
+        "error",
+        "objects of classes that the data set does not have",
+        "Detectron2 stops with a ValueError; evaluation leaves them out: names count as they are written",
+    ),
+    "corners_swapped": Kind(
+        "error",
+        "boxes whose xmax is left of xmin, or whose ymax is above ymin",
+        "training takes the box mirrored, evaluation never matches it: write the left, top, right and bottom pixel",
+    ),
+    "name_listed_twice": Kind("warning", "images that are listed twice", "they are read once"),
+    "difficult": Kind("info", "objects marked as difficult", "trained on; in evaluation neither hits nor misses"),
 }

@@ -8,7 +8,7 @@ from ..schema import ANY, either, flag, maybe, number, path, text, whole
 from .base import Results, known
 
 Metrics = dict[str, float | None]  # "AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" -> percent
-Tasks = dict[str, Metrics]  # "bbox", "segm" -> its metrics
+Tasks = dict[str, Metrics]  # "bbox", "segm", "bbox_coco" -> its metrics
 _METRICS = {ANY: maybe(number)}
 
 
@@ -51,8 +51,9 @@ class DetectionResults(Results):
 
     results: Tasks | dict[str, Tasks] | None = known(
         {ANY: either(_METRICS, {ANY: _METRICS})},
-        "task (`bbox`, `segm`) -> metric (`AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AP-<class>`) -> percent; with "
-        "several test sets: data set -> task -> metric -> percent",
+        "task (`bbox`, `segm`; of Pascal VOC `bbox`, its own AP, and `bbox_coco`, COCO's) -> metric (`AP`, `AP50`, "
+        "`AP75`, `APs`, `APm`, `APl`, `AP-<class>`) -> percent; with several test sets: data set -> task -> metric -> "
+        "percent",
     )
     dataset: str | None = known(text, "DATASETS.TEST, joined by commas")
     train_dataset: str | None = known(text, "DATASETS.TRAIN, joined by commas")

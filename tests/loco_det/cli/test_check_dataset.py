@@ -11,7 +11,7 @@ from loco_det.demo_scenes.writing import make_demo_data
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     root = tmp_path_factory.mktemp("check") / "demo"
-    make_demo_data(root, num_train=5, num_val=3, size=(64, 96), workers=1, layouts=("coco", "cityscapes"))
+    make_demo_data(root, num_train=5, num_val=3, size=(64, 96), workers=1, layouts=("coco", "cityscapes", "voc"))
     # Detectron2's names for it
     coco = root / "coco"
     for split in ("train", "val"):
@@ -132,6 +132,17 @@ def test_odd_entries_are_not_drawn(run, demo, tmp_path):
 def test_cityscapes_tree(run, demo):
     code, out, _ = run("--cityscapes", demo / "cityscapes")
     assert code == 0 and "cityscapes train: 5 images" in out and "cityscapes val: 3 images" in out
+
+
+def test_voc(run_tool, demo, tmp_path):
+    pictures = ("--pictures", tmp_path / "p.png", "--decode")
+    done = run_tool(
+        "check_dataset.py", "voc_2007_trainval", "voc_2007_test", *pictures, DETECTRON2_DATASETS=str(demo / "voc")
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "voc_2007_trainval: 5 images" in done.stdout and "voc_2007_test: 3 images" in done.stdout
+    assert "info: objects marked as difficult" in done.stdout
+    assert len(Image.open(tmp_path / "p.png").getcolors(1 << 24)) > 1000
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_
 def data(tmp_path_factory):
     """Demo scenes and converted random weights."""
     root = tmp_path_factory.mktemp("data")
-    layouts = ("coco", "cityscapes")
+    layouts = ("coco", "cityscapes", "voc")
     make_demo_data(root / "demo", num_train=4, num_val=3, size=(64, 96), workers=1, layouts=layouts)
     torch.manual_seed(0)
     torch.save(build_encoder("resnet18").state_dict(), root / "r18.pth")
@@ -168,6 +168,46 @@ def test_cityscapes_layout(run_tool, data, tmp_path):
     found = results(tmp_path / "out")
     assert found["dataset"] == "cityscapes_fine_instance_seg_val" and "AP" in found["results"]["segm"]
     assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 2
+
+
+@pytest.fixture(scope="module")
+def voc_run(run_tool, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("voc") / "out"
+    done = run_tool("train_net.py", *arguments(data, out, "demo_voc_loco_frozen"),
+                    DETECTRON2_DATASETS=str(data / "demo" / "voc"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_voc_layout(voc_run):
+    """Boxes without masks: results by both definitions, analysis and pictures."""
+    found = results(voc_run)
+    assert (found["train_dataset"], found["dataset"]) == ("voc_2007_trainval, voc_2012_trainval", "voc_2007_test")
+    assert list(found["results"]) == ["bbox", "bbox_coco"] and len(found["thing_classes"]) == 20
+    assert {"AP", "AP50", "AP75", "AP-person"} <= found["results"]["bbox"].keys() & found["results"]["bbox_coco"].keys()
+    assert found["results"]["bbox"]["AP-sheep"] is None and found["results"]["bbox"]["AP"] >= 0
+    assert found["problems"] == [] and found["published"] is None
+    assert len(list((voc_run / "pictures").glob("*.png"))) == 2
+    analysis = json.loads((voc_run / "analysis.json").read_text())
+    assert list(analysis["tasks"]) == ["bbox"] and analysis["images"] == 3 and (voc_run / "analysis.png").exists()
+
+
+def test_voc_in_reports_and_evaluated_again(run_tool, call_tool, voc_run, data, tmp_path, capsys):
+    assert call_tool("report", voc_run, "--output", tmp_path / "page.html", "--markdown") == 0
+    said = capsys.readouterr().out
+    assert "voc_2007_test" in said and "box AP" in said
+    before = results(voc_run)["results"]
+    done = run_tool("train_net.py", "--config-file", voc_run / "config.yaml", "--eval-only", "--resume",
+                    DETECTRON2_DATASETS=str(data / "demo" / "voc"))  # fmt: skip
+    assert done.returncode == 0 and results(voc_run)["results"] == before
+
+
+def test_voc_with_masks_or_elsewhere_is_refused_in_one_line(run_tool, data, tmp_path):
+    given = arguments(data, tmp_path / "out", "demo_voc_loco_frozen")
+    done = run_tool("train_net.py", *given, "MODEL.MASK_ON", True, DETECTRON2_DATASETS=str(data / "demo" / "voc"))
+    assert done.returncode == 2 and "voc_2007_trainval has boxes, no masks: set MODEL.MASK_ON False" in done.stderr
+    done = run_tool("train_net.py", *given, DETECTRON2_DATASETS=str(data / "demo"))
+    assert done.returncode == 2 and "has to be the folder that holds coco/, cityscapes/, or VOC2007/" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The generated scenes and the three layouts that they are written in, as their readers see them."""
+"""The generated scenes and the layouts that they are written in, as their readers see them."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from scipy.ndimage import binary_fill_holes
 
+from loco_det.data.voc_files import read_annotation, read_split
 from loco_det.demo_scenes import writing as demo
 from loco_det.demo_scenes.layouts import mask_polygons
 from loco_det.demo_scenes.pictograms import CLASSES
@@ -162,6 +163,46 @@ def test_ground_truth_as_predictions_is_perfect_for_coco(root):
         assert result.stats[0] == pytest.approx(1.0)
 
 
+# Pascal VOC
+
+
+def test_voc_annotations_are_the_boxes_of_the_masks(tmp_path):
+    assert make_demo_data(tmp_path / "demo", SEED, workers=1, layouts=("voc",), size=(96, 128), num_train=3, num_val=2)
+    hard, root = [], tmp_path / "demo" / "voc"
+    lists = ("VOC2007/ImageSets/Main/trainval", "VOC2007/ImageSets/Main/test", "VOC2012/ImageSets/Main/trainval")
+    assert sorted(contents(root)) == sorted(
+        [f"{path}.txt" for path in lists]
+        + [f"VOC2007/{part}/{i:06d}.{end}" for part, end in PARTS for i in range(5)]
+        + [f"VOC2012/{part}/{i:06d}.{end}" for part, end in PARTS for i in range(3)]
+    )  # fmt: skip
+    for year, split, first in ((2007, "trainval", 0), (2007, "test", 3), (2012, "trainval", 0)):
+        names = read_split(str(root / f"VOC{year}"), split)
+        assert names == [f"{first + i:06d}" for i in range(2 if split == "test" else 3)]
+        for index, name in enumerate(names):
+            scene, found = (
+                draw_scene(SEED, f"voc_{year}_{split}", index, (96, 128)),
+                read_annotation(str(root / f"VOC{year}"), name),
+            )
+            picture = cv2.imread(str(root / f"VOC{year}" / "JPEGImages" / f"{name}.jpg"))
+            assert np.abs(picture[:, :, ::-1].astype(int) - scene.image).mean() < 12
+            assert (found.height, found.width) == picture.shape[:2] == (96, 128)
+            annotated = [t for t in scene.instances if CLASSES[t.category] != "truck"]
+            for thing, known in zip(found.objects, annotated, strict=True):
+                ys, xs = np.nonzero(known.mask)
+                assert thing.box == (xs.min() + 1, ys.min() + 1, xs.max() + 1, ys.max() + 1)
+                assert thing.name in (VOC[CLASSES[known.category]], CLASSES[known.category])
+                hard.append((known.mask.sum() / known.silhouette.sum(), thing.difficult))
+    assert all((share < 0.6) == difficult for share, difficult in hard)
+
+
+PARTS = (("JPEGImages", "jpg"), ("Annotations", "xml"))
+VOC = {
+    "rider": "person",
+    "motorcycle": "motorbike",
+    **{name: name for name in ("person", "car", "bus", "train", "bicycle")},
+}
+
+
 # Cityscapes
 
 
@@ -244,7 +285,7 @@ def test_cityscapes_pngs_agree_with_one_another_and_with_the_polygons(root):
         ({"size": (64, 5000)}, "width must be between 64 and 2048"),
         ({"size": 64}, "size must be a"),
         ({"workers": 0}, "workers must be at least 1"),
-        ({"layouts": ("voc",)}, "layouts must be some of"),
+        ({"layouts": ("coco", "lvis")}, "layouts must be some of"),
         ({"layouts": ()}, "layouts must be some of"),
         ({"layouts": "coco"}, "layouts must be some of"),
     ],

@@ -1,4 +1,4 @@
-"""Ground truth fed back as predictions gives AP 100, for COCO's layout and for Cityscapes'."""
+"""Ground truth fed back as predictions gives AP 100, for COCO's layout, Cityscapes' and Pascal VOC's."""
 
 import os
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from detectron2.structures import Boxes, Instances
 from PIL import Image
@@ -20,7 +20,9 @@ from loco_det.evaluation.build import build_evaluator
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo")
-    make_demo_data(root / "demo", num_train=1, num_val=6, size=(96, 128), workers=1, layouts=("coco", "cityscapes"))
+    make_demo_data(
+        root / "demo", num_train=1, num_val=6, size=(96, 128), workers=1, layouts=("coco", "cityscapes", "voc")
+    )
     return root / "demo"
 
 
@@ -60,6 +62,26 @@ def test_coco(demo, tmp_path):
         outputs.append((record, perfect(masks, [a["category_id"] for a in record["annotations"]])))
     results = evaluate("demo_perfect", outputs, tmp_path)
     assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0, 100), (40, 0)])
+def test_voc(demo, tmp_path, shift, expected):
+    """With difficult objects among the predictions, and with the objects moved away."""
+    name = f"voc_perfect_{shift}"
+    register_pascal_voc(name, str(demo / "voc/VOC2007"), "test", 2007)
+    MetadataCatalog.get(name).evaluator_type = "pascal_voc"
+    outputs = []
+    for record in DatasetCatalog.get(name):
+        found = Instances((record["height"], record["width"]))
+        found.pred_boxes = Boxes(torch.tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 4) + shift)
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]], dtype=torch.int64)
+        found.scores = torch.ones(len(found))
+        outputs.append((record, {"instances": found}))
+    results = evaluate(name, outputs, tmp_path)
+    assert list(results) == ["bbox", "bbox_coco"]
+    for part in results.values():
+        assert part["AP"] == pytest.approx(expected, abs=1e-6 if expected else 5)
+    assert "difficult>1" in "".join(path.read_text() for path in (demo / "voc/VOC2007/Annotations").iterdir())
 
 
 def register_cityscapes(demo):
@@ -128,7 +150,9 @@ def test_cityscapes_boxes_and_masks_are_judged_apart(demo, tmp_path):
 
 def test_unknown_type(tmp_path):
     MetadataCatalog.get("panoptic_something").set(evaluator_type="coco_panoptic_seg")
-    with pytest.raises(ValueError, match="no evaluator for type 'coco_panoptic_seg'"):
+    with pytest.raises(
+        ValueError, match="no evaluator for type 'coco_panoptic_seg'; use COCO format, Cityscapes or Pascal"
+    ):
         build_evaluator("panoptic_something", str(tmp_path))
 
 

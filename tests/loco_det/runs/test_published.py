@@ -139,6 +139,22 @@ def test_released_and_random_weights(name, iteration, weights, metadata, text):
     assert found == ([text] if text else [])
 
 
+def test_a_row_of_voc_has_a_box_ap_alone():
+    run = {"weights": "x", "iteration": 24000, "metadata": {"source": "moco_v2_200ep_pretrain.pth.tar"}}
+    row = published_row(config("detection/voc_finetune_c4/resnet50_moco_v2_200ep"), **run, images={VOC_TEST: 4952})
+    assert (row["row"], row["box_ap"], row["mask_ap"]) == (
+        "MoCo v2 200 epochs, R50-C4, fine-tuned, VOC 07+12 (MoCo, README)", 57.0, None,
+    )  # fmt: skip
+    assert row["differences"] == [
+        "weights (of a file called moco_v2_200ep_pretrain.pth.tar, as the row's; nothing proves that it is the same)"
+    ]
+    row = published_row(config("detection/voc_finetune_c4/resnet50_moco_v2_200ep"), **run, images={VOC_TEST: 100})
+    assert row["differences"][1] == "data (100 images in voc_2007_test, the row has 4952)"
+
+
+VOC_TEST = "voc_2007_test"
+
+
 def test_every_split_of_a_low_shot_set_is_the_rows():
     name, run = RANDOM, {"weights": "random", "iteration": 15000}
     assert differences(config(name, "DATASETS.TRAIN", ("coco_2017_train_1k_seed4",)), **run) == []
