@@ -7,7 +7,7 @@ from pathlib import Path
 from pretrain.files.text import for_terminal
 
 from .common.arguments import described_parser
-from .common.torchvision_first import import_torchvision
+from .common.torchvision_first import ask_no_compiler, import_torchvision
 
 USAGE = "%(prog)s OUTPUT_DIR IMAGE [IMAGE ...] --output FOLDER [--threshold SCORE] [KEY VALUE ...]"
 EXAMPLE = """examples:
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
         OSError: if a file cannot be read or written.
     """
     import_torchvision()
+    ask_no_compiler()
     from detectron2.config import get_cfg
 
     from pretrain.processes.cpu import prepare_cpu

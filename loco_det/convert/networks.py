@@ -14,7 +14,7 @@ from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, NamedEncoder, R
 
 from ..config import add_loco_config
 from ..modeling.backbones import nearest_power  # and registers its backbones
-from .sources.architecture import skeleton
+from .sources.architecture import Undrawn, skeleton
 from .sources.conventions import Conventions
 
 STAGES_OF_FPN = {"presnet50": ["res2", "res4", "res5", "res7"]}  # of stride 4, 8, 16 and 32, about
@@ -113,7 +113,10 @@ def detectron2_network(config: dict) -> nn.Module:
     cfg.MODEL.RESNETS.NORM = "BN"
     own_code = is_own_code(cfg.MODEL.ENCODER)  # which may compute with its tensors
     # no memory twice, no time and no random numbers for weights that are replaced
-    with contextlib.nullcontext() if own_code else torch.device("meta"):
+    with contextlib.ExitStack() as stack:
+        if not own_code:
+            stack.enter_context(torch.device("meta"))
+            stack.enter_context(Undrawn())
         encoder = skeleton(parse_encoder(cfg.MODEL.ENCODER)) if cfg.MODEL.ENCODER else None
         cfg.MODEL.RESNETS.OUT_FEATURES = list(encoder.stage_names if encoder else STAGE_NAMES)
         backbone = build_backbone(cfg, ShapeSpec(channels=3))

@@ -16,7 +16,7 @@ from pretrain.files.remote import shown
 from pretrain.files.text import for_terminal
 
 from .invocation import as_called
-from .torchvision_first import import_torchvision
+from .torchvision_first import ask_no_compiler, import_torchvision
 
 if TYPE_CHECKING:
     from ...convert import Conversion
@@ -27,6 +27,7 @@ def as_process() -> None:
     import_torchvision()
     import loco_det.convert  # noqa: F401, which takes seconds: before the signals are taken
 
+    ask_no_compiler()
     gc.freeze()  # what was imported: to look through all of it for garbage at the end takes half a second
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written

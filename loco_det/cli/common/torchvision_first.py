@@ -27,6 +27,15 @@ def import_torchvision() -> None:
             del sys.modules[COMPILER]
 
 
+def ask_no_compiler() -> None:
+    """Let Detectron2's convolutions ask ``torch.compiler`` whether they are being compiled, which is imported with
+    torch, instead of the compiler itself."""
+    import torch
+    from detectron2.layers import wrappers
+
+    wrappers.check_if_dynamo_compiling = torch.compiler.is_compiling
+
+
 class _Compiler(ModuleType):
     """Stands in for the compiler's module while torchvision is imported; whatever else is asked of it is the real."""
 

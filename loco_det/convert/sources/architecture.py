@@ -3,8 +3,10 @@
 import functools
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from pretrain.encoders import BUILDERS, Encoder, EncoderSpec, NamedEncoder, ResNetShape, build_encoder
 from pretrain.encoders.resnet import BLOCKS
@@ -39,8 +41,18 @@ def skeleton(encoder: EncoderSpec) -> Encoder:
     """An encoder on the meta device: without memory or random numbers, to be given its weights."""
     if isinstance(encoder, NamedEncoder) and encoder.is_own_code:  # which may compute with its tensors
         return build_encoder(encoder)
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         return build_encoder(encoder)
+
+
+class Undrawn(TorchFunctionMode):
+    """A context for networks on the meta device, which have no values: none are drawn.
+
+    torch would import its compiler for it, which takes as long as a conversion.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def infer_encoder(state_dict: Mapping[str, torch.Tensor]) -> EncoderSpec:

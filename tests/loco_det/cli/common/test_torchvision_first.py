@@ -35,6 +35,23 @@ def test_the_compiler_comes_when_it_is_called():
     python(CODE)
 
 
+def test_a_conversion_needs_no_compiler(tmp_path):
+    """From the import to the proof."""
+    python(
+        "import sys\n"
+        "from loco_det.cli.common import conversion\n"
+        "conversion.as_process()\n"
+        "import torch, torchvision, loco_det.convert\n"
+        f"torch.save(torchvision.models.resnet18().state_dict(), {str(tmp_path / 'a.pth')!r})\n"
+        f"loco_det.convert.convert({str(tmp_path / 'a.pth')!r}, {str(tmp_path / 'a.pkl')!r})\n"
+        "assert not [name for name in sys.modules if name.startswith('torch._dynamo')]\n"
+        "from detectron2.layers import wrappers\n"
+        "def f(x):\n"
+        "    return x + 1 if wrappers.check_if_dynamo_compiling() else x\n"
+        "assert f(torch.zeros(1)) == 0 and torch.compile(f, backend='eager')(torch.zeros(1)) == 1\n"
+    )
+
+
 def test_another_name_of_it_is_the_real_one():
     """As another version of torchvision might ask for."""
     python(
