@@ -188,6 +188,12 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
+def spread(values: list[float], form: str = ".1f") -> str:
+    """Mean and standard deviation of a sample, as text."""
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{form}}{deviation}"
+
+
 def table(columns: list[str], rows: list[list[str]]) -> str:
     """Markdown; all columns but the leading ones that hold words are aligned to the right.
 

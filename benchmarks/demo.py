@@ -9,7 +9,6 @@ in its precision, too. Files are kept in --folder, and steps that are finished a
 """
 
 import json
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +25,12 @@ SHORT = {
 SMOKE = {"seeds": [0], "precisions": ["float32"], "short": True}
 PRECISIONS = {"float32": "False", "bfloat16": "True"}
 PROBE = "linear probe, top-1"
-METRICS = {"box AP": ("bbox", "AP"), "mask AP": ("segm", "AP")}
+METRICS = {
+    "box AP": ("bbox", "AP"),
+    "box AP50": ("bbox", "AP50"),
+    "mask AP": ("segm", "AP"),
+    "mask AP50": ("segm", "AP50"),
+}
 
 
 def add_arguments(parser):
@@ -117,19 +121,13 @@ def markdown(record):
             difference = ["-"]
             if len(precisions) == 2:
                 pairs = zip(values["bfloat16"], values["float32"], strict=True)
-                difference = [spread([a - b for a, b in pairs], "+.1f")]
-            rows.append([name, metric, *(spread(values[p], ".1f") for p in precisions), *difference])
+                difference = [common.spread([a - b for a, b in pairs], "+.1f")]
+            rows.append([name, metric, *(common.spread(values[p], ".1f") for p in precisions), *difference])
     scenes = "200 generated scenes to train on, 50 to test on"
     probed = f"; probe on {settings['probe'][1]}" if settings["probe"] else ""
     text = f"{scenes}{probed}; mean and standard deviation over the seeds {', '.join(map(str, seeds))}"
     heads = ["run", "metric, %", *(f">{p}" for p in precisions), ">bfloat16 - float32, seed by seed"]
     return f"{text}.\n\n" + common.table(heads, rows)
-
-
-def spread(values, form):
-    """Mean and standard deviation of a sample, as text."""
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{form}}{deviation}"
 
 
 if __name__ == "__main__":

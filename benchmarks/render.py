@@ -27,6 +27,11 @@ METHODS = {
     "SimCLR, end to end": ("`[res2 res3 res4 res5]`", "end to end", 69.8),
     "Barlow Twins, end to end": ("the same", None, 73.5),
 }
+DEMO = {
+    "finetune_loco": "LoCo, fine-tuned",
+    "frozen_loco": "LoCo, frozen",
+    "frozen_random": "random, frozen (control)",
+}
 # row of the benchmark: what docs/pretraining.md calls it
 MEMORY = {
     "end to end": "end to end",
@@ -73,6 +78,17 @@ def memory() -> str:
     return f"{common.head(record)}:\n\n" + common.table(["rule", "decoder", ">time", ">memory saved"], rows)
 
 
+def demo_table() -> str:
+    """README's table of the demo, in the first precision of the record."""
+    record, rows = read("demo"), []
+    precision, seeds = record["settings"]["precisions"][0], record["settings"]["seeds"]
+    metrics = ["box AP", "box AP50", "mask AP", "mask AP50"]
+    for run, name in DEMO.items():
+        found = [record["results"][f"{precision} seed {seed}"][run] for seed in seeds]
+        rows.append([name, *(common.spread([one[metric] for one in found]) for metric in metrics)])
+    return common.table(["run", *(f">{metric}" for metric in metrics)], rows)
+
+
 def block(name: str) -> str:
     """The Markdown of a block."""
     if name in SHORT:
@@ -81,7 +97,7 @@ def block(name: str) -> str:
     return f"    {record['command']}\n\n{common.head(record)}. {benchmark.markdown(record)}"
 
 
-SHORT = {"methods": methods, "memory": memory}
+SHORT = {"methods": methods, "memory": memory, "demo_table": demo_table}
 
 
 def rendered(text: str) -> str:
