@@ -3,9 +3,10 @@
 
     python benchmarks/demo.py [--seeds 0 1 2] [--probe CLASSES/train CLASSES/val]
 
-All steps of ``tools/demo.py`` are run in both precisions: pretraining, Mask R-CNN frozen and fine-tuned, evaluation in
-float32. With --probe, folders of images with a sub-folder for each class, a linear probe of the LoCo encoder is run
-in its precision, too. Files are kept in --folder, and steps that are finished are not run again.
+The steps are those of ``tools/demo.py``. The detectors of both precisions are trained on the same backbone, which the
+demo pretrains once for each seed; evaluation is in float32. With --probe, folders of images with a sub-folder for each
+class, LoCo is also pretrained in both precisions, and a linear probe of both encoders is run in float32. Files are kept
+in --folder, and steps that are finished are not run again.
 """
 
 import json
@@ -24,7 +25,6 @@ SHORT = {
 }
 SMOKE = {"seeds": [0], "precisions": ["float32"], "short": True}
 PRECISIONS = {"float32": "False", "bfloat16": "True"}
-PROBE = "linear probe, top-1"
 METRICS = {
     "box AP": ("bbox", "AP"),
     "box AP50": ("bbox", "AP50"),
@@ -44,43 +44,48 @@ def add_arguments(parser):
 def measure(args):
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary)
-        args.folder = None  # no path of this machine in the record
-        found = {
-            f"{precision} seed {seed}": run(folder / precision, seed, precision, args)
-            for seed in args.seeds
-            for precision in args.precisions
-        }
-    args.probe = [Path(path).parent.name + "/" + Path(path).name for path in args.probe] if args.probe else None
-    return found
+        return {f"seed {seed}": run(folder, seed, args) for seed in args.seeds}
 
 
-def run(folder, seed, precision, args):
-    """All steps of a seed: {run: {metric: percent}}."""
+def run(folder, seed, args):
+    """All steps of a seed: {run: {precision: {metric: percent}}}."""
     from loco_det.cli import demo
 
-    enabled, found = PRECISIONS[precision], {}
+    found = {}
     for title, done, checkpoints, command in steps_of(folder, seed, args):
-        options = [*SHORT[command[0]]] if args.short and command[0] in SHORT else []
-        if command[0] in ("pretrain.py", "train_net.py"):
-            options += ["SOLVER.AMP.ENABLED", enabled]
-        if command[0] == "train_net.py":
-            options += ["SOLVER.AMP.AUTO", "False"]
-        common.progress(f"{precision}, seed {seed}: {title}")
-        if not demo.is_done(done):
-            call(checkpoints, [*command, *options])
-        if command[0] == "train_net.py":
-            found[done.parent.name] = detection(done)
+        short = SHORT.get(command[0], []) if args.short else []
+        if command[0] != "train_net.py":
+            common.progress(f"seed {seed}: {title}")
+            if not demo.is_done(done):
+                call(checkpoints, [*command, *short])
+            continue
+        for precision in args.precisions:
+            common.progress(f"seed {seed}: {title}, {precision}")
+            output = done.parent.with_name(f"{done.parent.name}_{precision}")
+            keys = ["OUTPUT_DIR", output, "SOLVER.AMP.ENABLED", PRECISIONS[precision], "SOLVER.AMP.AUTO", "False"]
+            if not demo.is_done(output / "results.json"):
+                call(output, [*command, *short, *keys])
+            found.setdefault(done.parent.name, {})[precision] = detection(output / "results.json")
     if args.probe:
-        output, (train, val) = folder / f"seed{seed}/probe_loco", args.probe
-        weights = folder / f"seed{seed}/pretrain_loco/model_final.pth"
-        if not (output / "results.json").exists():
-            keys = {"MODEL.WEIGHTS": weights, "DATASETS.TRAIN": train, "DATASETS.TEST": val, "OUTPUT_DIR": output}
-            keys |= {"INPUT.CROP_SIZE": 64, "SOLVER.AMP.ENABLED": enabled, "SEED": seed}
-            words = [str(word) for pair in keys.items() for word in pair]
-            call(None, ["linear_probe.py", "--config-file", "configs/readout/cached.yaml", *words])
-        stages = json.loads((output / "results.json").read_text())["linear"]
-        found["pretrain_loco"] = {f"{PROBE}, {stage}": values["top1"] for stage, values in stages.items()}
+        found["pretrain_loco"] = {precision: probe(folder, seed, precision, args) for precision in args.precisions}
     return found
+
+
+def probe(folder, seed, precision, args):
+    """The top-1 of each stage of LoCo pretrained in a precision, by a linear probe in float32."""
+    step = next(step for step in steps_of(folder, seed, args) if step[-1][0] == "pretrain.py")
+    output, short = step[2].with_name(f"pretrain_loco_{precision}"), SHORT["pretrain.py"] if args.short else []
+    common.progress(f"seed {seed}: pretraining and probe, {precision}")
+    if not (output / "model_final.pth").exists():
+        call(output, [*step[-1], *short, "OUTPUT_DIR", output, "SOLVER.AMP.ENABLED", PRECISIONS[precision]])
+    results = output.with_name(f"probe_loco_{precision}") / "results.json"
+    if not results.exists():
+        keys = {"MODEL.WEIGHTS": output / "model_final.pth", "OUTPUT_DIR": results.parent, "SEED": seed}
+        keys |= {"DATASETS.TRAIN": args.probe[0], "DATASETS.TEST": args.probe[1], "INPUT.CROP_SIZE": 64}
+        words = [str(word) for pair in keys.items() for word in pair]
+        call(None, ["linear_probe.py", "--config-file", "configs/readout/cached.yaml", *words])
+    stages = json.loads(results.read_text())["linear"]
+    return {f"linear probe, top-1, {stage}": values["top1"] for stage, values in stages.items()}
 
 
 def steps_of(folder, seed, args):
@@ -114,18 +119,18 @@ def detection(path):
 
 def markdown(record):
     settings, found, rows = record["settings"], record["results"], []
-    precisions, seeds = settings["precisions"], settings["seeds"]
-    for name, metrics in next(iter(found.values())).items():
-        for metric in metrics:
-            values = {p: [found[f"{p} seed {seed}"][name][metric] for seed in seeds] for p in precisions}
+    precisions = settings["precisions"]
+    for name, own in next(iter(found.values())).items():
+        for metric in own[precisions[0]]:
+            values = {p: [seed[name][p][metric] for seed in found.values()] for p in precisions}
             difference = ["-"]
             if len(precisions) == 2:
                 pairs = zip(values["bfloat16"], values["float32"], strict=True)
                 difference = [common.spread([a - b for a, b in pairs], "+.1f")]
-            rows.append([name, metric, *(common.spread(values[p], ".1f") for p in precisions), *difference])
+            rows.append([name, metric, *(common.spread(values[p]) for p in precisions), *difference])
     scenes = "200 generated scenes to train on, 50 to test on"
     probed = f"; probe on {settings['probe'][1]}" if settings["probe"] else ""
-    text = f"{scenes}{probed}; mean and standard deviation over the seeds {', '.join(map(str, seeds))}"
+    text = f"{scenes}{probed}; mean and standard deviation over the seeds {', '.join(map(str, settings['seeds']))}"
     heads = ["run", "metric, %", *(f">{p}" for p in precisions), ">bfloat16 - float32, seed by seed"]
     return f"{text}.\n\n" + common.table(heads, rows)
 

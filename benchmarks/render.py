@@ -81,10 +81,10 @@ def memory() -> str:
 def demo_table() -> str:
     """README's table of the demo, in the first precision of the record."""
     record, rows = read("demo"), []
-    precision, seeds = record["settings"]["precisions"][0], record["settings"]["seeds"]
+    precision = record["settings"]["precisions"][0]
     metrics = ["box AP", "box AP50", "mask AP", "mask AP50"]
     for run, name in DEMO.items():
-        found = [record["results"][f"{precision} seed {seed}"][run] for seed in seeds]
+        found = [seed[run][precision] for seed in record["results"].values()]
         rows.append([name, *(common.spread([one[metric] for one in found]) for metric in metrics)])
     return common.table(["run", *(f">{metric}" for metric in metrics)], rows)
 

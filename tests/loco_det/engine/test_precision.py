@@ -40,9 +40,9 @@ def test_what_is_asked_for_stays(cfg, device, enabled, monkeypatch):
     assert (settled.SOLVER.AMP.AUTO, settled.SOLVER.AMP.ENABLED) == (False, enabled)
 
 
-def test_the_demo_and_the_overlay_for_cpus_ask_and_recipes_do_not():
-    for name, auto in {"demo_coco_loco_frozen": True, "demo_cityscapes_loco_finetune": True, "overlays/cpu": True,
-                       "detection/cpu_frozen/resnet18_loco": True, "coco_loco_frozen": False}.items():  # fmt: skip
+def test_the_overlay_for_cpus_asks_and_recipes_do_not():
+    """The demo's detectors are too small: they are less than 1.5 times as fast (benchmarks/precision.py)."""
+    for name, auto in {"overlays/cpu": True, "demo_coco_loco_frozen": False, "coco_loco_frozen": False}.items():
         cfg = get_cfg()
         add_loco_config(cfg)
         cfg.merge_from_file(find_config(name))
