@@ -1,7 +1,7 @@
 """Convolutions on maps of a few pixels, as the last stages have on small crops.
 
 On the CPU oneDNN computes a weight's gradient as suits large maps: in bfloat16 it takes several times as long as the
-forward pass. There one matrix product is faster.
+forward pass. There one matrix product is faster; in float32 oneDNN's is.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from .tracing import is_traced
 
-BFLOAT16_PIXELS, PIXELS = 9, 4  # of the output: up to here the product is faster (benchmarks/small_maps.py)
+PIXELS = {torch.bfloat16: 9}  # of the output: up to here the product is faster (benchmarks/small_maps.py)
 
 
 class SmallMapConv2d(nn.Conv2d):
@@ -53,7 +53,7 @@ class SmallMapConv2d(nn.Conv2d):
             return False
         stride, padding, k = self.stride[0], int(self.padding[0]), self.kernel_size[0]
         height, width = ((side + 2 * padding - k) // stride + 1 for side in x.shape[2:])
-        return height * width <= (BFLOAT16_PIXELS if dtype == torch.bfloat16 else PIXELS)
+        return height * width <= PIXELS.get(dtype, 0)
 
 
 class _Zero(torch.autograd.Function):

@@ -9,6 +9,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from pretrain.config import get_cfg
+from pretrain.learning import small_maps
 from pretrain.learning.build import build_learner
 from pretrain.learning.pooling import GlobalAvgPool
 from pretrain.learning.small_maps import SmallMapConv2d
@@ -16,7 +17,7 @@ from pretrain.learning.small_maps import SmallMapConv2d
 
 @pytest.fixture(scope="module")
 def net():
-    """Encoder and decoder of a learner on the CPU, with maps of few pixels at the top."""
+    """Encoder and decoder of a learner on the CPU, with maps of few pixels at the top, where our gradient is used."""
     cfg = get_cfg()
     cfg.MODEL.ENCODER, cfg.MODEL.DEVICE = "resnet18x0.25", "cpu"
     torch.manual_seed(0)
@@ -24,7 +25,9 @@ def net():
     net = nn.Sequential(*learner.encoder.stages, learner.decoders["res5"]).eval()
     kinds = {type(module) for module in net.modules()}
     assert {SmallMapConv2d, GlobalAvgPool} <= kinds and nn.Conv2d not in kinds
-    return net
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(small_maps.PIXELS, torch.float32, 4)
+        yield net
 
 
 @pytest.fixture(scope="module")
