@@ -64,6 +64,7 @@ bench: $(TESTED)
 	@set -e; for file in $(sort $(filter-out %/__init__.py %/common.py %/render.py %/gpu_check.py,$(wildcard benchmarks/*.py))); do \
 	    echo "== $$file"; $(RUN) $$file; done
 	$(RUN) benchmarks/render.py
+	$(RUN) studies/hero.py
 
 # On a machine with a GPU: whether it computes what a CPU computes, and how fast: docs/gpus.md
 gpu-check: $(TESTED)

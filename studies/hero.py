@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""README's picture from the table of the demo in docs/results.md: box AP and mask AP of each run, a point a seed.
+"""README's picture from the record of benchmarks/demo.py: box AP and mask AP of each run, a point for each seed.
 
 python studies/hero.py
 """
 
-import re
+import json
 import statistics
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,16 +26,13 @@ RUNS = {
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}
 
 
-def aps(text: str) -> dict[str, dict[str, list[float]]]:
-    """Column ("box AP", "mask AP") -> run -> AP of each seed, from the Markdown table whose rows begin with seed<N>."""
-    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if "|" in line]
-    head = next(cells for cells in lines if "box AP" in cells and cells[0] == "run")
-    found: dict[str, dict[str, list[float]]] = {"box AP": defaultdict(list), "mask AP": defaultdict(list)}
-    for cells in lines:
-        if match := re.fullmatch(r"seed\d+/(\w+)", cells[0]):
-            for column, runs in found.items():
-                runs[match[1]].append(float(cells[head.index(column)]))
-    return found
+def aps(record: dict) -> dict[str, dict[str, list[float]]]:
+    """Column ("box AP", "mask AP") -> run -> AP of each seed, in the record's first precision."""
+    precision, seeds = record["settings"]["precisions"][0], record["results"].values()
+    return {
+        column: {name: [seed[name][precision][column] for seed in seeds] for name in RUNS}
+        for column in ("box AP", "mask AP")
+    }
 
 
 def draw(found: dict[str, dict[str, list[float]]]) -> Figure:
@@ -68,7 +64,7 @@ def draw(found: dict[str, dict[str, list[float]]]) -> Figure:
 
 def main() -> None:
     """Write docs/demo.png."""
-    found = aps((ROOT / "docs" / "results.md").read_text())
+    found = aps(json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text()))
     write_whole(ROOT / "docs" / "demo.png", png(draw(found), dpi=130))
 
 

@@ -3,6 +3,8 @@
 A command's module is imported when its name has been read, so that help and wrong names are answered at once.
 """
 
+import atexit
+import gc
 import importlib
 import os
 import sys
@@ -17,6 +19,7 @@ EPILOG = "loco-det COMMAND --help says more. Guides: docs/, or README.md."
 
 def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; returns its exit code, 2 without a known one. See :func:`.common.errors.one_line_errors`."""
+    end_at_once()
     with one_line_errors():
         return run(argv)
     return FAILED
@@ -24,9 +27,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def script(name: str, argv: list[str] | None = None) -> int:
     """Run ``tools/NAME.py``, likewise; returns its exit code."""
+    end_at_once()
     with one_line_errors():
         return _main_of(name)(argv) or 0
     return FAILED
+
+
+def end_at_once() -> None:
+    """Let the process end without a search for garbage in all that was imported, which takes most of a second.
+
+    It is the last thing that a process does of what is due at its end.
+    """
+    atexit.unregister(gc.freeze)  # of an earlier call in this process
+    atexit.register(gc.freeze)
 
 
 def run(argv: list[str] | None) -> int:

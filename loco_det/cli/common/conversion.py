@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import io
 import json
 import os
@@ -28,8 +27,6 @@ def as_process() -> None:
     import loco_det.convert  # noqa: F401, which takes seconds: before the signals are taken
 
     ask_no_compiler()
-    gc.freeze()  # what was imported: to look through all of it for garbage at the end takes half a second
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which leaves nothing half-written
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as head may have seen enough
     if isinstance(sys.stdout, io.TextIOWrapper):
