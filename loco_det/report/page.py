@@ -18,7 +18,7 @@ from .html_page import fill_in
 from .pictures import Picture, embedded, few_colours, picture
 from .readouts import readout_table
 from .runs import class_table, detection_table, pretraining_table, published_notes
-from .seeds import seeds_table
+from .seeds import seeds_table, seeds_verdicts
 
 FIGURES = {  # that a run has drawn -> alternative text
     "analysis.png": "Analysis of {}: precision and recall, AP by size and class, confusions.",
@@ -83,7 +83,7 @@ def render_markdown(runs: Sequence[Run]) -> str:
         notes = map(for_markdown, published_notes(runs))
         parts += ["## Detection and segmentation", table.markdown(), CAPTIONS["ap"], *notes]
     if table := seeds_table(runs):
-        parts += ["### Over seeds", table.markdown(), CAPTIONS["seeds"]]
+        parts += ["### Over seeds", table.markdown(), CAPTIONS["seeds"], *map(for_markdown, seeds_verdicts(runs))]
     for dataset in dict.fromkeys(run.analysis["dataset"] for run in runs if run.analysis.get("dataset")):
         if table := class_table(runs, dataset):
             parts += [f"### AP by class, {for_markdown(dataset)}", table.markdown()]
@@ -107,6 +107,7 @@ def _detection(runs: Sequence[Run]) -> dict[str, Any]:
         "table": detection_table(runs),
         "notes": published_notes(runs),
         "seeds": seeds_table(runs),
+        "verdicts": seeds_verdicts(runs),
         "groups": groups,
     }
 

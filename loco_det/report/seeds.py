@@ -1,8 +1,8 @@
 """Runs that differ in their seed only: mean and standard deviation."""
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from pretrain.files.tables import Column, MeanStd, Table
 
 from ..runs.folder import Run
 from .tables import APS, DIFFERENCE, PERCENT, ap, ap_column, finite, minus, number
+from .verdicts import paired, verdict
 
 # A folder of a seed, as tools/demo.py makes them around its runs, or a run whose name ends so
 SEED = re.compile(r"((?:.*[/_-])?)seed(\d+)((?:_long)?(?:/.+)?)")
@@ -45,31 +46,63 @@ def seeds_table(runs: Sequence[Run]) -> Table:
 
     Runs belong together if their folders differ only in the number of ``seed<N>`` (perhaps ``seed<N>_long``), which is
     the name of a parent folder, or of the run's own, or ends its own after ``_`` or ``-``. They are shown if there are
-    two or more. Last comes frozen_loco − frozen_random, as differences seed by seed, because the two share what else
-    the seed decides.
+    two or more. Last come the differences from the random control, ``frozen_<name>`` − ``frozen_random`` and likewise
+    ``finetune_``, seed by seed, because the two share what else the seed decides.
     """
-    groups: dict[tuple[str, str], dict[int, np.ndarray]] = defaultdict(dict)
-    names: dict[tuple[str, str], str] = {}
-    published: dict[tuple[str, str], Published | None] = {}
+    groups = _groups(runs)
+    table = Table(_columns())
+    table.rows = [_row(group.name, group.aps, group.published) for group in groups.values() if len(group.aps) > 1]
+    for group, control in _with_controls(groups):
+        differences = {seed: group.aps[seed] - control.aps[seed] for seed in group.aps if seed in control.aps}
+        if len(differences) > 1:
+            table.rows.append(_row(f"{group.name} − {control.folder}", differences, signed=True))
+    return _without_unpublished(table)
+
+
+def seeds_verdicts(runs: Sequence[Run]) -> list[str]:
+    """A sentence on each run of :func:`seeds_table` that has a control: is it above that, in box AP and in mask AP?"""
+    places, found = {column: place for place, column in enumerate(SHOWN) if column.endswith(" AP")}, []
+    for group, control in _with_controls(_groups(runs)):
+        for column, place in places.items():
+            first, second = ({seed: aps[place] for seed, aps in one.aps.items()} for one in (group, control))
+            if (difference := paired(first, second)) and difference.seeds > 1:
+                found.append(verdict(group.name, control.name, difference, column))
+    return found
+
+
+@dataclass
+class _Group:
+    """Runs of several seeds: their name, that of their folders, their APs by seed, and the published row of all."""
+
+    name: str
+    folder: str
+    aps: dict[int, np.ndarray]
+    published: Published | None
+
+
+def _groups(runs: Sequence[Run]) -> dict[tuple[str, str], _Group]:
+    """(path with seed*, data set) -> the runs there."""
+    found: dict[tuple[str, str], _Group] = {}
     for run in runs:
         match = SEED.fullmatch(run.folder.resolve().as_posix())
         if not match or not run.results:
             continue
         for dataset, tasks in run.evaluations.items():
             key = (f"{match[1]}seed*{match[3]}", dataset)
-            groups[key][int(match[2])] = np.array([finite(ap(tasks, *keys)) for keys in SHOWN.values()])
-            names[key] = SEED.sub(r"\1seed*\3", run.name) + (f", {dataset}" if len(run.evaluations) > 1 else "")
-            same = published.get(key, run.published) if run.published and run.published.comparable else None
-            published[key] = same
-    table = Table(_columns())
-    table.rows = [_row(names[key], aps, published[key]) for key, aps in groups.items() if len(aps) > 1]
-    for (folder, dataset), aps in groups.items():
-        if folder.endswith("/frozen_loco"):
-            control = groups.get((f"{folder.removesuffix('loco')}random", dataset), {})
-            differences = {seed: aps[seed] - control[seed] for seed in aps if seed in control}
-            if len(differences) > 1:
-                table.rows.append(_row(f"{names[folder, dataset]} − frozen_random", differences, signed=True))
-    return _without_unpublished(table)
+            group = found.setdefault(key, _Group("", run.folder.name, {}, run.published))
+            group.aps[int(match[2])] = np.array([finite(ap(tasks, *keys)) for keys in SHOWN.values()])
+            group.name = SEED.sub(r"\1seed*\3", run.name) + (f", {dataset}" if len(run.evaluations) > 1 else "")
+            group.published = group.published if run.published and run.published.comparable else None
+    return found
+
+
+def _with_controls(groups: dict[tuple[str, str], _Group]) -> Iterator[tuple[_Group, _Group]]:
+    """The groups that have a random control beside them, and that."""
+    for (path, dataset), group in groups.items():
+        kind, _, name = group.folder.partition("_")
+        control = groups.get((f"{path.removesuffix(name)}random", dataset))
+        if kind in ("frozen", "finetune") and name not in ("", "random") and control:
+            yield group, control
 
 
 def _without_unpublished(table: Table) -> Table:
@@ -80,6 +113,6 @@ def _without_unpublished(table: Table) -> Table:
 
 
 def seeds_text(runs: Sequence[Run]) -> str:
-    """The table of :func:`seeds_table` for a terminal; empty if no run has several seeds."""
+    """The table and the sentences for a terminal; empty if no run has several seeds."""
     table = seeds_table(runs)
-    return table.terminal() if table else ""
+    return "\n".join([table.terminal(), *seeds_verdicts(runs)]) if table else ""

@@ -8,9 +8,9 @@ import yaml
 from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
-from loco_det.report.page import write_report
+from loco_det.report.page import render, render_markdown, write_report
 from loco_det.report.runs import table_text
-from loco_det.report.seeds import seeds_text
+from loco_det.report.seeds import seeds_text, seeds_verdicts
 from loco_det.runs.find import find_runs
 from loco_det.runs.folder import read_run
 from pretrain.files.results import Published
@@ -183,7 +183,7 @@ def test_seeds(tmp_path, training_line, write_lines):
     begun.mkdir(parents=True)
     write_lines(begun / "metrics.json", [training_line(19)])  # no AP yet
     (begun / "config.yaml").write_text("DATASETS: {TEST: [demo_val]}")
-    header, _, *rows = map(cells, seeds_text(find_runs(tmp_path)).splitlines())
+    header, _, *rows = map(cells, seeds_text(find_runs(tmp_path)).splitlines()[:6])
     assert header == ["run", "seeds", "box AP", "box AP50", "mask AP", "mask AP50"]
     assert statistics.stdev(loco) == pytest.approx(3.606, abs=1e-3)  # not 2.944, that of a whole population
     assert sorted(rows[:3]) == [
@@ -194,6 +194,26 @@ def test_seeds(tmp_path, training_line, write_lines):
     # 1, 2, 6: their deviation is not that of the means
     difference = ["seed*/frozen_loco − frozen_random", "0, 1, 2", "+3.0 ± 2.6", "+16.0 ± 6.2", "+4.0 ± 2.6", "–"]
     assert rows[3:] == [difference]
+    names = "seed*/frozen_loco and seed*/frozen_random"
+    assert seeds_text(find_runs(tmp_path)).splitlines()[6:] == [
+        f"{names} cannot be told apart: +3.0 ± 6.6 box AP (95 % interval, 3 seeds).",
+        f"{names} cannot be told apart: +4.0 ± 6.6 mask AP (95 % interval, 3 seeds).",
+    ]
+
+
+def test_what_is_above_its_control(tmp_path):
+    for seed in range(3):
+        write_aps(tmp_path / f"seed{seed}" / "finetune_a_b", 10.0 + seed, 1, 5.0 + seed, 1)
+        write_aps(tmp_path / f"seed{seed}" / "finetune_random", 8.0 + 1.1 * seed, 1, 6.0 + 1.1 * seed, 1)
+        write_aps(tmp_path / f"seed{seed}" / "frozen_c", 1, 1, 1, 1)  # without a control
+    runs = find_runs(tmp_path)
+    interval, names = "(95 % interval, 3 seeds).", ("seed*/finetune_a_b is", "seed*/finetune_random by")
+    found = [f"{names[0]} above {names[1]} 1.9 ± 0.2 box AP {interval}",
+             f"{names[0]} below {names[1]} 1.1 ± 0.2 mask AP {interval}"]  # fmt: skip
+    assert seeds_verdicts(runs) == found
+    page, markdown = render(runs), render_markdown(runs)
+    assert all(text in page for text in found)
+    assert [line.replace("\\", "") for line in markdown.splitlines() if "95 %" in line] == found
 
 
 def test_seeds_pair_by_number_and_dataset(tmp_path):
@@ -205,7 +225,7 @@ def test_seeds_pair_by_number_and_dataset(tmp_path):
     write_aps(tmp_path / "b" / "seed3" / "frozen_random", 99, 99, 99, 99)  # of another demo
     folders = [path.parent for path in sorted(tmp_path.rglob("results.json"), reverse=True)]
     for runs in (find_runs(tmp_path), [read_run(folder) for folder in folders]):
-        rows = [cells(line) for line in seeds_text(runs).splitlines()[2:]]
+        rows = [cells(line) for line in seeds_text(runs).splitlines()[2:5]]
         assert len(rows) == 3 and {row[1].replace(" ", "") for row in rows} == {"1,2"}
         assert rows[-1][2:] == ["-1.5 ± 0.7"] * 4
 
