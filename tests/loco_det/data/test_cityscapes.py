@@ -101,7 +101,7 @@ def test_a_damaged_cache_is_replaced_with_a_warning(tree, tmp_path, loads, caplo
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     assert cityscapes.load_cityscapes(*tree) == expected and len(loads) == 6
-    assert [r.levelno for r in caplog.records if "damaged" in r.message] == [logging.WARNING]
+    assert [r.levelno for r in caplog.records if "is damaged" in r.message] == [logging.WARNING]
     assert json.loads(gzip.decompress(path.read_bytes())) == json.loads(gzip.decompress(whole))
 
 
