@@ -42,15 +42,10 @@ def _cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _loggers():
-    """Log handlers of tools called in this process would go on to write to a stream that the test has closed.
-
-    And pytest would not see what is logged after them.
-    """
+    """Log handlers of tools called in this process would go on to write to a stream that the test has closed."""
     yield
     for name in ("detectron2", "fvcore", "loco_det", "pretrain"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
+        logging.getLogger(name).handlers.clear()
 
 
 @contextlib.contextmanager

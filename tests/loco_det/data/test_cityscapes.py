@@ -96,6 +96,7 @@ def test_changed_annotations_or_detectron2_are_loaded_again(tree, tmp_path, load
     "damage", [lambda b: b[:-20], lambda b: b"", lambda b: b"\x80.", lambda b: gzip.compress(b"[1]")]
 )
 def test_a_damaged_cache_is_replaced_with_a_warning(tree, tmp_path, loads, caplog, damage):
+    logging.getLogger("loco_det").propagate = True  # tools that other tests have called here log to a file
     expected = cityscapes.load_cityscapes(*tree)
     (path,) = caches(tmp_path)
     whole = path.read_bytes()
