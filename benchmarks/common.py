@@ -188,6 +188,23 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
+def parts_table(results: dict, decimals: int, unit: str = "s") -> str:
+    """The table of rows beside stock Detectron2, by size of the images and part of the work.
+
+    Args:
+        results: size such as "480x640" -> {"seconds": part -> row -> seconds of each round}; a row is "stock".
+        decimals: of the medians.
+        unit: of the seconds, for the head.
+    """
+    rows = []
+    for size, found in results.items():
+        for part, seconds in found["seconds"].items():
+            for name, figures in seconds.items():
+                ratio = f"{median_ratio(seconds['stock'], figures):.2f}x"
+                rows.append([size.replace("x", " x "), part, name, f"{statistics.median(figures):.{decimals}f}", ratio])
+    return table(["pixels", "part", "row", f">{unit}", ">times as fast as stock"], rows)
+
+
 def spread(values: list[float], form: str = ".1f") -> str:
     """Mean and standard deviation of a sample, as text."""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""

@@ -42,6 +42,12 @@ def add_arguments(parser):
 
 
 def measure(args):
+    from fvcore.common.config import CfgNode
+
+    from pretrain.readout.labelled import labelled_splits
+
+    if args.probe:  # refuses folders before what takes an hour
+        labelled_splits(CfgNode(dict(zip(("TRAIN", "TEST"), args.probe, strict=True))))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary)
         return {f"seed {seed}": run(folder, seed, args) for seed in args.seeds}

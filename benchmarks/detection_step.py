@@ -11,7 +11,6 @@ and losses are compared first.
 """
 
 import copy
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -158,21 +157,15 @@ def measure_size(args, rows, size):
 
 
 def markdown(record):
-    settings, rows, notes = record["settings"], [], []
+    settings, notes = record["settings"], []
     for size, found in record["results"].items():
         for name, one in found["equal"].items():
             losses = " and ".join(f"{x:.6f}" for x in one["losses"])
             notes.append(f"{size}, {name}: features differ by {one['features']:.1e} relative, losses {losses}")
-        for part, seconds in found["seconds"].items():
-            for name, figures in seconds.items():
-                ratio = common.median_ratio(seconds["stock"], figures)
-                rows.append(
-                    [size.replace("x", " x "), part, name, f"{statistics.median(figures):.2f}", f"{ratio:.2f}x"]
-                )
-    heads = ["pixels", "part", "row", ">s", ">times as fast as stock"]
+    table = common.parts_table(record["results"], 2)
     return (
         f"{settings['images']} images, {settings['rois']} regions of each; medians of {settings['rounds']} rounds. "
-        f"{'; '.join(notes)}.\n\n{common.table(heads, rows)}"
+        f"{'; '.join(notes)}.\n\n{table}"
     )
 
 

@@ -18,7 +18,6 @@ import argparse
 import copy
 import json
 import math
-import statistics
 import sys
 import tempfile
 import time
@@ -144,7 +143,7 @@ def measure_size(args, models, size):
 
 
 def markdown(record):
-    settings, rows, notes = record["settings"], [], []
+    settings, notes = record["settings"], []
     for size, found in record["results"].items():
         one = found["equal"]
         scores = "differ in number" if one["scores"] is None else f"differ by {one['scores']:.1e} at most"
@@ -152,17 +151,11 @@ def markdown(record):
             f"{size}: {one['entries']} entries, boxes of {one['area']:,.0f} pixels in the mean; equal byte for byte "
             f"for the same network output; scores of the two networks {scores}"
         )
-        for part, seconds in found["seconds"].items():
-            for name, figures in seconds.items():
-                ratio = common.median_ratio(seconds["stock"], figures)
-                rows.append(
-                    [size.replace("x", " x "), part, name, f"{statistics.median(figures):.3f}", f"{ratio:.2f}x"]
-                )
-    heads = ["pixels", "part", "row", ">s an image", ">times as fast as stock"]
+    table = common.parts_table(record["results"], 3, "s an image")
     return (
         f"{settings['images']} images, {settings['candidates']} candidates and at most {settings['detections']} "
         f"detections of each; medians of {settings['rounds']} rounds. {'; '.join(notes)}.\n\n"
-        f"{common.table(heads, rows)}"
+        f"{table}"
     )
 
 

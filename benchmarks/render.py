@@ -50,7 +50,10 @@ def read(name: str) -> dict:
     Raises:
         FileNotFoundError: if there is none.
     """
-    return json.loads((common.RESULTS / f"{name}.json").read_text())
+    path = common.RESULTS / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such record: python benchmarks/{name}.py writes it")
+    return json.loads(path.read_text())
 
 
 def methods() -> str:
@@ -115,7 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is not up to date")
     args = parser.parse_args()
-    changed = [page for page in pages() if rendered(page.read_text()) != page.read_text()]
+    try:
+        changed = [page for page in pages() if rendered(page.read_text()) != page.read_text()]
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
     for page in changed:
         print(f"{page.relative_to(common.ROOT)}: {'is not what the records say' if args.check else 'written'}")
         if not args.check:

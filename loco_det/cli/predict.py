@@ -7,7 +7,7 @@ from pathlib import Path
 from pretrain.files.text import for_terminal
 
 from .common.arguments import described_parser
-from .common.torchvision_first import ask_no_compiler, import_torchvision
+from .common.late_compiler import ask_no_compiler, import_torchvision
 
 USAGE = "%(prog)s OUTPUT_DIR IMAGE [IMAGE ...] --output FOLDER [--threshold SCORE] [KEY VALUE ...]"
 EXAMPLE = """examples:

@@ -84,7 +84,7 @@ def check_evaluated(cfg: CfgNode, resume: bool) -> CfgNode:
     _keep(cfg, run)
     if resume:
         cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS or saved["weights"]
-    free = FREE | {"INPUT.EXACT_RESIZE"} if resume else FREE | {"INPUT.EXACT_RESIZE", "MODEL.WEIGHTS"}
+    free = FREE | {"INPUT.EXACT_RESIZE"} | (set() if resume else {"MODEL.WEIGHTS"})
     refuse_other_config(cfg.OUTPUT_DIR, differing_keys(cfg, run, free))
     return cfg
 

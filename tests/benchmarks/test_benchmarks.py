@@ -76,6 +76,33 @@ def test_rows_are_measured_in_processes_of_their_own(tmp_path):
     assert common.in_child(str(script), 1, True, env={"FOR_THE_ROW": "x"}) is None
 
 
+def test_a_command_is_timed_to_its_end_or_to_a_line():
+    from benchmarks.start_up import seconds_of
+
+    assert seconds_of(["-c", "import time; print('begun', flush=True); time.sleep(60)"], "begun") < 30
+    assert seconds_of(["-c", ""]) > 0
+    for command, until in ((["-c", "raise OSError('no room')"], None), (["-c", "print('no room')"], "begun")):
+        with pytest.raises(SystemExit, match="no room"):
+            seconds_of(command, until)
+
+
+def test_folders_of_a_probe_are_looked_at_first(tmp_path, monkeypatch):
+    from benchmarks import demo
+
+    monkeypatch.setattr(demo, "run", lambda *_: pytest.fail("begun"))
+    command = ["demo.py", "--short", "--probe", str(tmp_path / "a"), str(tmp_path / "b")]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path / "record.json")])
+    with pytest.raises(SystemExit, match="error: .*no such folder"):
+        common.main(demo)
+
+
+def test_a_missing_record_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["render.py", "--check"])
+    with pytest.raises(SystemExit, match="error: .*[.]json: no such record: python benchmarks/.*[.]py writes it"):
+        render.main()
+
+
 def test_pages_show_what_the_records_say():
     for page in render.pages():
         assert render.rendered(page.read_text()) == page.read_text(), f"{page.name}: run python benchmarks/render.py"

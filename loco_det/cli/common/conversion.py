@@ -15,7 +15,7 @@ from pretrain.files.remote import shown
 from pretrain.files.text import for_terminal
 
 from .invocation import as_called
-from .torchvision_first import ask_no_compiler, import_torchvision
+from .late_compiler import ask_no_compiler, import_torchvision
 
 if TYPE_CHECKING:
     from ...convert import Conversion

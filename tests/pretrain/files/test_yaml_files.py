@@ -199,8 +199,8 @@ def test_files_are_read_safely_everywhere():
         found += [f"{name}: {ast.unparse(call)}" for call in calls if _is_unsafe(call) and name not in ALLOWED]
     assert sorted(found) == [
         "loco_det/__init__.py: importlib.import_module(f'loco_det.{module}')",  # of the public API
-        "loco_det/cli/common/torchvision_first.py: importlib.import_module(COMPILER)",  # of torch, twice
-        "loco_det/cli/common/torchvision_first.py: importlib.import_module(COMPILER)",
+        "loco_det/cli/common/late_compiler.py: importlib.import_module(COMPILER)",  # of torch, twice
+        "loco_det/cli/common/late_compiler.py: importlib.import_module(COMPILER)",
         "loco_det/cli/main.py: importlib.import_module(f'loco_det.cli.{module}')",
         "loco_det/data/cityscapes.py: importlib.import_module(f'cityscapesscripts{name}')",  # names of its own
         "pretrain/__init__.py: importlib.import_module(f'pretrain.{_MODULES[name]}')",  # of the public API

@@ -7,7 +7,7 @@ from child_processes import child_environment
 
 CODE = """
 import sys
-from loco_det.cli.common.torchvision_first import COMPILER, import_torchvision
+from loco_det.cli.common.late_compiler import COMPILER, import_torchvision
 import_torchvision()
 import torch, torchvision, loco_det.convert
 assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
@@ -55,7 +55,7 @@ def test_a_conversion_needs_no_compiler(tmp_path):
 def test_another_name_of_it_is_the_real_one():
     """As another version of torchvision might ask for."""
     python(
-        "from loco_det.cli.common.torchvision_first import COMPILER, _Compiler\n"
+        "from loco_det.cli.common.late_compiler import COMPILER, _Compiler\n"
         "import sys, torch\n"
         "sys.modules[COMPILER] = _Compiler(COMPILER)\n"
         "from torch._dynamo.utils import counters\n"
