@@ -55,11 +55,11 @@ def measure(args):
             ),
         }
         found = {name: [] for name in rows}
-        for number in range(args.rounds + 1):  # the first fills caches
+        for number in range(args.rounds):
             for name, row in rows.items():
-                common.progress(f"round {number}/{args.rounds}: {name}")
+                common.progress(f"round {number + 1}/{args.rounds}: {name}")
                 found[name].append(row(number))
-    return {name: seconds[1:] for name, seconds in found.items()}
+    return found
 
 
 def seconds_of(command, until=None):
