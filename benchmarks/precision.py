@@ -29,11 +29,7 @@ ROWS = {
     "frozen detector, COCO": ("detection", "coco_loco_frozen", (480, 640), 2),
     "fine-tuned detector, COCO": ("detection", "coco_loco_finetune", (480, 640), 2),
 }
-SMOKE = {
-    "rounds": 1,
-    "rows": ["pretraining, demo", "readout, demo's encoder", "fine-tuned detector, demo"],
-    "images": 2,
-}
+SMOKE = {"rounds": 1, "rows": ["pretraining, demo", "fine-tuned detector, demo"], "images": 2}
 CPUS = {"AVX512, no bfloat16": "AVX512_CORE_VNNI", "AVX2": "AVX2"}
 STEPS = 3
 

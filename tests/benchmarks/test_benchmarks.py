@@ -86,6 +86,14 @@ def test_a_command_is_timed_to_its_end_or_to_a_line():
             seconds_of(command, until)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_readout_in_both_precisions(dtype, monkeypatch):
+    from benchmarks import precision
+
+    monkeypatch.setattr("pretrain.processes.cpu.keep_freed", lambda: True)
+    assert precision.child("readout, demo's encoder", 2, dtype) > 0
+
+
 def test_folders_of_a_probe_are_looked_at_first(tmp_path, monkeypatch):
     from benchmarks import demo
 
