@@ -15,14 +15,14 @@ from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_d
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 
-from pretrain.processes.lifetime import start_worker
+from pretrain.processes.loader import Loader
 
 from .mapper import ImageMapper
 
 Item = tuple[tuple[int, ...], int]  # the seeds of an image's random transforms, and its index
 
 
-def build_train_loader(cfg: CfgNode) -> torch.utils.data.DataLoader:
+def build_train_loader(cfg: CfgNode) -> Loader:
     """Detectron2's training loader (TrainingSampler, batches grouped by aspect ratio) that can start at any iteration.
 
     Args:
@@ -44,34 +44,13 @@ def build_train_loader(cfg: CfgNode) -> torch.utils.data.DataLoader:
     batches = Batches(wide, cfg.SOLVER.IMS_PER_BATCH // world, cfg.SEED, comm.get_rank(), world)
     batches.records = records
     data = MapDataset(DatasetFromList(records, copy=False), ImageMapper(cfg, is_train=True))
-    return torch.utils.data.DataLoader(
+    return Loader(
         SeededItems(data),
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=start_worker,
         generator=torch.Generator(),  # the start of an epoch draws from it, not from the global generator
     )
-
-
-def start_workers(loader: Any) -> Any:
-    """Make the workers of a loader built by Detectron2 start by :func:`pretrain.processes.sigterm.start_worker` too.
-
-    Args:
-        loader: a DataLoader, or Detectron2's AspectRatioGroupedDataset of one; not iterated yet. Changed in place.
-
-    Returns:
-        The same loader.
-    """
-    inner = loader if isinstance(loader, torch.utils.data.DataLoader) else loader.dataset
-    inner.worker_init_fn = functools.partial(_start_worker, inner.worker_init_fn)
-    return loader
-
-
-def _start_worker(seed, worker_id):
-    start_worker()
-    if seed:
-        seed(worker_id)
 
 
 class Batches(torch.utils.data.Sampler):

@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 from pretrain.engine.estimate import TimeEstimate, times_due
 from pretrain.engine.writers import LinesFirst, MetricPrinter, MetricsWriter, TensorboardWriter
 from pretrain.files.checkpoints import checkpoint_names
+from pretrain.processes.loader import Loader
 from pretrain.processes.sigterm_hook import StopOnSigterm
 
-from ..data.loader import Batches, build_train_loader, seed_everything, start_workers
+from ..data.loader import Batches, build_train_loader, seed_everything
 from ..data.mapper import ImageMapper
 from ..evaluation.build import build_evaluator
 from ..evaluation.cityscapes import CityscapesEvaluator
@@ -126,12 +127,12 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler" and not cfg.MODEL.LOAD_PROPOSALS:
             return build_train_loader(cfg)
         logger.warning(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN}: --resume will draw other images")
-        return start_workers(build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True)))
+        return Loader.adopt(build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True)))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         mapper = ImageMapper(cfg, is_train=False)
-        return start_workers(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
+        return Loader.adopt(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode as CN
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from ..files.images import UNREADABLE, read_image
-from ..processes.lifetime import start_worker
+from ..processes.loader import Loader
 from .augment import SimCLRView, View
 
 
@@ -108,7 +108,7 @@ def _collate(samples: list[tuple[np.ndarray, list[str]]]) -> tuple[torch.Tensor,
     return views.permute(0, 3, 1, 2), [path for _, paths in samples for path in paths]
 
 
-def build_loader(cfg: CN, images: Sequence[str], start: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+def build_loader(cfg: CN, images: Sequence[str], start: int, rank: int = 0, world_size: int = 1) -> Loader:
     """The stream of one process's batches, from iteration ``start`` on.
 
     Args:
@@ -136,13 +136,12 @@ def build_loader(cfg: CN, images: Sequence[str], start: int, rank: int = 0, worl
             f"set SOLVER.IMS_PER_BATCH to {len(images)} or less"
         )
     workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
+    return Loader(
         TwoViews(images, SimCLRView(cfg.INPUT, colour=not cfg.INPUT.ON_DEVICE), cfg.SEED),
         batch_size=batch // world_size,
         sampler=StreamSampler(len(images), batch, cfg.SEED, start, rank, world_size),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=start_worker,
         prefetch_factor=2 if workers else None,
     )

@@ -15,6 +15,27 @@ MOST_LINES = 4  # of their messages on the terminal
 _files: dict[str, "LogFile"] = {}  # by path; the loggers of a run share a file
 
 
+def raise_death(error: BaseException | None) -> None:
+    """Raise what torch's handler of SIGCHLD says of a loader's worker; logging would print it and go on.
+
+    Args:
+        error: what has happened while a line was written.
+
+    Raises:
+        RuntimeError: ``error``, if it is of a dead worker.
+    """
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
+        raise error
+
+
+class Terminal(logging.StreamHandler):
+    """A handler of lines for the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's name
+        raise_death(sys.exc_info()[1])
+        super().handleError(record)
+
+
 class LogFile(logging.FileHandler):
     """A log file that ends, with a line on stderr, when it cannot be written.
 
@@ -26,6 +47,7 @@ class LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's name
         error = sys.exc_info()[1]
+        raise_death(error)
         if not isinstance(error, OSError):
             super().handleError(record)
             return
@@ -84,12 +106,13 @@ def start_logs(output_dir: str, *names: str) -> None:
         _files[path].setFormatter(FORMAT)
     for name in names:
         logger = logging.getLogger(name)
-        if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+        if not any(type(handler) in (logging.StreamHandler, Terminal) for handler in logger.handlers):
             colored = sys.stdout.isatty()
             # without its cache, which sets up only once
             setup_logger.__wrapped__(distributed_rank=rank, name=name, color=colored)
             for handler in logger.handlers:
                 if type(handler) is logging.StreamHandler:
+                    handler.__class__ = Terminal
                     handler.setFormatter(FirstLine(handler.formatter or FORMAT))
         if _files[path] not in logger.handlers:
             logger.addHandler(_files[path])

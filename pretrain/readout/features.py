@@ -12,11 +12,10 @@ import torch
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ..files.atomic import write_whole
 from ..files.safe_load import read_own
-from ..processes.lifetime import start_worker
+from ..processes.loader import Loader
 from .labelled import CentralCrops, collate_readable
 from .progress import with_progress
 
@@ -106,12 +105,11 @@ def pooled_features(encoder: PooledEncoder, paths: Sequence[str], cfg: CfgNode) 
     rank, world_size = comm.get_rank(), comm.get_world_size()
     batches: list[Any] = [range(i, min(i + BATCH_SIZE, len(paths))) for i in range(0, len(paths), BATCH_SIZE)]
     batches += [range(0)] * (-len(batches) % world_size)  # every process takes part in the last turn
-    loader = DataLoader(
+    loader = Loader(
         CentralCrops(paths, cfg.INPUT.CROP_SIZE),
         batch_sampler=batches[rank::world_size],
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate_readable,
-        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise the workers' seed is drawn from the run's generator
     )

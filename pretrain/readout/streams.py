@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..config import get_cfg as pretraining_cfg
 from ..data.augment import SimCLRView
 from ..data.loader import StreamSampler, first_readable
-from ..processes.lifetime import start_worker
+from ..processes.loader import Loader
 from .features import Features, PooledEncoder, cached_features, pooled_features
 from .labelled import Labelled, hold_out, labelled_splits, subset, warn_of_images
 
@@ -128,14 +128,13 @@ class AugmentedStream(_Stream):
     def batches(self, start: int) -> Iterator[tuple[Features, torch.Tensor]]:
         """As :meth:`CachedStream.batches`; raises OSError if a hundred images in a row are unreadable."""
         workers, device = self.cfg.DATALOADER.NUM_WORKERS, self.cfg.MODEL.DEVICE
-        loader = DataLoader(
+        loader = Loader(
             RandomCrops(subset(self.train, self.rows), self.cfg),
             batch_size=self.local,
             sampler=self._sampler(start),
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=start_worker,
             prefetch_factor=2 if workers else None,
         )
         for views, labels, unreadable in loader:

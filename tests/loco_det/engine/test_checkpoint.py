@@ -77,7 +77,7 @@ def test_weights_of_another_network(weights, tmp_path):
     start_logs(str(tmp_path), "detectron2", "fvcore")
     shown = io.StringIO()
     for name in ("detectron2", "fvcore"):
-        next(h for h in logging.getLogger(name).handlers if type(h) is logging.StreamHandler).setStream(shown)
+        next(h for h in logging.getLogger(name).handlers if not isinstance(h, logging.FileHandler)).setStream(shown)
     remedy = re.escape(f"add --overlay {weights / 'r18.yaml'}, or")
     with pytest.raises(ValueError, match=f"fills .* of .* tensors of the backbone; not .*, for one: .*, {remedy}"):
         GuardedCheckpointer(detector(depth=50)).load(str(weights / "r18.pkl"))

@@ -3,10 +3,13 @@
 import errno
 import logging
 import os
+import re
 import subprocess
 import sys
 
-from pretrain.engine.logs import start_logs
+import pytest
+
+from pretrain.engine.logs import LogFile, start_logs
 
 CHILD = """
 import logging, sys
@@ -54,3 +57,20 @@ def test_a_terminal_shows_the_first_line_of_the_model(tmp_path, monkeypatch, cap
     assert (
         written.count("layer") == 100 and "detectron2.engine.defaults INFO: Model" in written and "\x1b" not in written
     )
+
+
+DEATH = "DataLoader worker (pid 12) is killed by signal: Killed. "  # torch's words, from its handler of SIGCHLD
+
+
+@pytest.mark.parametrize("stream", ["file", "terminal"])
+def test_the_death_of_a_worker_while_a_line_is_written_is_not_swallowed(tmp_path, monkeypatch, stream):
+    start_logs(str(tmp_path), "death")
+    logger = logging.getLogger("death")
+    handler = next(handler for handler in logger.handlers if isinstance(handler, LogFile) is (stream == "file"))
+
+    def die(record):
+        raise RuntimeError(DEATH)
+
+    monkeypatch.setattr(handler, "format", die)
+    with pytest.raises(RuntimeError, match=re.escape(DEATH)):
+        logger.info("a line")
