@@ -127,12 +127,16 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler" and not cfg.MODEL.LOAD_PROPOSALS:
             return build_train_loader(cfg)
         logger.warning(f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN}: --resume will draw other images")
-        return Loader.adopt(build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True)))
+        loader = build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True))
+        if isinstance(loader, DataLoader):
+            return Loader.of(loader)
+        loader.dataset = Loader.of(loader.dataset)  # of Detectron2's AspectRatioGroupedDataset
+        return loader
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         mapper = ImageMapper(cfg, is_train=False)
-        return Loader.adopt(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
+        return Loader.of(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

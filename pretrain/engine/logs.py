@@ -110,10 +110,13 @@ def start_logs(output_dir: str, *names: str) -> None:
             colored = sys.stdout.isatty()
             # without its cache, which sets up only once
             setup_logger.__wrapped__(distributed_rank=rank, name=name, color=colored)
-            for handler in logger.handlers:
+            for handler in list(logger.handlers):
                 if type(handler) is logging.StreamHandler:
-                    handler.__class__ = Terminal
-                    handler.setFormatter(FirstLine(handler.formatter or FORMAT))
+                    terminal = Terminal(handler.stream)
+                    terminal.setLevel(handler.level)
+                    terminal.setFormatter(FirstLine(handler.formatter or FORMAT))
+                    logger.removeHandler(handler)
+                    logger.addHandler(terminal)
         if _files[path] not in logger.handlers:
             logger.addHandler(_files[path])
 

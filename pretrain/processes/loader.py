@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from .lifetime import start_worker
 
@@ -25,19 +25,17 @@ class Loader(DataLoader):
         self.worker_init_fn = functools.partial(_start, self.worker_init_fn)
 
     @classmethod
-    def adopt(cls, loader: Any) -> Any:
-        """Make a loader that Detectron2 has built one of this class.
+    def of(cls, loader: DataLoader) -> "Loader":
+        """A loader of this class with the batches of another one, such as Detectron2 builds.
 
         Args:
-            loader: a DataLoader, or Detectron2's AspectRatioGroupedDataset of one; not iterated yet. Changed in place.
-
-        Returns:
-            The same loader.
+            loader: not iterated yet.
         """
-        inner = loader if isinstance(loader, DataLoader) else loader.dataset
-        inner.worker_init_fn = functools.partial(_start, inner.worker_init_fn)
-        inner.__class__ = cls
-        return loader
+        batches: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
+        if isinstance(loader.dataset, IterableDataset):
+            batches = {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+        same = ("num_workers", "collate_fn", "pin_memory", "worker_init_fn", "generator", "prefetch_factor")
+        return cls(loader.dataset, **batches, **{name: getattr(loader, name) for name in same})
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Batches
 
 from pretrain.processes.loader import Loader
@@ -19,10 +19,10 @@ def seeds(worker):
     torch.manual_seed(7)
 
 
-@pytest.mark.parametrize("is_adopted", [False, True])
-def test_batches_are_those_of_torch(is_adopted):
+@pytest.mark.parametrize("of_another", [False, True])
+def test_batches_are_those_of_torch(of_another):
     options = {"batch_size": 3, "num_workers": 2, "worker_init_fn": seeds, "generator": torch.Generator()}
-    loader = Loader.adopt(DataLoader(DATA, **options)) if is_adopted else Loader(DATA, **options)
+    loader = Loader.of(DataLoader(DATA, **options)) if of_another else Loader(DATA, **options)
     assert [batch[0].tolist() for batch in loader] == [[0, 1, 2], [3, 4, 5], [6, 7]] and len(loader) == 3
     assert [batch[0].tolist() for batch in Loader(DATA, batch_size=4)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
@@ -50,3 +50,13 @@ def test_another_error_is_not_held_up(monkeypatch):
     monkeypatch.setattr("pretrain.processes.loader.PATIENCE", 0.01)
     with pytest.raises(ConnectionRefusedError, match="somewhere else"):
         next(iter(Loader(DATA, num_workers=1)))
+
+
+class Numbers(IterableDataset):
+    def __iter__(self):
+        return iter(range(7))
+
+
+def test_a_loader_of_an_endless_or_ended_stream_keeps_its_batches():
+    loader = Loader.of(DataLoader(Numbers(), batch_size=3, drop_last=True, num_workers=1, collate_fn=list))
+    assert list(loader) == [[0, 1, 2], [3, 4, 5]]
