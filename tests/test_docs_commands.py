@@ -15,6 +15,7 @@ from pretrain.files.shipped_configs import find_config
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 HEAD = re.compile(r"(?:torchrun [^ ]+ \S+ |DETECTRON2_DATASETS=\S+ )?(?:loco-det ([a-z0-9-]+)|python (tools/\w+)\.py)")
+MODULES = {f"tools/{command.script}": command.module for command in COMMANDS.values()}
 
 
 def commands():
@@ -26,7 +27,7 @@ def commands():
         lines += re.findall(r"`((?:loco-det|python tools/)[^`]+)`", text)
         for line in lines:
             if match := HEAD.match(line):
-                name = COMMANDS[match[1]].module if match[1] in COMMANDS else match[2] and match[2].split("/")[1]
+                name = COMMANDS[match[1]].module if match[1] in COMMANDS else MODULES.get(match[2])
                 words = shlex.split(line[match.end() :].split("   #")[0], comments=True)
                 found.append(pytest.param(page, name or match[1], words, id=f"{page}: {line[:60]}"))
     return found

@@ -29,7 +29,8 @@ def script(name: str, argv: list[str] | None = None) -> int:
     """Run ``tools/NAME.py``, likewise; returns its exit code."""
     end_at_once()
     with one_line_errors():
-        return _main_of(name)(argv) or 0
+        module = next(command.module for command in COMMANDS.values() if command.script == name)
+        return _main_of(module)(argv) or 0
     return FAILED
 
 

@@ -11,12 +11,17 @@ class Command(NamedTuple):
     """One sub-command.
 
     Attributes:
-        module: in loco_det.cli; tools/ has a script of the same name.
+        module: in loco_det.cli; tools/ has a script of its last name.
         line: what it does, in a line.
     """
 
     module: str
     line: str
+
+    @property
+    def script(self) -> str:
+        """Name of the script in tools/, without its ending."""
+        return self.module.rpartition(".")[2]
 
 
 COMMANDS = {
@@ -33,8 +38,10 @@ COMMANDS = {
     "model-card": Command("model_card", "write the model card of a pretrained encoder"),
     "demo": Command("demo", "run all steps on generated scenes, in minutes"),
     "demo-data": Command("make_demo_data", "generate the demo's scenes"),
-    "checkpoints": Command("checkpoints", "list the published checkpoints that convert, probe and knn take by name"),
-    "configs": Command("configs", "list the shipped configs"),
+    "checkpoints": Command(
+        "lists.checkpoints", "list published checkpoints, which convert, probe and knn take by name"
+    ),
+    "configs": Command("lists.configs", "list the shipped configs"),
     "slurm": Command("slurm", "submit a training command to Slurm"),
     "install-detectron2": Command("install_detectron2", "install Detectron2, without a compiler"),
 }
@@ -62,7 +69,7 @@ def named_tool(words: Sequence[str]) -> list[str]:
     if os.path.isfile(tool) and not launcher.endswith("loco-det"):
         return [tool, *arguments]
     for name, command in COMMANDS.items():
-        if tool == name or script and script[1] == command.module:
+        if tool == name or script and script[1] == command.script:
             return [name, *arguments]
     name = script[1] if script else tool
     raise FileNotFoundError(f"{f'{launcher} {tool}'.strip()}: no such tool: {nearest_command(name)}")

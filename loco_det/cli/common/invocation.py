@@ -21,7 +21,7 @@ def by_name() -> bool:
 def command_of(tool: str) -> str:
     """``train_net.py`` -> ``loco-det train``; empty if there is no such tool."""
     module = tool.removesuffix(".py")
-    return next((f"loco-det {name}" for name, command in COMMANDS.items() if command.module == module), "")
+    return next((f"loco-det {name}" for name, command in COMMANDS.items() if command.script == module), "")
 
 
 def as_called(text: str) -> str:

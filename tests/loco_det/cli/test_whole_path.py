@@ -170,7 +170,7 @@ def test_what_it_says(loco_det, arguments, code, said):
 
 
 def test_configs_are_listed_in_short_lines_by_whole_sentences():
-    from loco_det.cli.configs import LONGEST, listed
+    from loco_det.cli.lists.configs import LONGEST, listed
 
     lines = {line.split()[0]: line for line in listed()}
     assert max(map(len, lines.values())) <= LONGEST and "readout/knn.yaml" in lines

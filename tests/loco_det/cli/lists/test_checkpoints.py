@@ -9,7 +9,7 @@ from checkout import ROOT
 from child_processes import child_environment
 
 from loco_det.checkpoints import published_checkpoints
-from loco_det.cli.checkpoints import main
+from loco_det.cli.lists.checkpoints import main
 
 ENTRIES = published_checkpoints()
 

@@ -4,7 +4,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 
-from .common.arguments import described_parser
+from ..common.arguments import described_parser
 
 EXAMPLE = """examples:
   loco-det configs
@@ -30,7 +30,7 @@ def listed(part: str = "") -> Iterator[str]:
     """A line for each shipped config with ``part`` in its name: the name, and the first sentence of its comment."""
     from pretrain.files.shipped_configs import CONFIGS, shipped_names
 
-    from ..runs.config_index import description
+    from ...runs.config_index import description
 
     names = [name for name in shipped_names() if part in name]
     width = min(COLUMN, max(map(len, names), default=0))

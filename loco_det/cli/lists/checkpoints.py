@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from pretrain.files.text import for_terminal
 
-from .common.arguments import described_parser
-from .common.invocation import command_for
+from ..common.arguments import described_parser
+from ..common.invocation import command_for
 
 if TYPE_CHECKING:
-    from ..checkpoints import Published
+    from ...checkpoints import Published
 
 EXAMPLE = """examples:
   python tools/checkpoints.py
@@ -69,7 +69,7 @@ def chosen(name: str | None) -> list[Published]:
     """The checkpoint of a name, or all of them for None; FileNotFoundError if there is none."""
     import difflib
 
-    from ..checkpoints import published_checkpoints
+    from ...checkpoints import published_checkpoints
 
     entries = published_checkpoints()
     if name is None:
