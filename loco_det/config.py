@@ -46,6 +46,10 @@ def add_loco_config(cfg: CN) -> None:
     cfg.DATASETS.CUSTOM.TEST_JSON = ""
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
 
+    # Percent of the images of DATASETS.TRAIN, drawn by hash, that are not trained on but evaluated in place of
+    # DATASETS.TEST (loco_det/data/held_out.py): for the choice of a learning rate, say. 0: none
+    cfg.DATASETS.HELD_OUT = 0
+
     # Whether file names in annotations may point outside the image folder, as ../other/a.jpg and absolute paths do.
     # Allow it only for annotations that you trust, because training reads every file that they name
     cfg.DATASETS.ALLOW_OUTSIDE = False

@@ -18,6 +18,7 @@ from .checks.kinds import KINDS
 from .checks.voc import check_voc
 from .cityscapes import alias_cityscapesscripts, cache_cityscapes
 from .coco_loader import load_coco, use_own_reader
+from .held_out import FIT, hold_out
 from .low_shot import register_low_shot
 from .voc_loader import is_voc, use_voc_reader
 
@@ -29,13 +30,14 @@ def prepare_datasets(cfg: CfgNode, eval_only: bool = False) -> None:
 
     Args:
         cfg: the Detectron2 config, not frozen. For custom data DATASETS.TRAIN and TEST, MODEL.ROI_HEADS.NUM_CLASSES
-            and INPUT.MASK_FORMAT are set. With MODEL.MASK_ON False masks are neither checked nor loaded.
+            and INPUT.MASK_FORMAT are set; with DATASETS.HELD_OUT, DATASETS.TRAIN and TEST. With MODEL.MASK_ON False
+            masks are neither checked nor loaded.
         eval_only: whether the detector is evaluated only: data to train on are not read, and may be gone.
 
     Raises:
         FileNotFoundError: if annotations or images are missing.
-        ValueError: if a data set is not registered, its annotations have errors, or its number of classes differs from
-            the config's.
+        ValueError: if a data set is not registered, its annotations have errors, its number of classes differs from the
+            config's, or DATASETS.HELD_OUT cannot be drawn.
     """
     register_low_shot()
     alias_cityscapesscripts()
@@ -43,8 +45,13 @@ def prepare_datasets(cfg: CfgNode, eval_only: bool = False) -> None:
     use_own_reader(cfg.MODEL.MASK_ON)
     use_voc_reader()
     options = {"masks": cfg.MODEL.MASK_ON, "allow_outside": cfg.DATASETS.ALLOW_OUTSIDE}
-    _register_custom(cfg, options, ("TEST",) if eval_only else ("TRAIN", "TEST"))
-    for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+    held_out = cfg.DATASETS.HELD_OUT
+    if not 0 <= held_out < 100:
+        raise ValueError(f"DATASETS.HELD_OUT is {held_out}, but must be a percentage from 0 to 99")
+    _register_custom(cfg, options, ("TEST",) if eval_only and not held_out else ("TRAIN", "TEST"))
+    if held_out:
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(name.removesuffix(FIT) for name in cfg.DATASETS.TRAIN), ()
+    for name in (*(() if eval_only and not held_out else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
         classes, has_rle = _check_registered(name, options)
         if has_rle and name in cfg.DATASETS.TRAIN:
             cfg.INPUT.MASK_FORMAT = "bitmask"
@@ -53,6 +60,8 @@ def prepare_datasets(cfg: CfgNode, eval_only: bool = False) -> None:
                 f"data set {name} has {classes} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
                 f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: set it to {classes}"
             )
+    if held_out:
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = hold_out(cfg.DATASETS.TRAIN, held_out)
 
 
 def _check_registered(name, options):

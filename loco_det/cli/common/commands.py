@@ -31,6 +31,7 @@ COMMANDS = {
     "train": Command("train_net", "train and evaluate Mask R-CNN, frozen or fine-tuned"),
     "probe": Command("linear_probe", "train linear classifiers on every stage of an encoder"),
     "knn": Command("knn", "classify by nearest neighbours on every stage of an encoder"),
+    "evaluate": Command("evaluate", "rank checkpoints for detection: frozen, fine-tuned, with controls and seeds"),
     "report": Command("report", "write one HTML page about runs: tables, curves, pictures"),
     "predict": Command("predict", "run a trained detector on images"),
     "check-data": Command("check_dataset", "list all errors of a data set"),

@@ -1,0 +1,98 @@
+"""How long and at which learning rates detectors are trained for each budget."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from .data import NARROW, Data
+
+PROTOCOLS = ("frozen", "finetune", "probe", "knn")
+DETECTORS = PROTOCOLS[:2]
+BUDGETS = {
+    "paper": "the recipe's own schedule: COCO 1x, Cityscapes 64 epochs, Pascal VOC 24k iterations; own data 12 epochs",
+    "short": "an eighth of it: enough to rank backbones",
+    "minutes": "a light head on cached features of the frozen backbone: a ranking, no Mask R-CNN figure",
+}
+SHORTER = 8  # times fewer iterations of the budget "short"
+LEAST = {"paper": 2000, "short": 350}  # iterations on data of one's own
+EPOCHS = {"paper": 12.0, "short": 1.5}  # on data of one's own; 12.3 is COCO's 1x
+FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate: the grid
+HELD_OUT = 20  # percent of the training images, on which the rate is chosen
+LIGHT = {True: "evaluate/light_small.yaml", False: "evaluate/light.yaml"}  # configs of the budget "minutes"
+
+
+@dataclass
+class Recipe:
+    """How detectors of one protocol are trained.
+
+    Attributes:
+        tool: train_net.py or light_head.py.
+        config: shipped name of the config that it builds on.
+        keys: nested keys that are merged over it, as in a config file.
+        iterations: of a training.
+        images: in a step.
+        rates: learning rates to choose from; a single one is not chosen.
+        megapixels: of an image.
+    """
+
+    tool: str
+    config: str
+    keys: dict[str, Any]
+    iterations: int
+    images: int
+    rates: list[float]
+    megapixels: float
+
+
+def base_config(data: Data, budget: str) -> str:
+    """Shipped name of the config for some data and a budget."""
+    return LIGHT[data.config == NARROW] if budget == "minutes" else data.config
+
+
+def recipe(
+    cfg: CfgNode, data: Data, budget: str, protocol: str, rates: Sequence[float] = (), scheduled: bool = False
+) -> Recipe:
+    """The recipe of a protocol.
+
+    Args:
+        cfg: the data's config, with the user's overlays and KEY VALUE pairs.
+        data: what is trained on.
+        budget: a key of ``BUDGETS``.
+        protocol: "frozen" or "finetune".
+        rates: learning rates of the user's; none: ``FACTORS`` of the config's.
+        scheduled: whether the config's number of iterations is the user's own.
+
+    Raises:
+        ValueError: if the budget has no such protocol.
+    """
+    if budget == "minutes" and protocol != "frozen":
+        raise ValueError("--budget minutes trains a light head on cached features: leave out --protocol finetune")
+    tool = "light_head.py" if budget == "minutes" else "train_net.py"
+    solver, height = cfg.SOLVER, data.side or max(cfg.INPUT.MIN_SIZE_TRAIN)
+    keys: dict[str, Any] = {"MODEL": {"BACKBONE": {"FREEZE_AT": 5 if protocol == "frozen" else 0}}}
+    keys |= {"DATASETS": {"CUSTOM": data.custom}} if data.custom else {}
+    if data.side and budget != "minutes":
+        keys["INPUT"] = {"MIN_SIZE_TRAIN": [data.side], "MIN_SIZE_TEST": data.side}
+        if data.side >= 256:  # as in configs/detection/cpu_frozen
+            keys["MODEL"]["ANCHOR_GENERATOR"] = {"SIZES": [[16], [32], [64], [128], [256]]}
+    iterations = solver.MAX_ITER
+    if budget != "minutes" and not scheduled:
+        iterations = _iterations(solver, data, budget)
+        scale = iterations / solver.MAX_ITER
+        steps = [step for step in (round(step * scale) for step in solver.STEPS) if step < iterations]
+        period = math.ceil(iterations / 4)
+        keys["SOLVER"] = {"MAX_ITER": iterations, "STEPS": steps, "CHECKPOINT_PERIOD": period}
+        keys["SOLVER"]["WARMUP_ITERS"] = min(solver.WARMUP_ITERS, iterations // 4)
+    grid = sorted(set(rates)) or [float(f"{solver.BASE_LR * factor:.6g}") for factor in FACTORS]
+    pixels = height * min(height * 4 / 3, cfg.INPUT.MAX_SIZE_TRAIN) / 1e6
+    return Recipe(tool, base_config(data, budget), keys, iterations, solver.IMS_PER_BATCH, grid, pixels)
+
+
+def _iterations(solver, data, budget):
+    """Iterations of a training: of known data a share of the config's, of one's own by epochs."""
+    if not data.custom:
+        return solver.MAX_ITER if budget == "paper" else max(solver.MAX_ITER // SHORTER, 1)
+    return max(math.ceil(EPOCHS[budget] * data.train_images / solver.IMS_PER_BATCH), LEAST[budget])

@@ -1,0 +1,119 @@
+"""evaluation.yaml: the settings of an evaluation and its rows. A folder takes further rows, seeds and protocols of the
+same settings, and nothing else."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.files.atomic import write_whole
+from pretrain.files.version import version
+from pretrain.files.yaml_files import read_yaml
+
+FILE = "evaluation.yaml"
+VERSION = 1
+FIXED = ("data", "budget", "rates", "held_out", "options", "overlays", "labelled")
+
+
+@dataclass
+class Row:
+    """A line of the ranking.
+
+    Attributes:
+        name: of the line and of its folder.
+        checkpoints: as the user named them: one for all seeds, or one for each; of a control ["random"].
+        control: whether the weights are random, with calibrated BN.
+        architecture: name of the encoder; None: not known, as the checkpoint was refused.
+        sha256: of the checkpoints' files.
+        problem: why it has no figures; "": it has, or will have.
+    """
+
+    name: str
+    checkpoints: list[str]
+    control: bool = False
+    architecture: str | None = None
+    sha256: list[str] = field(default_factory=list)
+    problem: str = ""
+
+    def place(self, seed: int) -> str:
+        """Folder of the backbone for a seed, relative to the evaluation's."""
+        return f"{self.name}/seed{seed}" if self.control or len(self.checkpoints) > 1 else self.name
+
+
+@dataclass
+class Settings:
+    """What an evaluation is.
+
+    Attributes:
+        data: of :class:`.data.Data`, its record.
+        budget: a key of :data:`.recipes.BUDGETS`.
+        protocols: of :data:`.recipes.PROTOCOLS`.
+        seeds: how many; they are 0, 1, ...
+        rates: protocol -> learning rates that are chosen from.
+        held_out: percent of the training images that they are chosen on.
+        options: KEY VALUE pairs for all detectors.
+        overlays: configs for all detectors.
+        labelled: folders of labelled images to train and test readouts on; empty: none.
+        notes: what a reader of the figures has to know, a sentence each.
+        rows: the rows.
+    """
+
+    data: dict[str, Any]
+    budget: str
+    protocols: list[str]
+    seeds: int
+    rates: dict[str, list[float]]
+    held_out: int
+    options: list[str]
+    overlays: list[str]
+    labelled: list[str]
+    notes: list[str]
+    rows: list[Row]
+
+    def write(self, folder: Path) -> None:
+        """Write the file, whole or not at all; OSError if it cannot be written."""
+        content = {"version": VERSION, "loco_det": version(), **asdict(self)}
+        write_whole(folder / FILE, yaml.safe_dump(content, sort_keys=False))
+
+
+def join_before(settings: Settings, folder: Path) -> Settings:
+    """The settings with the rows, protocols and seeds that the folder has already.
+
+    Args:
+        settings: of this call.
+        folder: of the evaluation.
+
+    Raises:
+        ValueError: if the folder holds an evaluation of other settings, or a row of the same name that is another
+            checkpoint.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return settings
+    before = read_yaml(path)
+    now = asdict(settings)
+    changed = [key for key in FIXED if key != "rates" and before.get(key) != now[key]]
+    shared = set(before.get("rates") or {}) & set(settings.rates)
+    changed += [f"rates of {name}" for name in sorted(shared) if before["rates"][name] != settings.rates[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} holds an evaluation with other settings ({', '.join(changed)}), and a ranking compares equal "
+            "ones only: choose another --output, or remove that folder"
+        )
+    names = {row.name: row for row in settings.rows}
+    kept = []
+    for known in before.get("rows") or []:
+        row = names.get(known["name"])
+        if row and row.checkpoints != known["checkpoints"]:
+            raise ValueError(
+                f"{folder} has a row {row.name} of {', '.join(known['checkpoints'])}: give this one another name, "
+                f"NAME={','.join(row.checkpoints)}"
+            )
+        if not row:
+            kept.append(Row(**known))
+    settings.rows = [*kept, *settings.rows]
+    settings.protocols = [*dict.fromkeys([*(before.get("protocols") or []), *settings.protocols])]
+    settings.rates = {**(before.get("rates") or {}), **settings.rates}
+    settings.seeds = max(settings.seeds, before.get("seeds") or 0)
+    return settings
