@@ -3,10 +3,10 @@
 
     python benchmarks/demo.py [--seeds 0 1 2] [--probe CLASSES/train CLASSES/val]
 
-The steps are those of ``tools/demo.py``. The detectors of both precisions are trained on the same backbone, which the
-demo pretrains once for each seed; evaluation is in float32. With --probe, folders of images with a sub-folder for each
-class, LoCo is also pretrained in both precisions, and a linear probe of both encoders is run in float32. Files are kept
-in --folder, and steps that are finished are not run again.
+Scenes and pretraining are those of ``tools/demo.py``. The detectors of both precisions are trained on the same backbone,
+which is pretrained once for each seed; evaluation is in float32. With --probe, folders of images with a sub-folder for
+each class, LoCo is also pretrained in both precisions, and a linear probe of both encoders is run in float32. Files are
+kept in --folder, and steps that are finished are not run again.
 """
 
 import json
@@ -55,21 +55,19 @@ def measure(args):
 
 def run(folder, seed, args):
     """All steps of a seed: {run: {precision: {metric: percent}}}."""
-    from loco_det.cli import demo
-
     found = {}
     for title, done, checkpoints, command in steps_of(folder, seed, args):
         short = SHORT.get(command[0], []) if args.short else []
         if command[0] != "train_net.py":
             common.progress(f"seed {seed}: {title}")
-            if not demo.is_done(done):
+            if not is_done(done):
                 call(checkpoints, [*command, *short])
             continue
         for precision in args.precisions:
             common.progress(f"seed {seed}: {title}, {precision}")
             output = done.parent.with_name(f"{done.parent.name}_{precision}")
             keys = ["OUTPUT_DIR", output, "SOLVER.AMP.ENABLED", PRECISIONS[precision], "SOLVER.AMP.AUTO", "False"]
-            if not demo.is_done(output / "results.json"):
+            if not is_done(output / "results.json"):
                 call(output, [*command, *short, *keys])
             found.setdefault(done.parent.name, {})[precision] = detection(output / "results.json")
     if args.probe:
@@ -94,11 +92,42 @@ def probe(folder, seed, precision, args):
     return {f"linear probe, top-1, {stage}": values["top1"] for stage, values in stages.items()}
 
 
-def steps_of(folder, seed, args):
-    """The demo's steps, with --short up to the first detector."""
-    from loco_det.cli import demo
+def is_done(path):
+    """Whether a step's last file is there; results of a detector may be there with problems."""
+    from loco_det.runs.folder import is_finished
 
-    found = list(demo.steps(folder, seed, False))
+    return is_finished(path.parent) if path.name == "results.json" else path.exists()
+
+
+def steps(out, seed):
+    """(title, file that says it is finished, folder with checkpoints or None, command) of each step of a seed."""
+    from loco_det.cli.demo import SCENES
+
+    data, run = out / "data", out / f"seed{seed}"
+    yield "generate scenes", data / "demo.json", None, ["make_demo_data.py", data, *SCENES]
+    for name, title in (("loco", "pretrain ResNet-18 with LoCo"), ("random", "calibrate BN of a random ResNet-18")):
+        folder = run / f"pretrain_{name}"
+        options = ["DATASETS.TRAIN", data / "unlabeled", "SEED", seed, "OUTPUT_DIR", folder]
+        final, backbone = folder / "model_final.pth", folder / "backbone.pkl"
+        config = f"configs/pretrain/demo_{name}.yaml"
+        yield title, final, folder, ["pretrain.py", "--config-file", config, *options]
+        yield f"convert the {name} backbone to Detectron2", backbone, None, ["convert_to_d2.py", final, backbone]
+    coco, custom = data / "coco", []
+    for split, images in (("TRAIN", "train"), ("TEST", "val")):
+        custom += [f"DATASETS.CUSTOM.{split}_JSON", coco / f"annotations/instances_{images}.json"]
+        custom += [f"DATASETS.CUSTOM.{split}_IMAGES", coco / images]
+    for kind, name in (("frozen", "loco"), ("frozen", "random"), ("finetune", "loco")):
+        folder = run / f"{kind}_{name}"
+        backbone = run / f"pretrain_{name}" / "backbone.pkl"
+        options = ["MODEL.WEIGHTS", backbone, "SEED", seed, "OUTPUT_DIR", folder, *custom]
+        title = f"Mask R-CNN on the {'frozen' if kind == 'frozen' else 'fine-tuned'} {name} backbone"
+        config = f"configs/demo_coco_loco_{kind}.yaml"
+        yield title, folder / "results.json", folder, ["train_net.py", "--config-file", config, *options]
+
+
+def steps_of(folder, seed, args):
+    """The steps of a seed, with --short up to the first detector."""
+    found = list(steps(folder, seed))
     tools = [step[-1][0] for step in found]
     wanted = ("make_demo_data.py", "pretrain.py", "convert_to_d2.py", "train_net.py")
     return [found[tools.index(tool)] for tool in wanted] if args.short else found

@@ -35,6 +35,7 @@ ALLOWED_OF_DETECTION = {
     "loco_det.runs": {"config"},
     "loco_det.report": {"data", "evaluation", "runs"},
     "loco_det.engine": {"data", "modeling", "evaluation", "runs", "report"},
+    "loco_det.ranking": {"data", "evaluation", "runs", "report"},
 }
 COMMANDS = ("loco_det.cli", "loco_det.__main__")  # may import everything, and nothing may import them
 PRETRAINING_CONFIG = "loco_det.runs"  # compares runs of pretraining with their published configs

@@ -65,7 +65,6 @@ def make_plan(args: argparse.Namespace, rows: list[Row]) -> Plan:
     """The plan of a command line, with the rows that the folder has already."""
     from detectron2.config import get_cfg
 
-    from pretrain.files.image_folders import expect_folder
     from pretrain.processes.cores import usable_cores
 
     from ...config import add_loco_config
@@ -77,8 +76,10 @@ def make_plan(args: argparse.Namespace, rows: list[Row]) -> Plan:
 
     boxes_only = re.search(r"MODEL\.MASK_ON False", " ".join(args.opts))
     data = find_data(args.data, Path(os.environ.get("DETECTRON2_DATASETS", "datasets")), masks=not boxes_only)
-    if not args.plan:
-        expect_folder(data.images, key="--data")
+    if not args.plan and not data.images.is_dir():
+        raise FileNotFoundError(
+            f"--data {data.name}: {data.images} is not there; DETECTRON2_DATASETS has to be the folder that holds it"
+        )
     cfg = get_cfg()
     add_loco_config(cfg)
     names = argparse.Namespace(config_file=base_config(data, args.budget), overlay=args.overlay)

@@ -1,0 +1,64 @@
+"""evaluation.yaml: what a folder was begun with, and what may be added to it."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from loco_det.ranking.settings import FILE, Row, Settings, join_before
+
+BASE = Settings(
+    data={"name": "demo"},
+    budget="short",
+    protocols=["frozen"],
+    seeds=2,
+    rates={"frozen": [0.1, 0.2]},
+    held_out=20,
+    options=[],
+    overlays=[],
+    labelled=[],
+    notes=[],
+    rows=[Row("a", ["a.pth"])],
+)
+
+
+def other(**changes):
+    return dataclasses.replace(BASE, **{"rows": list(BASE.rows), **changes})
+
+
+def test_a_new_folder(tmp_path):
+    assert join_before(other(), tmp_path) == BASE
+    BASE.write(tmp_path)
+    content = yaml.safe_load((tmp_path / FILE).read_text())
+    assert content["rows"][0]["name"] == "a" and content["version"] == 1 and content["loco_det"]
+    assert join_before(other(), tmp_path) == BASE
+
+
+def test_rows_seeds_and_protocols_are_added(tmp_path):
+    BASE.write(tmp_path)
+    now = other(rows=[Row("b", ["b.pth"])], seeds=1, protocols=["finetune"], rates={"finetune": [0.3]})
+    joined = join_before(now, tmp_path)
+    assert [row.name for row in joined.rows] == ["a", "b"] and joined.seeds == 2
+    assert joined.protocols == ["frozen", "finetune"]
+    assert joined.rates == {"frozen": [0.1, 0.2], "finetune": [0.3]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": "paper"}, r"other settings \(budget\).*choose another --output"),
+        ({"data": {"name": "voc"}, "options": ["A", "1"]}, r"\(data, options\)"),
+        ({"rates": {"frozen": [0.1]}}, r"\(rates of frozen\)"),
+        ({"rows": [Row("a", ["x.pth"])]}, "has a row a of a.pth: give this one another name, NAME=x.pth"),
+    ],
+)
+def test_other_settings_are_refused(tmp_path, changes, message):
+    BASE.write(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        join_before(other(**changes), tmp_path)
+
+
+def test_where_a_backbone_is():
+    assert Row("a", ["a.pth"]).place(1) == "a"
+    assert Row("a", ["a.pth", "b.pth"]).place(1) == "a/seed1"
+    assert Row("random_resnet18", ["random"], control=True).place(0) == "random_resnet18/seed0"
