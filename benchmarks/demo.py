@@ -3,7 +3,7 @@
 
     python benchmarks/demo.py [--seeds 0 1 2] [--probe CLASSES/train CLASSES/val]
 
-Scenes and pretraining are those of ``tools/demo.py``. The detectors of both precisions are trained on the same backbone,
+Scenes and pretraining are those of ``tools/demo.py``. Detectors of both precisions are trained on the same backbone,
 which is pretrained once for each seed; evaluation is in float32. With --probe, folders of images with a sub-folder for
 each class, LoCo is also pretrained in both precisions, and a linear probe of both encoders is run in float32. Files are
 kept in --folder, and steps that are finished are not run again.
