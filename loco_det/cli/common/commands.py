@@ -32,6 +32,7 @@ COMMANDS = {
     "probe": Command("linear_probe", "train linear classifiers on every stage of an encoder"),
     "knn": Command("knn", "classify by nearest neighbours on every stage of an encoder"),
     "report": Command("report", "write one HTML page about runs: tables, curves, pictures"),
+    "runs": Command("lists.runs", "list the runs beneath a folder: state, figures, time"),
     "predict": Command("predict", "run a trained detector on images"),
     "check-data": Command("check_dataset", "list all errors of a data set"),
     "low-shot": Command("low_shot", "train on each random split of a low-shot set; mean and standard deviation of AP"),
