@@ -71,7 +71,7 @@ def summary(run: Run) -> Summary:
         backbone=_backbone(run),
         box_ap=tasks.get("bbox", {}).get("AP"),
         mask_ap=tasks.get("segm", {}).get("AP"),
-        top1=_top1(run),
+        top1=top1_of(run),
         iterations=run.iterations if run.kind != "readout" else None,
         planned=run.detection.max_iter or (run.planned if run.kind != "readout" else None),
         seconds=run.seconds,
@@ -109,7 +109,8 @@ def _weights(run: Run) -> str | None:
     return run.detection.weights or (run.key("MODEL.WEIGHTS") if run.kind != "pretraining" else None)
 
 
-def _top1(run: Run) -> float | None:
+def top1_of(run: Run) -> float | None:
+    """Top-1 accuracy of a readout's last stage, in percent, of kNN with its first setting; None if there is none."""
     if isinstance(run.results, LinearResults) and run.results.linear:
         return list(run.results.linear.values())[-1].top1
     if isinstance(run.results, KnnResults) and run.results.knn:
