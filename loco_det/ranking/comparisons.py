@@ -124,7 +124,7 @@ def rank(evaluation: Evaluation, sampled: Sampled | None = None) -> list[Ranking
     Returns:
         For each protocol and task that has figures the ranking of most rows, and behind it those of other keys.
     """
-    found = []
+    found: list[Ranking] = []
     for protocol in evaluation.detectors:
         for task in METRICS:
             groups = _groups(evaluation, protocol, task)
@@ -136,7 +136,7 @@ def rank(evaluation: Evaluation, sampled: Sampled | None = None) -> list[Ranking
     return found
 
 
-def headline(evaluation: Evaluation, rankings: Sequence[Ranking]) -> str:
+def headlines(evaluation: Evaluation, rankings: Sequence[Ranking]) -> list[str]:
     """What answers the question, a sentence for each protocol.
 
     Args:
@@ -144,7 +144,7 @@ def headline(evaluation: Evaluation, rankings: Sequence[Ranking]) -> str:
         rankings: as :func:`rank` returns them.
 
     Returns:
-        Such as "loco frozen 6.6 box AP, random 4.1: +2.5, one seed, 50 images."
+        Such as ["loco frozen 6.6 box AP, random 4.1: +2.5, one seed, 50 images."].
     """
     sentences = []
     for protocol in evaluation.detectors:
@@ -152,7 +152,7 @@ def headline(evaluation: Evaluation, rankings: Sequence[Ranking]) -> str:
         best = ranking and next((entry for entry in ranking.entries if not entry.row.control), None)
         if ranking and best:
             sentences.append(_answer(evaluation, ranking, best))
-    return " ".join(sentences) or "No detector has been evaluated yet."
+    return sentences or ["No detector has been evaluated yet."]
 
 
 def protocol_word(evaluation: Evaluation, protocol: str) -> str:
@@ -205,7 +205,7 @@ def _groups(evaluation: Evaluation, protocol: str, task: str) -> list[tuple[str 
             else:
                 by_key.setdefault(comparability(run).get("key"), {})[seed] = figure
         for key, values in by_key.items():
-            published = _published([runs[seed] for seed in values], task)
+            published = None if evaluation.is_light else _published([runs[seed] for seed in values], task)
             groups.setdefault(key, []).append(Entry(row, values, missing, published))
     for entries in groups.values():
         entries.sort(key=lambda entry: -entry.mean)

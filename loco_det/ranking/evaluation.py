@@ -177,7 +177,7 @@ def read_evaluation(folder: str | Path) -> Evaluation:
         raise FileNotFoundError(f"{folder} is not an evaluation: it has no {FILE}")
     content = parse_yaml(file.read_bytes(), file)
     version = content.get("version") if isinstance(content, dict) else None
-    if whole(version) and version > VERSION:
+    if isinstance(version, int) and version > VERSION:
         raise ValueError(f"{file} has version {version}, this loco-det reads up to {VERSION}: use a later one")
     if place := fault(content, SCHEMA):
         raise ValueError(f"{file} is damaged ({place})")

@@ -9,7 +9,7 @@ from pretrain.files.version import version
 
 from ..runs.folder import Run
 from ..runs.summary import comparability, top1_of
-from .comparisons import Entry, Ranking, headline
+from .comparisons import Entry, Ranking, headlines
 from .evaluation import Evaluation, Row, figure_of
 
 VERSION = 1  # of results.json
@@ -63,7 +63,7 @@ def as_json(evaluation: Evaluation, rankings: Sequence[Ranking]) -> dict[str, An
     return {
         "version": VERSION,
         "loco_det": version(),
-        "headline": headline(evaluation, rankings),
+        "headline": " ".join(headlines(evaluation, rankings)),
         "light_head": evaluation.is_light,
         "settings": evaluation.settings,
         "rows": [_row(evaluation, row) for row in evaluation.rows],

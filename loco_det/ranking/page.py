@@ -1,6 +1,7 @@
 """What comes out of ``loco-det evaluate``: a page that answers which encoder is better, and the figures as files."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,12 +13,12 @@ from ..report.curves import ap_curves, joint_curves, pr_curves
 from ..report.html_page import Link, fill_in
 from ..report.page import written
 from ..report.pictures import Picture, picture
+from ..report.readouts import SAID_ONCE as READOUTS_SAID_ONCE
 from ..report.readouts import readout_table
 from ..report.tables import without_equal
-from ..runs.folder import Run
-from .comparisons import Ranking, Sampled, headline, protocol_word, rank
+from .comparisons import Ranking, Sampled, headlines, protocol_word, rank
 from .dots import Dot, axis_of, dot
-from .evaluation import Evaluation, Row, figure_of, read_evaluation
+from .evaluation import Evaluation, Row, read_evaluation
 from .files import as_csv, as_json
 from .pictures import side_by_side
 from .tables import (
@@ -40,20 +41,28 @@ LIGHT_NOTE = (
     "R-CNN figures and must not be compared with any."
 )
 PARTS = {  # id -> text of the list of contents
-    "ranking": "Ranking", "verdicts": "What differs", "sizes": "By size", "classes": "By class", "rates": "Learning rates",
-    "readouts": "Probe and kNN", "curves": "Curves", "pictures": "Pictures", "costs": "Costs",
-    "reproduce": "How to reproduce", "runs": "Runs",
-}  # fmt: skip
+    "ranking": "Ranking",
+    "verdicts": "What differs",
+    "sizes": "By size",
+    "classes": "By class",
+    "rates": "Learning rates",
+    "readouts": "Probe and kNN",
+    "curves": "Curves",
+    "pictures": "Pictures",
+    "costs": "Costs",
+    "reproduce": "How to reproduce",
+    "runs": "Runs",
+}
 CAPTIONS = {
-    "ranking": "AP in percent, averaged over IoU 0.50 to 0.95, on the test images: the mean over seeds ± the 95 % interval "
-    "of Student's t. “− random”: above the random control of the same architecture, seed by seed. “–”: not evaluated, or "
-    "not known. Top-1 is that of the last stage.",
-    "dots": "A line is the 95 % interval over seeds, cut where the axis ends; small dots are single seeds; a diamond is "
-    "the published figure. Both axes are the same.",
+    "ranking": "AP in percent, averaged over IoU 0.50 to 0.95, on the test images: the mean over seeds ± the 95 % "
+    "interval of Student's t. “− random”: above the random control of the same architecture, seed by seed. “–”: not "
+    "evaluated, or not known. Top-1 is that of the last stage.",
+    "dots": "A line is the 95 % interval over seeds, cut where the axis ends. Small dots are single seeds, a diamond "
+    "is the published figure. Random controls are grey. All axes are the same.",
     "sizes": "Means over seeds. Small: below 32² pixels, medium: up to 96², large: above.",
     "classes": "Box AP, means over seeds.",
-    "rates": "Box AP on training images that were held out. The test images had no part in the choice. At an edge of the "
-    "grid a better rate may lie beyond it.",
+    "rates": "Box AP on training images that were held out. The test images had no part in the choice. If a rate at an "
+    "edge of the grid was chosen, a better one may lie beyond it.",
     "readouts": "Accuracies in percent. Each stage has its own learning rate.",
     "costs": "Times are sums over seeds and rates. Memory is the peak of the main process. Disk is all that is in the "
     "row's folder now.",
@@ -93,11 +102,10 @@ def ranking_text(evaluation: Evaluation, rankings: Sequence[Ranking] | None = No
     rankings = rank(evaluation) if rankings is None else rankings
     table = ranking_table(evaluation, rankings)
     table, shared = without_equal(table, SAID_ONCE, known=True)
-    shown = table.without(
-        [*TERMINAL, *(column.name for column in table.columns if column.name.endswith("mask AP − random"))]
-    )
-    lines = [headline(evaluation, rankings), *_cautions(evaluation), "", shown.terminal()]
+    shown = table.without(TERMINAL)
+    lines = [*headlines(evaluation, rankings), *_cautions(evaluation), "", shown.terminal()]
     lines += [f"In all rows: {'; '.join(f'{name} {text}' for name, text in shared)}."] if shared else []
+    lines += _notes(evaluation, rankings)
     sentences = [text for _, found in _verdicts(evaluation, rankings, "bbox") for text in found]
     return "\n".join([*lines, *([""] if sentences else []), *sentences])
 
@@ -113,6 +121,7 @@ def render(evaluation: Evaluation, rankings: Sequence[Ranking]) -> str:
     for row, cells in zip(rows, table.rows, strict=True):
         cells["encoder"] = Link(cells["encoder"], f"#{_anchor(rows, row)}")
     protocols = evaluation.detectors
+    readouts, readouts_shared = _readouts(rows)
     values: dict[str, Any] = {
         "table": table,
         "shared": shared,
@@ -122,9 +131,8 @@ def render(evaluation: Evaluation, rankings: Sequence[Ranking]) -> str:
         "sizes": _by_protocol(evaluation, {name: size_table(evaluation, rows, name) for name in protocols}),
         "classes": _by_protocol(evaluation, {name: class_table(evaluation, rows, name) for name in protocols}),
         "rates": _by_protocol(evaluation, {name: rate_table(evaluation, rows, name) for name in protocols}),
-        "readouts": readout_table(
-            [_named(run, row) for row in rows for run in row.readouts.values() if not run.problem]
-        ),
+        "readouts": readouts,
+        "readouts_shared": readouts_shared,
         "curves": list(_curves(evaluation, rows)),
         "pictures": side_by_side(evaluation, rows),
         "costs": cost_table(evaluation, rows),
@@ -139,9 +147,10 @@ def render(evaluation: Evaluation, rankings: Sequence[Ranking]) -> str:
         written=written(),
         parts=parts,
         captions=CAPTIONS,
-        headline=headline(evaluation, rankings),
+        headlines=headlines(evaluation, rankings),
         cautions=_cautions(evaluation),
         problems=[(row.name, row.problem) for row in rows if row.problem],
+        notes=_notes(evaluation, rankings),
         most_classes=MOST_CLASSES,
         commands=evaluation.commands,
         facts=list(_facts(evaluation)),
@@ -156,13 +165,26 @@ def _cautions(evaluation: Evaluation) -> list[str]:
     return [*([LIGHT_NOTE] if evaluation.is_light else []), *found]
 
 
+def _notes(evaluation: Evaluation, rankings: Sequence[Ranking]) -> list[str]:
+    """A sentence on each row of which there is something to know."""
+    found = ((row.name, notes(evaluation, row, rankings)) for row in ordered(evaluation, rankings))
+    return [f"{name}: {'; '.join(texts).rstrip('.')}." for name, texts in found if texts]
+
+
 def _anchor(rows: Sequence[Row], row: Row) -> str:
     return f"row-{rows.index(row)}"
 
 
-def _named(run: Run, row: Row) -> Run:
-    run.name = row.name
-    return run
+def _readouts(rows: Sequence[Row]) -> tuple[Table, list[tuple[str, str]]]:
+    """The table of probe and kNN, and what is the same in all of its rows."""
+    runs = [replace(run, name=row.name) for row in rows for run in row.readouts.values() if not run.problem]
+    table = readout_table(runs)
+    table.columns = [
+        replace(column, name="encoder", key="run") if column.name == "run" else column
+        for column in table.columns
+        if column.name not in ("encoder", "weights")
+    ]
+    return without_equal(table, READOUTS_SAID_ONCE)
 
 
 def _by_protocol(evaluation: Evaluation, tables: dict[str, Table]) -> list[dict[str, Any]]:

@@ -17,26 +17,26 @@ from .evaluation import Evaluation, Row, figure_of
 
 SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 TASKS = {"bbox": "box", "segm": "mask"}
-READOUTS = {"probe": "linear probe top-1", "knn": "kNN top-1"}
 DIGITS = 12  # of a hash that are shown on a terminal
+LABELS = {"probe": "linear probe", "knn": "kNN"}
 DISK = Format(lambda size: f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB")
 SAID_ONCE = ("architecture", "seeds", *(f"{word} rate" for word in ("frozen", "fine-tuned", "light head")))
 
 
 def ranking_table(evaluation: Evaluation, rankings: Sequence[Ranking]) -> Table:
-    """A row for each encoder, the best first; below those with figures come the ones without, and what is wrong."""
+    """A row for each encoder, the best first; below those with figures come the ones without."""
     words = {protocol: protocol_word(evaluation, protocol) for protocol in evaluation.detectors}
     columns = [Column("encoder")]
     for task in TASKS.values():
         columns += [ap_column(f"{word} {task} AP") for word in words.values()]
-        columns += [number(f"{word} {task} AP − random", DIFFERENCE) for word in words.values()]
+        columns += [number(f"{word} {task} AP − random", DIFFERENCE) for word in words.values() if task == "box"]
         columns += [number(f"published {word} {task} AP", PERCENT) for word in words.values()]
-    columns += [number(READOUTS[name], PERCENT) for name in READOUTS]
+    columns += [number(f"{label} top-1", PERCENT) for label in LABELS.values()]
     columns += [*(number(f"{word} rate", GENERAL) for word in words.values()), Column("seeds"), Column("architecture")]
-    table = Table([*columns, wrapped("notes")])
+    table = Table(columns)
     for row in ordered(evaluation, rankings):
         cells: dict[str, Any] = {"encoder": row.name + (" (random)" if row.control else "")}
-        cells |= {"architecture": row.architecture, "notes": "; ".join(notes(evaluation, row, rankings)) or None}
+        cells["architecture"] = row.architecture
         for ranking in rankings:
             if entry := ranking.entry(row.name):
                 label = f"{words[ranking.protocol]} {ranking.metric}"
@@ -45,12 +45,12 @@ def ranking_table(evaluation: Evaluation, rankings: Sequence[Ranking]) -> Table:
                 cells[f"{label} − random"] = _signed(chance.difference) if chance else None
         for protocol, word in words.items():
             cells[f"{word} rate"] = row.chosen(protocol)
-        cells |= {READOUTS[name]: top1_of(run) for name, run in row.readouts.items()}
+        cells |= {f"{LABELS[name]} top-1": top1_of(run) for name, run in row.readouts.items()}
         if any(row.seeds.values()):
             cells["seeds"] = ", ".join(map(str, range(evaluation.seeds)))
         table.rows.append(cells)
     keep = ("encoder", f"{next(iter(words.values()), '')} box AP")
-    return table.without_empty([column.name for column in columns if column.name not in keep] + ["notes"])
+    return table.without_empty([column.name for column in columns if column.name not in keep])
 
 
 def ordered(evaluation: Evaluation, rankings: Sequence[Ranking]) -> list[Row]:
@@ -77,7 +77,7 @@ def notes(evaluation: Evaluation, row: Row, rankings: Sequence[Ranking]) -> list
             found.append(f"{word}: of other settings than the other rows")
         if edge := edge_of(evaluation, row, protocol):
             found.append(f"{word}: rate at the {edge} edge of the grid")
-    found += [f"{name}: {run.problem}" for name, run in row.readouts.items() if run.problem]
+    found += [f"{LABELS[name]}: {run.problem}" for name, run in row.readouts.items() if run.problem]
     return found
 
 
@@ -92,7 +92,7 @@ def edge_of(evaluation: Evaluation, row: Row, protocol: str) -> str:
 def rate_table(evaluation: Evaluation, rows: Iterable[Row], protocol: str) -> Table:
     """AP on the held-out training images by learning rate, and which rate was chosen."""
     rates = sorted(evaluation.rates.get(protocol, []))
-    columns = [Column("encoder"), Column("chosen")]
+    columns = [Column("encoder"), wrapped("chosen")]
     table = Table([*columns, *(number(f"rate {rate:g}", PERCENT) for rate in rates)])
     for row in rows:
         if not (choices := row.choices.get(protocol)):
@@ -143,7 +143,7 @@ def cost_table(evaluation: Evaluation, rows: Iterable[Row]) -> Table:
     for protocol in evaluation.detectors:
         word = protocol_word(evaluation, protocol)
         columns += [number(f"{word}: {part}", DURATION) for part in ("choosing the rate", "training", "evaluation")]
-    columns += [number(name, DURATION) for name in ("linear probe", "kNN")]
+    columns += [number(label, DURATION) for label in LABELS.values()]
     table = Table([*columns, number("peak memory", MEMORY), number("disk", DISK)])
     for row in rows:
         cells: dict[str, Any] = {"encoder": row.name, "disk": _disk(row.folder) or None}
@@ -155,7 +155,7 @@ def cost_table(evaluation: Evaluation, rows: Iterable[Row]) -> Table:
             cells[f"{word}: training"] = _total(run.seconds for run in runs)
             cells[f"{word}: evaluation"] = _total(run.detection.evaluation_seconds for run in runs)
             peaks += [run.detection.peak_memory for run in runs]
-        for name, label in (("probe", "linear probe"), ("knn", "kNN")):
+        for name, label in LABELS.items():
             cells[label] = row.readouts[name].seconds if name in row.readouts else None
         cells["peak memory"] = max((peak for peak in peaks if peak), default=None)
         table.rows.append(cells)

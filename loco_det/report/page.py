@@ -17,6 +17,7 @@ from ..runs.folder import Run
 from .curves import ap_curves, detection_curves, joint_curves, pr_curves, pretraining_curves
 from .html_page import Link, fill_in
 from .pictures import Picture, embedded, few_colours, picture
+from .readouts import SAID_ONCE as READOUTS_SAID_ONCE
 from .readouts import readout_table
 from .runs import SAID_ONCE, class_table, detection_table, pretraining_table, published_notes
 from .seeds import seeds_table, seeds_verdicts
@@ -70,7 +71,8 @@ def render(runs: Sequence[Run]) -> str:
     pictures = embedded(runs)
     by_kind = [run for kind in ("pretraining", "readout", "detection") for run in runs if run.kind == kind]
     anchors = {run.name: f"#run-{place}" for place, run in enumerate(by_kind)}
-    detection, readouts, pretraining = _detection(runs), readout_table(runs), pretraining_table(runs)
+    detection, pretraining = _detection(runs), pretraining_table(runs)
+    readouts, readouts_shared = without_equal(readout_table(runs), READOUTS_SAID_ONCE)
     for table in (detection["table"], readouts, pretraining):
         link(table, anchors)
     tables = {"detection": detection["table"], "readouts": readouts, "pretraining": pretraining}
@@ -83,6 +85,7 @@ def render(runs: Sequence[Run]) -> str:
         parts=[*parts, ("#runs", "Runs"), *((anchor, name) for name, anchor in list(anchors.items())[:MOST_LISTED])],
         detection=detection,
         readouts=readouts,
+        readouts_shared=readouts_shared,
         pretraining=pretraining,
         runs=[{**_section(run, pictures), "anchor": anchors[run.name][1:]} for run in by_kind],
     )
