@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from pretrain.files.atomic import write_json, write_whole
 from pretrain.files.tables import Table
+from pretrain.files.text import for_terminal
 
 from ..report.curves import ap_curves, joint_curves, pr_curves
 from ..report.html_page import Link, fill_in
@@ -103,11 +104,12 @@ def ranking_text(evaluation: Evaluation, rankings: Sequence[Ranking] | None = No
     table = ranking_table(evaluation, rankings)
     table, shared = without_equal(table, SAID_ONCE, known=True)
     shown = table.without(TERMINAL)
-    lines = [*headlines(evaluation, rankings), *_cautions(evaluation), "", shown.terminal()]
-    lines += [f"In all rows: {'; '.join(f'{name} {text}' for name, text in shared)}."] if shared else []
-    lines += _notes(evaluation, rankings)
+    above = [*headlines(evaluation, rankings), *_cautions(evaluation), ""]
+    below = [f"In all rows: {'; '.join(f'{name} {text}' for name, text in shared)}."] if shared else []
+    below += _notes(evaluation, rankings)
     sentences = [text for _, found in _verdicts(evaluation, rankings, "bbox") for text in found]
-    return "\n".join([*lines, *([""] if sentences else []), *sentences])
+    below += ["", *sentences] if sentences else []
+    return "\n".join([*map(for_terminal, above), shown.terminal(), *map(for_terminal, below)])
 
 
 def render(evaluation: Evaluation, rankings: Sequence[Ranking]) -> str:
@@ -184,7 +186,7 @@ def _readouts(rows: Sequence[Row]) -> tuple[Table, list[tuple[str, str]]]:
         for column in table.columns
         if column.name not in ("encoder", "weights")
     ]
-    return without_equal(table, READOUTS_SAID_ONCE)
+    return without_equal(table, [name for name in READOUTS_SAID_ONCE if name != "encoder"])
 
 
 def _by_protocol(evaluation: Evaluation, tables: dict[str, Table]) -> list[dict[str, Any]]:
