@@ -216,6 +216,14 @@ def test_the_csv(page, evaluation_folder):
     assert (probe["top1"], probe["seconds"], probe["seed"]) == ("50.0", "3.0", "")
 
 
+def test_the_csv_names_the_checkpoint_of_each_seed(evaluation_folder):
+    rows = [{"name": "loco", "checkpoints": ["a.pth", "b.pth"], "sha256": ["1" * 64, "2" * 64]}]
+    write_settings(evaluation_folder, rows=rows, protocols=["frozen"])
+    write_ranking(evaluation_folder)
+    found = list(csv.DictReader(io.StringIO((evaluation_folder / "results.csv").read_text())))
+    assert [(row["checkpoint"], row["sha256"][0]) for row in found] == [("a.pth", "1"), ("b.pth", "2"), ("a.pth", "1")]
+
+
 def test_the_json(page, evaluation_folder):
     found = json.loads((evaluation_folder / "results.json").read_text())
     assert found["version"] == 1 and found["headline"].startswith("Frozen, loco is best of 2")

@@ -47,3 +47,11 @@ def test_columns_that_are_equal_are_said_once():
     assert [column.name for column in found.columns] == ["run"] and said == [("state", "done"), ("data", "x")]
     one = Table(table.columns, table.rows[:1])
     assert without_equal(one, ("state",)) == (one, [])
+
+
+def test_a_white_stripe_of_the_image_is_no_gap(tmp_path):
+    pixels = np.zeros((40, 208, 3), np.uint8)
+    pixels[:, 100:108] = pixels[:, 20:40] = pixels[:, 128:148] = 255
+    Image.fromarray(pixels).save(tmp_path / "both.png")
+    left, right = halves(tmp_path / "both.png")
+    assert left.size == right.size == (100, 40) and np.array_equal(left, right)
