@@ -181,6 +181,7 @@ def _answer(evaluation: Evaluation, ranking: Ranking, best: Entry) -> str:
     else:
         text += ", no random control"
     text += f", {'one seed' if seeds == 1 else f'{seeds} seeds'}"
+    text += " that both have" if control and {*control.values} != {*best.values} else ""
     text += f", {evaluation.test_images} images" if evaluation.test_images else ""
     second = ranking.comparison(best.row.name, "neighbour")
     return f"{text}; it cannot be told apart from {second.second}." if second and _is_open(second) else f"{text}."

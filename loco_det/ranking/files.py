@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from pretrain.files.tables import csv_cells
 from pretrain.files.version import version
 
 from ..runs.folder import Run
@@ -35,7 +36,7 @@ def as_csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(line for row in evaluation.rows for line in lines(evaluation, row))
+    writer.writerows(csv_cells(line) for row in evaluation.rows for line in lines(evaluation, row))
     return text.getvalue()
 
 

@@ -278,9 +278,11 @@ def _facts(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
     yield "seeds", ", ".join(map(str, range(evaluation.seeds)))
     for protocol, rates in evaluation.rates.items():
         yield f"learning rates, {protocol}", ", ".join(f"{rate:g}" for rate in rates)
-    for name in ("held_out", "options", "overlays", "labelled"):
+    if share := settings.get("held_out"):  # percent, or a share
+        yield "training images that are held out", f"{share if share >= 1 else 100 * share:g} %"
+    for name in ("options", "overlays", "labelled"):
         if value := settings.get(name):
-            yield name.replace("_", " "), " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield name, " ".join(map(str, value)) if isinstance(value, list) else str(value)
     yield "loco-det", evaluation.version or "–"
 
 

@@ -189,6 +189,11 @@ def unknown(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
+def csv_cells(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for a CSV file: numbers as they are, texts in one line with control characters spelled out."""
+    return {name: for_terminal(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
 def sort_key(value: Any) -> float | None:
     """The number by which a cell is sorted; None: by its text."""
     value = (

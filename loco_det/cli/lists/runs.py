@@ -113,9 +113,11 @@ def table(runs: list[Summary]) -> str:
 
 def write_csv(runs: list[Summary]) -> None:
     """Print the runs as CSV with a head, a field each."""
+    from pretrain.files.tables import csv_cells
+
     from ...runs.summary import NAMES
 
     writer = csv.DictWriter(sys.stdout, NAMES, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(one.as_dict() for one in runs)
+    writer.writerows(csv_cells(one.as_dict()) for one in runs)
     sys.stdout.flush()
