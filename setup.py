@@ -21,7 +21,7 @@ setup(
     packages=[*find_packages(include=["loco_det", "loco_det.*", "pretrain", "pretrain.*"]), "loco_det.configs"],
     package_dir={"loco_det.configs": "configs"},  # shipped, though a checkout has them on top
     package_data={
-        "loco_det": ["py.typed", "report/*.j2", "checkpoints/*.yaml"],
+        "loco_det": ["py.typed", "report/*.j2", "ranking/*.j2", "checkpoints/*.yaml"],
         "pretrain": ["py.typed"],
         "loco_det.configs": ["*.yaml", "**/*.yaml", "README.md"],
     },

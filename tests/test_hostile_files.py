@@ -299,6 +299,14 @@ TABLE = {
         "paths": NO_NAMES,
         "markup": hostile_report,
     },
+    "runs.py": {
+        "pickle": "reads no checkpoint",
+        "yaml": lambda f: [f.run(config__yaml=f.tagged("x.yaml").read_text(), results__json='{"results": {}}')],
+        "encoder": lambda f: [f.run(config__yaml=encoder_config(f), results__json='{"results": {}}'), "--json"],
+        "unsafe": "has no such key",
+        "paths": NO_NAMES,
+        "markup": lambda f: [*hostile_report(f)[:1], "--csv"],
+    },
     "slurm.py": dict.fromkeys(KINDS, "starts another tool, which reads them"),
     "train_net.py": {
         "pickle": lambda f: f.detector(weights=f.pickled("a.pkl"), flags=["--eval-only"]),
@@ -359,7 +367,7 @@ def test_every_tool_has_its_row():
 
 CELLS = [(tool, kind) for tool, row in TABLE.items() for kind, cell in row.items() if callable(cell)]
 # Where the file is good but for what must not be obeyed, the tool does its work; everything else is refused
-WORKS = {("report.py", kind) for kind in KINDS} | {("check_dataset.py", "markup"),
+WORKS = {(tool, kind) for kind in KINDS for tool in ("report.py", "runs.py")} | {("check_dataset.py", "markup"),
          ("knn.py", "markup"), ("linear_probe.py", "markup"), ("model_card.py", "markup"), ("predict.py", "markup"),
          ("pretrain.py", "markup"), ("train_net.py", "markup")}  # fmt: skip
 FINDINGS = {("check_dataset.py", "paths"): 1, ("convert_to_d2.py", "pickle"): 1, ("convert_to_d2.py", "yaml"): 1,

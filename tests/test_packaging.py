@@ -39,7 +39,8 @@ def test_packages_are_the_two_of_the_project(tmp_path: Path):
         missing = [str(folder) for folder in folders if not (folder / "__init__.py").exists()]
         assert not missing, f"folders with Python files that pip would leave out: {missing}"
         assert f"{package}/__init__.py" in sources
-    assert "loco_det/report/page.html.j2" in sources and "loco_det/checkpoints/checkpoints.yaml" in sources
+    assert {f"loco_det/report/{name}.html.j2" for name in ("base", "macros", "page")} <= set(sources)
+    assert {"loco_det/ranking/page.html.j2", "loco_det/checkpoints/checkpoints.yaml"} <= set(sources)
 
 
 @pytest.mark.parametrize(

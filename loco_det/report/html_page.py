@@ -1,30 +1,46 @@
-"""The template of the page, and how names become HTML in it."""
+"""The templates of the pages, and how names become HTML in them."""
 
 import functools
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
 from pretrain.files.tables import sort_key
 from pretrain.files.text import for_html, for_terminal
 
-TEMPLATE = "page.html.j2"
+PACKAGES = ("report", "ranking")  # of loco_det, whose folders have templates
 
 
-def fill_in(**values: Any) -> str:
-    """The page.
+class Link(str):
+    """A text in a table that leads somewhere: in HTML it is a link, elsewhere it is the text.
+
+    Attributes:
+        href: a fragment of the page, or a path relative to it; quoted as addresses are.
+    """
+
+    href: str
+
+    def __new__(cls, text: str, href: str) -> "Link":
+        made = super().__new__(cls, text)
+        made.href = href
+        return made
+
+
+def fill_in(template: str, **values: Any) -> str:
+    """A page.
 
     Args:
+        template: such as "report/page.html.j2".
         values: what the template prints; text is escaped, whatever is in it, but for that of :class:`Markup`.
     """
-    return _environment().get_template(TEMPLATE).render(**values)
+    return _environment().get_template(template).render(**values)
 
 
 @functools.cache
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("loco_det", "report"),
+        loader=PrefixLoader({name: PackageLoader("loco_det", name) for name in PACKAGES}),
         autoescape=True,
         finalize=_without_controls,
         undefined=StrictUndefined,

@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.files.atomic import write_whole
+from pretrain.files.tables import Table
 from pretrain.files.text import for_markdown
 
 from ..runs.folder import Run
 from .curves import ap_curves, detection_curves, joint_curves, pr_curves, pretraining_curves
-from .html_page import fill_in
+from .html_page import Link, fill_in
 from .pictures import Picture, embedded, few_colours, picture
+from .readouts import SAID_ONCE as READOUTS_SAID_ONCE
 from .readouts import readout_table
-from .runs import class_table, detection_table, pretraining_table, published_notes
+from .runs import SAID_ONCE, class_table, detection_table, pretraining_table, published_notes
 from .seeds import seeds_table, seeds_verdicts
+from .tables import without_equal
 
 FIGURES = {  # that a run has drawn -> alternative text
     "analysis.png": "Analysis of {}: precision and recall, AP by size and class, confusions.",
     "probe.png": "Linear readout of {}: loss and test accuracy of each stage, accuracy by learning rate.",
 }
+PARTS = {"detection": "Detection and segmentation", "readouts": "Readouts", "pretraining": "Pretraining"}
+MOST_LISTED = 30  # runs in the list of contents; the tables have links to all
 CAPTIONS = {
     "ap": "AP in percent, averaged over IoU 0.50 to 0.95 unless it says 50 or 75 (that IoU only); s, m, l: objects "
     "below 32² pixels, up to 96², above. “–”: no such objects, not evaluated, or not known. Memory: peak of the main "
@@ -65,20 +70,43 @@ def render(runs: Sequence[Run]) -> str:
     """The page as a string of HTML; the arguments are as in :func:`write_report`."""
     pictures = embedded(runs)
     by_kind = [run for kind in ("pretraining", "readout", "detection") for run in runs if run.kind == kind]
+    anchors = {run.name: f"#run-{place}" for place, run in enumerate(by_kind)}
+    detection, pretraining = _detection(runs), pretraining_table(runs)
+    readouts, readouts_shared = without_equal(readout_table(runs), READOUTS_SAID_ONCE)
+    for table in (detection["table"], readouts, pretraining):
+        link(table, anchors)
+    tables = {"detection": detection["table"], "readouts": readouts, "pretraining": pretraining}
+    parts = [(f"#{name}", PARTS[name]) for name, table in tables.items() if table]
     return fill_in(
+        "report/page.html.j2",
         title=_title(runs),
-        written=_written(),
+        written=written(),
         captions=CAPTIONS,
-        detection=_detection(runs),
-        readouts=readout_table(runs),
-        pretraining=pretraining_table(runs),
-        runs=[_section(run, pictures) for run in by_kind],
+        parts=[*parts, ("#runs", "Runs"), *((anchor, name) for name, anchor in list(anchors.items())[:MOST_LISTED])],
+        detection=detection,
+        readouts=readouts,
+        readouts_shared=readouts_shared,
+        pretraining=pretraining,
+        runs=[{**_section(run, pictures), "anchor": anchors[run.name][1:]} for run in by_kind],
     )
+
+
+def link(table: Table, anchors: dict[str, str]) -> None:
+    """Make the first cells of a table links.
+
+    Args:
+        table: changed in place.
+        anchors: text of a cell -> where it leads.
+    """
+    column = table.columns[0]
+    for row in table.rows:
+        if (name := column.value(row)) in anchors:
+            row[column.key or column.name] = Link(name, anchors[name])
 
 
 def render_markdown(runs: Sequence[Run]) -> str:
     """The tables of the page as Markdown."""
-    parts = [f"# {for_markdown(_title(runs))}", _written()]
+    parts = [f"# {for_markdown(_title(runs))}", written()]
     if table := detection_table(runs):
         notes = map(for_markdown, published_notes(runs))
         parts += ["## Detection and segmentation", table.markdown(), CAPTIONS["ap"], *notes]
@@ -103,8 +131,10 @@ def _detection(runs: Sequence[Run]) -> dict[str, Any]:
         {"dataset": dataset, "pictures": _joint_curves(group, dataset), "classes": class_table(group, dataset)}
         for dataset, group in by_dataset.items()
     ]
+    table, shared = without_equal(detection_table(runs), SAID_ONCE)
     return {
-        "table": detection_table(runs),
+        "table": table,
+        "shared": shared,
         "notes": published_notes(runs),
         "seeds": seeds_table(runs),
         "verdicts": seeds_verdicts(runs),
@@ -167,7 +197,8 @@ def _title(runs: Sequence[Run]) -> str:
     return f"Report: {runs[0].name}" if len(runs) == 1 else f"Report of {len(runs)} runs"
 
 
-def _written() -> str:
+def written() -> str:
+    """When the page was written, and where."""
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return f"Page written {now} on {_machine()}."
 

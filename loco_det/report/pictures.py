@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
@@ -15,6 +16,7 @@ from ..runs.folder import Run
 
 PICTURES = 24  # of detections and views on a page; each run gets the same share, and one at least
 PICTURE_BYTES = 3_000_000  # of all pictures on a page, as base64; curves and text come on top
+GAP = 8  # white pixels between the halves of a comparison, the ground truth and the prediction
 PICTURE_WIDTHS = (1600, 1100, 700, 450)  # pixels; the first with which the pictures stay within PICTURE_BYTES
 
 
@@ -68,15 +70,47 @@ def embedded(runs: Sequence[Run]) -> dict[Path, tuple[bytes, str]]:
     return found
 
 
+def halves(path: Path) -> tuple[Image.Image, Image.Image] | None:
+    """Ground truth and prediction of a picture by :func:`loco_det.report.visualize.draw_comparison`.
+
+    Args:
+        path: of the picture.
+
+    Returns:
+        None if it is unreadable, or has no gap in it.
+    """
+    try:
+        pixels = read_image(path)
+    except UNREADABLE:
+        return None
+    white = np.flatnonzero((pixels == 255).all(axis=(0, 2)))
+    runs = np.split(white, np.flatnonzero(np.diff(white) > 1) + 1)
+    ends = [int(run[-1]) + 1 for run in runs if len(run) >= GAP and 0 < run[0] and run[-1] + 1 < pixels.shape[1]]
+    if not ends:
+        return None
+    end = min(ends, key=lambda column: abs(2 * column - GAP - pixels.shape[1]))  # a narrow half has a white margin
+    return Image.fromarray(pixels[:, : end - GAP]), Image.fromarray(pixels[:, end:])
+
+
+def as_jpeg(image: Image.Image, width: int) -> bytes:
+    """The bytes of a picture, at most ``width`` wide."""
+    buffer = io.BytesIO()
+    # Full chroma: thin coloured boxes stay sharp
+    _narrowed(image, width).save(buffer, "JPEG", quality=85, subsampling=0)
+    return buffer.getvalue()
+
+
+def _narrowed(image: Image.Image, width: int) -> Image.Image:
+    if image.width <= width:
+        return image
+    size = (width, max(1, round(image.height * width / image.width)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
 def _compress(path: Path, width: int) -> tuple[bytes, str]:
     """(bytes, mime) of a picture at most ``width`` wide: JPEG, or the PNG as it is where that is smaller."""
-    resized = Image.fromarray(read_image(path))
-    if resized.width > width:
-        resized = resized.resize(
-            (width, max(1, round(resized.height * width / resized.width))), Image.Resampling.LANCZOS
-        )
-    buffer = io.BytesIO()
-    resized.save(buffer, "JPEG", quality=85, subsampling=0)  # full chroma: thin coloured boxes stay sharp
-    if path.stat().st_size < buffer.tell() and resized.width <= width:
+    image = Image.fromarray(read_image(path))
+    data = as_jpeg(image, width)
+    if path.stat().st_size < len(data) and image.width <= width:
         return path.read_bytes(), "png"
-    return buffer.getvalue(), "jpeg"
+    return data, "jpeg"

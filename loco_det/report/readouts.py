@@ -17,6 +17,7 @@ COLUMNS = [
     *(Column("stage"), Column("top-1", ACCURACY, style="ap"), number("top-5", ACCURACY)),
     *(number("learning rate", GENERAL), Column("chosen on"), number("k", PLAIN), number("temperature", GENERAL)),
 ]
+SAID_ONCE = ("state", "readout", "encoder", "weights", "dataset", "chosen on", "temperature")  # on a page, if equal
 OPTIONAL = ("top-5", "learning rate", "chosen on", "k", "temperature")
 
 

@@ -20,11 +20,21 @@ PUBLISHED = [
 ]
 SIZES = [Column(f"{name} APs / m / l", several(PERCENT), style="small") for name, _ in TASKS]
 COLUMNS = [
-    *(Column("run"), Column("state"), Column("backbone"), names("weights"), wrapped("decoder"), Column("trained")),
-    *(names("schedule"), names("dataset"), *itertools.chain(*PUBLISHED), names("published row")),
+    *(Column("run"), *itertools.chain(*PUBLISHED), Column("state"), Column("backbone"), names("weights")),
+    *(wrapped("decoder"), Column("trained"), names("schedule"), names("dataset"), names("published row")),
     *(ap_column(name) for name in APS if not name.endswith("AP")),
     *(*SIZES, number("iterations", PROGRESS), number("time", DURATION), number("memory", MEMORY)),
 ]
+SAID_ONCE = (
+    "state",
+    "backbone",
+    "decoder",
+    "trained",
+    "schedule",
+    "dataset",
+    "published row",
+    "iterations",
+)  # if equal
 OPTIONAL = ["decoder", "memory", *(column.name for column in COLUMNS if "published" in column.name)]
 
 

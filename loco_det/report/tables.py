@@ -1,9 +1,10 @@
 """What the tables of runs have in common: the APs, and the looks of their columns."""
 
 import math
+from collections.abc import Collection
 
 from pretrain.files.results.detection import Tasks
-from pretrain.files.tables import Column, Format, decimals
+from pretrain.files.tables import NOTHING, Column, Format, Table, decimals
 
 PERCENT = decimals(1)
 DIFFERENCE = decimals(1, sign=True)
@@ -48,3 +49,25 @@ def names(name: str) -> Column:
 def wrapped(name: str) -> Column:
     """A column of texts that may break anywhere."""
     return Column(name, style="wrap")
+
+
+def without_equal(table: Table, names: Collection[str], known: bool = False) -> tuple[Table, list[tuple[str, str]]]:
+    """A table without columns that say the same in all rows.
+
+    Args:
+        table: of any number of rows; one of a single row is left as it is.
+        names: of the columns that are looked at.
+        known: whether only rows count in which the column says something.
+
+    Returns:
+        The table, and name and text of each column that was left out; what no row says is not named.
+    """
+    if len(table.rows) < 2:
+        return table, []
+    said: dict[str, str] = {}
+    for column in (column for column in table.columns if column.name in names):
+        texts = {column.text(column.value(row)) for row in table.rows}
+        texts = texts - {NOTHING} or texts if known else texts
+        if len(texts) == 1:
+            said[column.name] = texts.pop()
+    return table.without(said), [(name, text) for name, text in said.items() if text != NOTHING]

@@ -17,8 +17,7 @@ from pretrain.files.images import read_image
 from pretrain.files.text import for_file_name
 
 from .drawing import draw_half, objects_of_instances, objects_of_record
-
-GAP = 8  # pixels between the halves
+from .pictures import GAP
 
 
 def draw_comparison(

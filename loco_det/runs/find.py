@@ -31,7 +31,7 @@ def find_runs(roots: str | Path | Sequence[str | Path]) -> list[Run]:
         try:
             if not Path(root).is_dir():
                 raise FileNotFoundError(f"{root} is not a folder")
-            found = {p.parent for name in FILES for p in Path(root).rglob(name)}
+            found = [Path(folder) for folder, _, files in os.walk(root) if not set(FILES).isdisjoint(files)]
             if not found:
                 raise FileNotFoundError(
                     f"no runs at or beneath {root}: a run folder has a metrics.json or a results.json"

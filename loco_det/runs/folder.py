@@ -43,6 +43,7 @@ KEYS = {  # of a config that are read here, and their types: any other value cou
     "MODEL.RESNETS.DEPTH": whole,
     "MODEL.UNITS": [[text]],
     "MODEL.WEIGHTS": path,
+    "SOLVER.BASE_LR": number,
     "SOLVER.IMS_PER_BATCH": whole,
     "SOLVER.MAX_ITER": whole,
 }
@@ -59,8 +60,7 @@ class Run:
         folder: the folder.
         name: short name in tables and legends.
         kind: "pretraining", "detection" or "readout" (linear probe or kNN).
-        config: config.yaml as a dict, empty if there is none; ``config_text`` is the file as it is.
-        metrics: of metrics.json.
+        config_text: config.yaml as it is, empty if there is none.
         results: of results.json; None for pretraining, and before the end of another run.
         command: text of command.txt, perhaps empty.
         pictures: paths of views.png and pictures/*.png.
@@ -71,14 +71,23 @@ class Run:
     folder: Path
     name: str
     kind: str
-    config: dict[str, Any] = field(default_factory=dict)
     config_text: str = ""
-    metrics: Metrics = field(default_factory=Metrics)
     results: Results | None = None
     command: str = ""
     pictures: list[Path] = field(default_factory=list)
     analysis: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+
+    @functools.cached_property
+    def metrics(self) -> Metrics:
+        """Of metrics.json, read when it is asked for: a long run's takes long."""
+        return Metrics() if self.problem else Metrics.read(self.folder / "metrics.json")
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """config.yaml as a dict; empty if it is damaged or missing. Parsed when it is asked for: that takes longer than
+        all the rest of a run."""
+        return _parsed(self.config_text, self.folder / "config.yaml")
 
     def key(self, path: str, default: Any = None) -> Any:
         """Value of a key of the config such as "SOLVER.MAX_ITER", one of ``KEYS``."""
@@ -99,8 +108,10 @@ class Run:
     @property
     def iterations(self) -> int | None:
         """Iterations trained; None if unknown."""
+        if self.detection.iteration:
+            return self.detection.iteration
         logged = self.series("data_time")[0]
-        return self.detection.iteration or (logged[-1] if logged else self._saved)
+        return logged[-1] if logged else self._saved
 
     @property
     def planned(self) -> int | None:
@@ -119,11 +130,11 @@ class Run:
         """In a word or two: how far it has come."""
         if self.problem:
             return self.problem
-        planned, done = self.planned, self.iterations
         if self.results:
             return "problems" if self.problems else "done"
         if self.kind == "readout":
             return "not finished"
+        planned, done = self.planned, self.iterations
         if self.kind == "detection":
             return "not evaluated" if planned and (done or 0) >= planned else "not finished"
         stopped = checkpoint_names(self.folder)[:1] not in ([], ["model_final.pth"])
@@ -178,7 +189,8 @@ class Run:
         for a readout, whose figures are no AP."""
         if self.kind == "readout":
             return {}
-        return self.detection.evaluations((self.key("DATASETS.TEST") or ["–"])[0])
+        known = self.detection.dataset
+        return self.detection.evaluations(None if known else (self.key("DATASETS.TEST") or ["–"])[0])
 
 
 def read_run(folder: str | Path) -> Run:
@@ -192,22 +204,26 @@ def read_run(folder: str | Path) -> Run:
     if not any((folder / name).is_file() for name in ("metrics.json", "results.json")):
         raise FileNotFoundError(f"{folder} is not a run: it has neither metrics.json nor results.json")
     results = read_results(folder / "results.json") if (folder / "results.json").is_file() else None
-    config, text = _config(folder)
-    metrics = Metrics.read(folder / "metrics.json")
-    detection = results or "loss_mask" in metrics.names or "META_ARCHITECTURE" in text
-    readout = isinstance(results, ReadoutResults) if results else _is_readout(config)
-    return Run(
+    run = Run(
         folder=folder,
         name=folder.resolve().name,
-        kind="readout" if readout else "detection" if detection else "pretraining",
-        config=config,
-        config_text=text,
-        metrics=metrics,
+        kind="readout" if isinstance(results, ReadoutResults) else "detection",
+        config_text=text_of(folder / "config.yaml"),
         results=results,
         command=text_of(folder / "command.txt").strip(),
         pictures=[*folder.glob("views.png"), *sorted((folder / "pictures").glob("*.png"))],
         analysis=read_analysis(folder / "analysis.json"),
     )
+    if not results:
+        run.kind = _kind_of_unfinished(run)
+    return run
+
+
+def _kind_of_unfinished(run: Run) -> str:
+    if _is_readout(run.config_text):
+        return "readout"
+    detection = "META_ARCHITECTURE" in run.config_text or "loss_mask" in run.metrics.names
+    return "detection" if detection else "pretraining"
 
 
 def is_finished(folder: str | Path) -> bool:
@@ -226,20 +242,17 @@ def is_finished(folder: str | Path) -> bool:
 
 def lost_run(folder: str | Path, problem: str) -> Run:
     """A Run that stands for a folder of which nothing can be read; its kind is a guess by its config, if it has one."""
-    kind = "readout" if _is_readout(_config(Path(folder))[0]) else "detection"
+    kind = "readout" if _is_readout(text_of(Path(folder) / "config.yaml")) else "detection"
     return Run(Path(folder), Path(folder).name, kind, problem=problem)
 
 
-def _config(folder: Path) -> tuple[dict[str, Any], str]:
-    """config.yaml as a dict, empty if it is damaged or missing, and as text."""
-    path = folder / "config.yaml"
-    text = text_of(path)
+def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         config = parse_yaml(text, path)
     except ValueError:
         config = None
-    return config if isinstance(config, dict) else {}, text
+    return config if isinstance(config, dict) else {}
 
 
-def _is_readout(config: dict[str, Any]) -> bool:
-    return "FEATURES" in config  # a key of no other tool
+def _is_readout(text: str) -> bool:
+    return "FEATURES" in text and "FEATURES" in _parsed(text, Path("config.yaml"))  # a key of no other tool

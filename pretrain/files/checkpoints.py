@@ -6,12 +6,10 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from detectron2.utils import comm
 from fvcore.common.config import CfgNode as CN
 
 from . import StrPath
 from .atomic import text_of, write_whole
-from .safe_load import read_own
 from .yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -63,6 +61,8 @@ def newest_readable(
         FileNotFoundError: if there are no checkpoints.
         ValueError: if none can be read; and what ``check`` raises.
     """
+    from .safe_load import read_own  # here, because it imports torch, which takes seconds
+
     names = checkpoint_names(folder)
     if not names:
         raise FileNotFoundError(f"{folder}: nothing to resume; leave out --resume to start anew")
@@ -93,6 +93,8 @@ def newest_of_all(folder: StrPath, check: Check = lambda content: None, warn: bo
 
     Args and errors are those of :func:`newest_readable`; every process raises what process 0 has met.
     """
+    from detectron2.utils import comm  # as above
+
     found: str | Exception | None = None
     if comm.is_main_process():
         try:

@@ -33,6 +33,19 @@ class MeanStd:
 
 
 @dataclass(frozen=True)
+class MeanHalf:
+    """Mean, and half the width of its 95 % interval.
+
+    Attributes:
+        signed: as of :class:`MeanStd`.
+    """
+
+    mean: float
+    half: float
+    signed: bool = False
+
+
+@dataclass(frozen=True)
 class Progress:
     """A count, and what it is to become; None: it is not known, or reached."""
 
@@ -60,11 +73,12 @@ PLAIN = Format(str)  # integers without
 
 
 def decimals(digits: int, sign: bool = False) -> Format:
-    """Numbers, also as mean ± standard deviation, of so many decimals; with ``sign`` also + before them."""
+    """Numbers, also as a mean ± its deviation or interval, of so many decimals; with ``sign`` also + before them."""
 
-    def text(value: float | MeanStd) -> str:
-        if isinstance(value, MeanStd):
-            return f"{value.mean:{'+' if value.signed else ''}.{digits}f} ± {value.std:.{digits}f}"
+    def text(value: float | MeanStd | MeanHalf) -> str:
+        if isinstance(value, MeanStd | MeanHalf):
+            spread = value.std if isinstance(value, MeanStd) else value.half
+            return f"{value.mean:{'+' if value.signed else ''}.{digits}f} ± {spread:.{digits}f}"
         return f"{value:{'+' if sign else ''}.{digits}f}"
 
     return Format(text)
@@ -175,9 +189,16 @@ def unknown(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
+def csv_cells(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for a CSV file: numbers as they are, texts in one line with control characters spelled out."""
+    return {name: for_terminal(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
 def sort_key(value: Any) -> float | None:
     """The number by which a cell is sorted; None: by its text."""
-    value = value.mean if isinstance(value, MeanStd) else value.done if isinstance(value, Progress) else value
+    value = (
+        value.mean if isinstance(value, MeanStd | MeanHalf) else value.done if isinstance(value, Progress) else value
+    )
     return None if unknown(value) or not isinstance(value, int | float) else float(value)
 
 

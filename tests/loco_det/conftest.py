@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from made_up_evaluation import evaluation_folder  # noqa: F401
 from made_up_runs import detection, pretraining, readouts, training_line, write_lines  # noqa: F401
 
 

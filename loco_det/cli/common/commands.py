@@ -33,6 +33,7 @@ COMMANDS = {
     "knn": Command("knn", "classify by nearest neighbours on every stage of an encoder"),
     "evaluate": Command("evaluate", "rank checkpoints for detection: frozen, fine-tuned, with controls and seeds"),
     "report": Command("report", "write one HTML page about runs: tables, curves, pictures"),
+    "runs": Command("lists.runs", "list the runs beneath a folder: state, figures, time"),
     "predict": Command("predict", "run a trained detector on images"),
     "check-data": Command("check_dataset", "list all errors of a data set"),
     "low-shot": Command("low_shot", "train on each random split of a low-shot set; mean and standard deviation of AP"),
