@@ -34,7 +34,6 @@ ALLOWED_OF_DETECTION = {
     "loco_det.evaluation": {"data"},
     "loco_det.runs": {"config"},
     "loco_det.report": {"data", "evaluation", "runs"},
-    "loco_det.ranking": {"config", "data", "evaluation", "runs", "report", "checkpoints"},
     "loco_det.engine": {"data", "modeling", "evaluation", "runs", "report"},
     "loco_det.ranking": {"data", "evaluation", "runs", "report"},
 }

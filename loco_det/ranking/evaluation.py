@@ -1,7 +1,6 @@
 """The folder of ``loco-det evaluate``, read: its settings, its rows, and the runs of each row."""
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,54 +8,14 @@ from typing import Any
 
 from pretrain.files.atomic import text_of
 from pretrain.files.results import NewerVersionError
-from pretrain.files.schema import ANY, either, fault, flag, maybe, number, path, read_json, text, whole
-from pretrain.files.yaml_files import parse_yaml
+from pretrain.files.schema import read_json, whole
 
 from ..runs.folder import Run, lost_run, read_run
+from .choice import FAILED, folder_of
+from .settings import FILE, read_settings
 
-FILE = "evaluation.yaml"
-VERSION = 1
-MOST_SEEDS = 1000
 DETECTORS = ("frozen", "finetune")
 READOUTS = ("probe", "knn")
-EXPLODED = "failed.txt"  # beside a run whose loss exploded
-_WORDS = maybe([text])
-
-
-def _is_name(value: Any) -> bool:
-    """Whether a value is the name of a folder in the evaluation's."""
-    return path(value) and value not in ("", ".", "..") and not re.search(r"[/\\]", value)
-
-
-_FILES = {ANY: maybe(either(text, [text]))}
-SCHEMA = {
-    "version": maybe(lambda value: whole(value) and value > 0),
-    "loco_det": maybe(text),
-    "data": {
-        "name": maybe(text),
-        **dict.fromkeys(("train", "test"), maybe(_FILES)),
-        **dict.fromkeys(("train_images", "test_images"), maybe(whole)),
-        "classes": _WORDS,
-    },
-    "budget": maybe(text),
-    "protocols": [lambda value: value in DETECTORS + READOUTS],
-    "seeds": lambda value: whole(value) and 0 < value <= MOST_SEEDS,
-    "rates": maybe({ANY: [number]}),
-    "held_out": maybe(number),
-    "options": maybe([either(text, number)]),
-    **dict.fromkeys(("overlays", "labelled", "notes"), _WORDS),
-    "rows": [
-        {
-            "name": _is_name,
-            "checkpoint": maybe(text),
-            "checkpoints": _WORDS,
-            "control": maybe(flag),
-            "architecture": maybe(text),
-            "sha256": maybe(either(text, [maybe(text)])),
-            "problem": maybe(text),
-        }
-    ],
-}
 
 
 @dataclass
@@ -172,15 +131,9 @@ def read_evaluation(folder: str | Path) -> Evaluation:
         OSError: if it cannot be read.
     """
     folder = Path(folder)
-    file = folder / FILE
-    if not file.is_file():
+    content = read_settings(folder)
+    if content is None:
         raise FileNotFoundError(f"{folder} is not an evaluation: it has no {FILE}")
-    content = parse_yaml(file.read_bytes(), file)
-    version = content.get("version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > VERSION:
-        raise ValueError(f"{file} has version {version}, this loco-det reads up to {VERSION}: use a later one")
-    if place := fault(content, SCHEMA):
-        raise ValueError(f"{file} is damaged ({place})")
     made = Evaluation(
         folder=folder,
         version=content.get("loco_det"),
@@ -202,22 +155,15 @@ def figure_of(run: Run, task: str = "bbox", metric: str = "AP") -> float | None:
     return next(iter(run.evaluations.values()), {}).get(task, {}).get(metric)
 
 
-def rate_folder(rate: float) -> str:
-    """Name of the folder of a run that is there to choose a learning rate."""
-    return f"lr{rate:g}"
-
-
 def _row(evaluation: Evaluation, content: dict[str, Any]) -> Row:
     folder = evaluation.folder / content["name"]
-    checkpoints = content.get("checkpoints") or [content.get("checkpoint") or ""]
-    digits = content.get("sha256") or []
     row = Row(
         name=content["name"],
         folder=folder,
-        checkpoints=checkpoints,
+        checkpoints=content["checkpoints"],
         control=bool(content.get("control")),
         architecture=content.get("architecture"),
-        sha256=[digits] if isinstance(digits, str) else [part for part in digits if part],
+        sha256=[part for part in content.get("sha256") or [] if part],
         problem=content.get("problem") or "",
         conversions=list(_conversions(folder)),
     )
@@ -228,7 +174,7 @@ def _row(evaluation: Evaluation, content: dict[str, Any]) -> Row:
         row.seeds[protocol] = {seed: _run(place / f"seed{seed}") for seed in range(evaluation.seeds)}
         rates = evaluation.rates.get(protocol, [])
         if len(rates) > 1:
-            row.choices[protocol] = {rate: _run(place / "choice" / rate_folder(rate)) for rate in rates}
+            row.choices[protocol] = {rate: _run(place / "choice" / folder_of(rate)) for rate in rates}
     row.readouts = {name: _run(folder / name) for name in READOUTS if name in evaluation.protocols}
     return row
 
@@ -245,7 +191,7 @@ def _conversions(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _run(folder: Path) -> Run:
     """The run of a folder; one with a ``problem`` if there is none that could be read."""
-    if (folder / EXPLODED).is_file() and not (folder / "results.json").is_file():
+    if (folder / FAILED).is_file() and not (folder / "results.json").is_file():
         return lost_run(folder, "its loss exploded")
     try:
         return read_run(folder)

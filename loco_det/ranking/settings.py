@@ -1,6 +1,7 @@
 """evaluation.yaml: the settings of an evaluation and its rows. A folder takes further rows, seeds and protocols of the
 same settings, and nothing else."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,56 @@ from typing import Any
 import yaml
 
 from pretrain.files.atomic import write_whole
+from pretrain.files.schema import ANY, either, fault, flag, maybe, number, path, text, whole
 from pretrain.files.version import version
-from pretrain.files.yaml_files import read_yaml
+from pretrain.files.yaml_files import parse_yaml
+
+from .recipes import PROTOCOLS
 
 FILE = "evaluation.yaml"
 VERSION = 1
+MOST_SEEDS = 1000
+_WORDS = maybe([text])
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value is the name of a folder in the evaluation's."""
+    return path(value) and value not in ("", ".", "..") and not re.search(r"[/\\]", value)
+
+
+_FILES = {ANY: maybe(either(text, [text]))}
+SCHEMA = {
+    "version": maybe(lambda value: whole(value) and value > 0),
+    "loco_det": maybe(text),
+    "data": {
+        "name": maybe(text),
+        **dict.fromkeys(("train", "test"), maybe(_FILES)),
+        **dict.fromkeys(("train_images", "test_images"), maybe(whole)),
+        "classes": _WORDS,
+    },
+    "budget": maybe(text),
+    "protocols": [lambda value: value in PROTOCOLS],
+    "seeds": lambda value: whole(value) and 0 < value <= MOST_SEEDS,
+    "rates": maybe({ANY: [number]}),
+    "held_out": maybe(whole),
+    **dict.fromkeys(("options", "overlays", "labelled", "notes"), _WORDS),
+    "rows": [
+        {
+            "name": _is_name,
+            "checkpoints": lambda value: bool(value) and not fault(value, [text]),
+            "control": maybe(flag),
+            "architecture": maybe(text),
+            "sha256": _WORDS,
+            "problem": maybe(text),
+        }
+    ],
+}
 FIXED = ("data", "budget", "rates", "held_out", "options", "overlays", "labelled")
 
 
 @dataclass
-class Row:
-    """A line of the ranking.
+class Candidate:
+    """A checkpoint that is evaluated, or a control: a row of the ranking.
 
     Attributes:
         name: of the line and of its folder.
@@ -69,12 +109,31 @@ class Settings:
     overlays: list[str]
     labelled: list[str]
     notes: list[str]
-    rows: list[Row]
+    rows: list[Candidate]
 
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all; OSError if it cannot be written."""
         content = {"version": VERSION, "loco_det": version(), **asdict(self)}
         write_whole(folder / FILE, yaml.safe_dump(content, sort_keys=False))
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """The content of evaluation.yaml; None if there is none.
+
+    Raises:
+        ValueError: if it is damaged, or of a later version; one line that names it.
+        OSError: if it cannot be read.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    content = parse_yaml(file.read_bytes(), file)
+    version = content.get("version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise ValueError(f"{file} has version {version}, this loco-det reads up to {VERSION}: use a later one")
+    if place := fault(content, SCHEMA):
+        raise ValueError(f"{file} is damaged ({place})")
+    return content
 
 
 def join_before(settings: Settings, folder: Path) -> Settings:
@@ -88,10 +147,9 @@ def join_before(settings: Settings, folder: Path) -> Settings:
         ValueError: if the folder holds an evaluation of other settings, or a row of the same name that is another
             checkpoint.
     """
-    path = folder / FILE
-    if not path.exists():
+    before = read_settings(folder)
+    if before is None:
         return settings
-    before = read_yaml(path)
     now = asdict(settings)
     changed = [key for key in FIXED if key != "rates" and before.get(key) != now[key]]
     shared = set(before.get("rates") or {}) & set(settings.rates)
@@ -111,7 +169,7 @@ def join_before(settings: Settings, folder: Path) -> Settings:
                 f"NAME={','.join(row.checkpoints)}"
             )
         if not row:
-            kept.append(Row(**known))
+            kept.append(Candidate(**{key: known[key] for key in Candidate.__dataclass_fields__ if known.get(key)}))
     settings.rows = [*kept, *settings.rows]
     settings.protocols = [*dict.fromkeys([*(before.get("protocols") or []), *settings.protocols])]
     settings.rates = {**(before.get("rates") or {}), **settings.rates}

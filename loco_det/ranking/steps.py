@@ -9,7 +9,7 @@ from . import estimate
 from .choice import FAILED, chosen_rate, folder_of
 from .data import Data
 from .recipes import DETECTORS, HELD_OUT, Recipe
-from .settings import Row, Settings
+from .settings import Candidate, Settings
 
 CHOSEN = "CHOSEN"  # stands for a learning rate that is not known yet
 BN_BATCHES = 50  # of the control's calibration: its statistics are exponential averages of about the last 20
@@ -82,7 +82,7 @@ class Plan:
         """All steps, those that others need before these."""
         return [step for row in self.settings.rows if not row.problem for step in self._row(row)]
 
-    def _row(self, row: Row) -> Iterator[Step]:
+    def _row(self, row: Candidate) -> Iterator[Step]:
         backbones: dict[str, Step] = {}
         for seed in range(self.settings.seeds):
             place = row.place(seed)
@@ -95,7 +95,7 @@ class Plan:
         for protocol in (name for name in ("probe", "knn") if name in self.settings.protocols):
             yield self._readout(row, protocol, backbones[row.place(0)])
 
-    def _backbone(self, row: Row, place: str, seed: int) -> list[Step]:
+    def _backbone(self, row: Candidate, place: str, seed: int) -> list[Step]:
         """From a checkpoint to verified weights; of the control, calibration first."""
         folder, before = self.folder / place, []
         checkpoint = row.checkpoints[seed % len(row.checkpoints)]
@@ -109,7 +109,7 @@ class Plan:
         convert.seconds, convert.size = 6, 1e8
         return [*before, convert]
 
-    def _calibration(self, row: Row, folder: Path, seed: int) -> Step:
+    def _calibration(self, row: Candidate, folder: Path, seed: int) -> Step:
         images, run = self.data.train_images, folder / "pretrain"
         batch = min(64, images)
         pairs = {
@@ -125,7 +125,7 @@ class Plan:
         title = f"{row.name}, seed {seed}: random weights, calibrated BN"
         return Step(title, row.name, "pretrain.py", run / "model_final.pth", lambda: words, folder=run, seconds=60)
 
-    def _detectors(self, row: Row, protocol: str, backbones: dict[str, Step]) -> Iterator[Step]:
+    def _detectors(self, row: Candidate, protocol: str, backbones: dict[str, Step]) -> Iterator[Step]:
         recipe, folder = self.recipes[protocol], self.folder / row.name / protocol
         choice, rates = [], self.settings.rates[protocol]
         for rate in rates if len(rates) > 1 else []:
@@ -169,7 +169,7 @@ class Plan:
 
         return words
 
-    def _readout(self, row: Row, protocol: str, backbone: Step) -> Step:
+    def _readout(self, row: Candidate, protocol: str, backbone: Step) -> Step:
         tool, config = {
             "probe": ("linear_probe.py", "configs/readout/cached.yaml"),
             "knn": ("knn.py", "configs/readout/knn.yaml"),

@@ -41,6 +41,7 @@ def write_settings(folder, **changes):
     """evaluation.yaml with some keys changed."""
     path = folder / "evaluation.yaml"
     content = yaml.safe_load(path.read_text()) | changes
+    content["rows"] = [{"checkpoints": [f"{row['name']}.pth"]} | row for row in content["rows"]]
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
@@ -69,10 +70,16 @@ def evaluation_folder(tmp_path):
     (probe / "results.json").write_text(json.dumps({"kind": "linear", "linear": stages, "seconds": 3.0}))
     refused = "the converter refused it: it has 3 <stages>"
     rows = [
-        {"name": "simclr", "checkpoint": "simclr.pth", "architecture": "resnet18", "sha256": "a" * 64, "problem": ""},
-        {"name": "loco", "checkpoint": "loco.pth", "architecture": "resnet18", "sha256": "b" * 64, "problem": ""},
-        {"name": "odd", "checkpoint": "odd.pth", "architecture": None, "sha256": None, "problem": refused},
-        {"name": "random_resnet18", "checkpoint": "random", "control": True, "architecture": "resnet18"},
+        {
+            "name": "simclr",
+            "checkpoints": ["simclr.pth"],
+            "architecture": "resnet18",
+            "sha256": ["a" * 64],
+            "problem": "",
+        },
+        {"name": "loco", "checkpoints": ["loco.pth"], "architecture": "resnet18", "sha256": ["b" * 64], "problem": ""},
+        {"name": "odd", "checkpoints": ["odd.pth"], "architecture": None, "sha256": None, "problem": refused},
+        {"name": "random_resnet18", "checkpoints": ["random"], "control": True, "architecture": "resnet18"},
     ]
     part = {"json": "train.json", "images": "images", "sha256": "c" * 64}
     data = {"name": "streets", "train": part, "test": part | {"json": "test.json"}, "train_images": 200}

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from pretrain.files.text import for_terminal
 
 if TYPE_CHECKING:
-    from ...ranking.settings import Row, Settings
+    from ...ranking.settings import Candidate, Settings
     from ...ranking.steps import Plan
 
 USUAL = {"model_final", "model", "checkpoint", "backbone", "last", "best", "pytorch_model", "final", "latest"}
 
 
-def named_rows(words: list[str], seeds: int) -> list[Row]:
+def named_rows(words: list[str], seeds: int) -> list[Candidate]:
     """The rows that a command line names.
 
     Raises:
@@ -27,7 +27,7 @@ def named_rows(words: list[str], seeds: int) -> list[Row]:
         FileNotFoundError: if one is neither a file nor an address nor a published name.
     """
     from ...checkpoints import check_named
-    from ...ranking.settings import Row
+    from ...ranking.settings import Candidate
 
     rows = []
     for word in words:
@@ -40,7 +40,7 @@ def named_rows(words: list[str], seeds: int) -> list[Row]:
             raise ValueError(f"{word}: {len(checkpoints)} checkpoints, but --seeds {seeds}: one, or one for each seed")
         for checkpoint in checkpoints:
             check_named(checkpoint)
-        rows.append(Row(found[1] if found else name_of(word), checkpoints))
+        rows.append(Candidate(found[1] if found else name_of(word), checkpoints))
     name, count = Counter(row.name for row in rows).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{count} checkpoints are called {name}: name their rows, NAME=CHECKPOINT")
@@ -61,7 +61,7 @@ def name_of(checkpoint: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", stem) or "checkpoint"
 
 
-def make_plan(args: argparse.Namespace, rows: list[Row]) -> Plan:
+def make_plan(args: argparse.Namespace, rows: list[Candidate]) -> Plan:
     """The plan of a command line, with the rows that the folder has already."""
     from detectron2.config import get_cfg
 
@@ -124,13 +124,13 @@ def readout_size(folder: str) -> int:
 
 def add_controls(settings: Settings, args: argparse.Namespace) -> None:
     """A row with random weights for each architecture, which is found in the checkpoints without converting them."""
-    from ...ranking.settings import Row
+    from ...ranking.settings import Candidate
 
     identify(settings, args, download=not args.plan)
     have = {row.architecture for row in settings.rows if row.control}
     for architecture in dict.fromkeys(row.architecture for row in settings.rows if row.architecture):
         if architecture not in have:
-            settings.rows.append(Row(f"random_{architecture}", ["random"], True, architecture))
+            settings.rows.append(Candidate(f"random_{architecture}", ["random"], True, architecture))
 
 
 def identify(settings: Settings, args: argparse.Namespace, download: bool = True) -> None:

@@ -57,7 +57,7 @@ def test_unfinished_and_damaged_runs_are_shown_as_such(evaluation_folder):
 
 
 def test_several_checkpoints_for_the_seeds(evaluation_folder):
-    rows = [{"name": "loco", "checkpoints": ["a.pth", "b.pth"], "sha256": ["1", None, "2"], "architecture": "resnet18"}]
+    rows = [{"name": "loco", "checkpoints": ["a.pth", "b.pth"], "sha256": ["1", "", "2"], "architecture": "resnet18"}]
     write_settings(evaluation_folder, rows=rows)
     (evaluation_folder / "loco" / "seed1").mkdir()
     (evaluation_folder / "loco" / "seed1" / "conversion.json").write_text('{"layout": "moco"}')
@@ -86,6 +86,7 @@ def test_no_evaluation(tmp_path):
         ({"rows": [{"name": "../up"}]}, r"rows\[0\]\.name"),
         ({"rows": [{"name": ".."}]}, r"rows\[0\]\.name"),
         ({"rows": [{"name": "a", "problem": 3}]}, r"rows\[0\]\.problem"),
+        ({"rows": [{"name": "a", "checkpoints": []}]}, r"rows\[0\]\.checkpoints"),
         ({"seeds": 0}, "seeds"),
         ({"seeds": 10**9}, "seeds"),
         ({"protocols": ["odd"]}, r"protocols\[0\]"),

@@ -260,7 +260,7 @@ def test_hostile_names_are_data(evaluation_folder):
     name = HOSTILE.replace("/", "")
     (evaluation_folder / "loco").rename(evaluation_folder / name)
     rows = [
-        {"name": name, "checkpoint": HOSTILE, "architecture": HOSTILE, "sha256": HOSTILE},
+        {"name": name, "checkpoints": [HOSTILE], "architecture": HOSTILE, "sha256": [HOSTILE]},
         {"name": "b", "problem": HOSTILE},
     ]
     data = {"name": HOSTILE, "test": {HOSTILE: HOSTILE}, "classes": [HOSTILE]}

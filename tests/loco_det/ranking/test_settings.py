@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
-from loco_det.ranking.settings import FILE, Row, Settings, join_before
+from loco_det.ranking.settings import FILE, Candidate, Settings, join_before
 
 BASE = Settings(
     data={"name": "demo"},
@@ -18,7 +18,7 @@ BASE = Settings(
     overlays=[],
     labelled=[],
     notes=[],
-    rows=[Row("a", ["a.pth"])],
+    rows=[Candidate("a", ["a.pth"])],
 )
 
 
@@ -36,7 +36,7 @@ def test_a_new_folder(tmp_path):
 
 def test_rows_seeds_and_protocols_are_added(tmp_path):
     BASE.write(tmp_path)
-    now = other(rows=[Row("b", ["b.pth"])], seeds=1, protocols=["finetune"], rates={"finetune": [0.3]})
+    now = other(rows=[Candidate("b", ["b.pth"])], seeds=1, protocols=["finetune"], rates={"finetune": [0.3]})
     joined = join_before(now, tmp_path)
     assert [row.name for row in joined.rows] == ["a", "b"] and joined.seeds == 2
     assert joined.protocols == ["frozen", "finetune"]
@@ -49,7 +49,7 @@ def test_rows_seeds_and_protocols_are_added(tmp_path):
         ({"budget": "paper"}, r"other settings \(budget\).*choose another --output"),
         ({"data": {"name": "voc"}, "options": ["A", "1"]}, r"\(data, options\)"),
         ({"rates": {"frozen": [0.1]}}, r"\(rates of frozen\)"),
-        ({"rows": [Row("a", ["x.pth"])]}, "has a row a of a.pth: give this one another name, NAME=x.pth"),
+        ({"rows": [Candidate("a", ["x.pth"])]}, "has a row a of a.pth: give this one another name, NAME=x.pth"),
     ],
 )
 def test_other_settings_are_refused(tmp_path, changes, message):
@@ -59,6 +59,6 @@ def test_other_settings_are_refused(tmp_path, changes, message):
 
 
 def test_where_a_backbone_is():
-    assert Row("a", ["a.pth"]).place(1) == "a"
-    assert Row("a", ["a.pth", "b.pth"]).place(1) == "a/seed1"
-    assert Row("random_resnet18", ["random"], control=True).place(0) == "random_resnet18/seed0"
+    assert Candidate("a", ["a.pth"]).place(1) == "a"
+    assert Candidate("a", ["a.pth", "b.pth"]).place(1) == "a/seed1"
+    assert Candidate("random_resnet18", ["random"], control=True).place(0) == "random_resnet18/seed0"

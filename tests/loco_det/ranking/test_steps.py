@@ -9,7 +9,7 @@ from loco_det.config import add_loco_config
 from loco_det.ranking.choice import folder_of
 from loco_det.ranking.data import NARROW, Data
 from loco_det.ranking.recipes import recipe
-from loco_det.ranking.settings import Row, Settings
+from loco_det.ranking.settings import Candidate, Settings
 from loco_det.ranking.steps import CHOSEN, Plan, total
 from pretrain.files.results import DetectionResults
 from pretrain.files.shipped_configs import CONFIGS
@@ -23,8 +23,12 @@ def plan(tmp_path):
     add_loco_config(cfg)
     merge_config_file(cfg, CONFIGS / NARROW)
     recipes = {name: recipe(cfg, data, "short", name, [0.1, 0.2]) for name in ("frozen", "finetune")}
-    rows = [Row("a", ["a.pth"], architecture="resnet18"), Row("b", ["b0.pth", "b1.pth"], architecture="resnet18"),
-            Row("bad", ["x"], problem="refused: x"), Row("random_resnet18", ["random"], True, "resnet18")]  # fmt: skip
+    rows = [
+        Candidate("a", ["a.pth"], architecture="resnet18"),
+        Candidate("b", ["b0.pth", "b1.pth"], architecture="resnet18"),
+        Candidate("bad", ["x"], problem="refused: x"),
+        Candidate("random_resnet18", ["random"], True, "resnet18"),
+    ]
     rates = {name: found.rates for name, found in recipes.items()}
     settings = Settings({"name": "own"}, "short", ["frozen", "finetune", "probe", "knn"], 2, rates, 20,
                         ["TEST.NUM_PICTURES", "3"], ["cpu"], ["train", "val"], [], rows)  # fmt: skip
