@@ -34,6 +34,7 @@ ALLOWED_OF_DETECTION = {
     "loco_det.evaluation": {"data"},
     "loco_det.runs": {"config"},
     "loco_det.report": {"data", "evaluation", "runs"},
+    "loco_det.ranking": {"config", "data", "evaluation", "runs", "report", "checkpoints"},
     "loco_det.engine": {"data", "modeling", "evaluation", "runs", "report"},
 }
 COMMANDS = ("loco_det.cli", "loco_det.__main__")  # may import everything, and nothing may import them

@@ -1,0 +1,1 @@
+"""Ranking of checkpoints: how sure a difference of two rows is."""
