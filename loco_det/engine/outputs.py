@@ -38,6 +38,7 @@ from ..evaluation.voc import ground_truth_path
 from ..runs.folder import is_finished, read_run
 from ..runs.published import published_row
 from .checkpoint import local_weights
+from .comparison import comparability_of
 from .problems import UnfinishedRun, recorded
 
 logger = logging.getLogger(__name__)
@@ -118,11 +119,12 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
     frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
     origin = _origin(weights)
     heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
+    images = _image_counts(cfg.DATASETS.TEST) | trained.get("images", {})
     published = published_row(
         parse_yaml(cfg.dump(), "the config"),
         weights=weights,
         metadata=origin["weights_metadata"],
-        images=_image_counts(cfg.DATASETS.TEST) | trained.get("images", {}),
+        images=images,
         pretraining=origin.pop("pretraining"),
         iteration=iteration,
     )
@@ -145,6 +147,7 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
         weights=weights,
         **origin,
         published=Published.from_json(published) if published else None,
+        comparability=comparability_of(cfg, images, iteration),
         **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
     )
 

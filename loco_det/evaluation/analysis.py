@@ -125,8 +125,8 @@ def _is_ignored(annotation):
     return bool(annotation.get("iscrowd")) or annotation.get("area", 0) < 0
 
 
-def coco_detections(truth, found, task):
-    """Detections as pycocotools wants them."""
+def coco_detections(truth: COCO, found: list[dict[str, Any]], task: str) -> COCO:
+    """Detections in COCO's results format as pycocotools wants them for "bbox" or "segm"; they are not changed."""
     if found:
         # of results with boxes it would take the box's area for that of the mask
         drop = "segmentation" if task == "bbox" else "bbox"
