@@ -37,8 +37,8 @@ def version_of(name: str) -> str | None:
         return None
     metadata = MetadataCatalog.get(name)
     if path := metadata.get("json_file"):
-        state, part = os.stat(path), LOW_SHOT.fullmatch(name)
-        return _of_file(os.path.abspath(path), state.st_size, state.st_mtime_ns) + (f":{part[1]}" if part else "")
+        part = LOW_SHOT.fullmatch(name)
+        return version_of_file(path) + (f":{part[1]}" if part else "")
     if metadata.get("evaluator_type") == "cityscapes_instance" and metadata.get("image_dir"):
         files = list_files(metadata.image_dir, metadata.gt_dir)
         return _of_names((os.path.basename(image), polygons) for image, *_, polygons in files)
@@ -46,6 +46,12 @@ def version_of(name: str) -> str | None:
         names = dict.fromkeys(read_split(metadata.dirname, metadata.split))
         return _of_names((name, annotation_path(metadata.dirname, name)) for name in names)
     return None
+
+
+def version_of_file(path: str) -> str:
+    """The version of a data set in COCO's format by its JSON file; OSError if it cannot be read."""
+    state = os.stat(path)
+    return _of_file(os.path.abspath(path), state.st_size, state.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)

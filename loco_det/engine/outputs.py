@@ -119,12 +119,11 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
     frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
     origin = _origin(weights)
     heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
-    images = _image_counts(cfg.DATASETS.TEST) | trained.get("images", {})
     published = published_row(
         parse_yaml(cfg.dump(), "the config"),
         weights=weights,
         metadata=origin["weights_metadata"],
-        images=images,
+        images=_image_counts(cfg.DATASETS.TEST) | trained.get("images", {}),
         pretraining=origin.pop("pretraining"),
         iteration=iteration,
     )
@@ -147,7 +146,7 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
         weights=weights,
         **origin,
         published=Published.from_json(published) if published else None,
-        comparability=comparability_of(cfg, images, iteration),
+        comparability=comparability_of(cfg, trained, iteration),
         **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
     )
 

@@ -105,7 +105,11 @@ def _detection(runs: Sequence[Run]) -> dict[str, Any]:
         groups.append({"dataset": dataset, "pictures": pictures, "classes": None})
         for part in together(group):
             groups.append(
-                {"dataset": dataset, "pictures": _curves(part, dataset, AP_CURVES), "classes": class_table(part, dataset)}
+                {
+                    "dataset": dataset,
+                    "pictures": _curves(part, dataset, AP_CURVES),
+                    "classes": class_table(part, dataset),
+                }
             )
     return {
         "table": detection_table(runs),

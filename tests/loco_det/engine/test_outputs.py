@@ -156,6 +156,17 @@ def test_it_is_compared_with_nothing_if_not_all_is_known(cfg, tmp_path, caplog):
     assert describe(cfg, Detector(), state).comparability is None and "truth.json" in caplog.text
 
 
+def test_training_data_are_those_that_were_trained_on(cfg, tmp_path):
+    cfg.DATASETS.CUSTOM.NAME, cfg.DATASETS.CUSTOM.TRAIN_JSON = "own", str(tmp_path / "truth.json")
+    cfg.DATASETS.TRAIN = ("own_train",)  # which an evaluation does not register
+    digest = hashlib.sha256((tmp_path / "truth.json").read_bytes()).hexdigest()
+    found = describe(cfg, Detector(), {"iteration": 3}).comparability
+    assert found.settings["data.train"] == [digest]
+    trained = {"versions": ["a" * 64]}  # before the file was changed, or moved
+    found = describe(cfg, Detector(), {"iteration": 3, "trainer": trained}).comparability
+    assert found.settings["data.train"] == ["a" * 64] and found.settings["data.test"] == [digest]
+
+
 @pytest.mark.parametrize(
     ("train", "iterations", "images", "text"),
     [
