@@ -143,6 +143,7 @@ def run_steps(plan: Plan, args: argparse.Namespace) -> int:
 
     from pretrain.files.atomic import write_whole
 
+    from ..ranking.page import write_ranking
     from ..ranking.scheduler import run_all
     from .common.invocation import child_command
     from .common.steps import Runner
@@ -178,6 +179,8 @@ def run_steps(plan: Plan, args: argparse.Namespace) -> int:
     settings.write(plan.folder)
     lines = [child_command(step.tool, *step.words())[1] for step in steps if step.is_done]
     write_whole(plan.folder / "commands.txt", "\n".join(lines) + "\n")
+    page, text = write_ranking(plan.folder)
+    print(f"\n{text}\n\npage: {for_terminal(page.resolve())}", flush=True)
     for step, line in problems.items():
         print(f"error: {for_terminal(step.title)}: {for_terminal(line)}", file=sys.stderr)
     if problems:

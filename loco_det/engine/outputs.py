@@ -38,6 +38,7 @@ from ..evaluation.voc import ground_truth_path
 from ..runs.folder import is_finished, read_run
 from ..runs.published import published_row
 from .checkpoint import local_weights
+from .comparison import comparability_of
 from .problems import UnfinishedRun, recorded
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
         weights=weights,
         **origin,
         published=Published.from_json(published) if published else None,
+        comparability=comparability_of(cfg, trained, iteration),
         **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
     )
 

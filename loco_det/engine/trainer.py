@@ -1,5 +1,6 @@
 """Training of a detector, on Detectron2's DefaultTrainer."""
 
+import functools
 import logging
 import os
 import time
@@ -35,6 +36,7 @@ from ..modeling.frozen import speed_up
 from ..modeling.precision import train_in_bfloat16
 from ..modeling.roi_align import use_fast_roi_align
 from .checkpoint import GuardedCheckpointer
+from .comparison import known_versions
 from .evaluate import Evaluation, evaluate_each
 from .hooks import EvaluationHook, SamePreciseBN, WandbWriter
 from .outputs import finish
@@ -74,6 +76,7 @@ class Trainer(DefaultTrainer):
         seconds = self.seconds + time.perf_counter() - self.begun
         batch = self.cfg.SOLVER.IMS_PER_BATCH
         own = {"weights": self.weights, "seconds": seconds, "seed": self.cfg.SEED, "batch": batch}
+        own["versions"] = self.data_versions
         batches = self._trainer.data_loader.batch_sampler
         if isinstance(batches, Batches) and len(self.cfg.DATASETS.TRAIN) == 1:
             own["images"] = {self.cfg.DATASETS.TRAIN[0]: len(batches.records)}
@@ -93,6 +96,11 @@ class Trainer(DefaultTrainer):
                 f"{self.cfg.OUTPUT_DIR} is a run on other images or annotations than {names} has now: resume it on "
                 "those that it began with, or start anew in another OUTPUT_DIR"
             )
+
+    @functools.cached_property
+    def data_versions(self) -> list[str | None]:
+        """Of the training data, as :func:`known_versions` gives them."""
+        return known_versions(self.cfg.DATASETS.TRAIN)
 
     @property
     def data_digest(self) -> str | None:

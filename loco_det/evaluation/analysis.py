@@ -14,7 +14,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..data.coco_files import read_ground_truth
+from ..data.coco_files import read_ground_truth, without_collector
 
 IOU = 0.5  # boxes of a confusion overlap at least so much
 SIZES = ("all", "small", "medium", "large")  # pycocotools' order; limits are 32² and 96² pixels
@@ -51,13 +51,10 @@ def analyze(
         ValueError: if the ground truth is no COCO file, or predictions are no list in COCO's results format, or of
             images or classes that are not in the ground truth.
     """
-    for path in (ground_truth, predictions):
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"{path}: no such file")
+    if not os.path.isfile(ground_truth):
+        raise FileNotFoundError(f"{ground_truth}: no such file")
     truth = read_ground_truth(ground_truth)
-    with open(predictions) as f:
-        found = json.load(f)
-    _check(found, truth, predictions, ground_truth)
+    found = read_detections(predictions, truth, ground_truth)
     classes = [truth.cats[i]["name"] for i in truth.getCatIds()]
     objects = [a for a in truth.anns.values() if not _is_ignored(a)]
     tasks = ["bbox", "segm"] if ("segmentation" in found[0] if found else masks) else ["bbox"]
@@ -71,7 +68,24 @@ def analyze(
     }
 
 
-def _check(found, truth, predictions, ground_truth):
+@without_collector()
+def read_detections(
+    predictions: str | os.PathLike[str], truth: COCO, ground_truth: str | os.PathLike[str]
+) -> list[dict[str, Any]]:
+    """The content of a file in COCO's results format.
+
+    Args:
+        predictions: its path.
+        truth, ground_truth: what it belongs to, and its file, for messages.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no list in COCO's results format, or of images or classes that are not in the ground truth.
+    """
+    if not os.path.isfile(predictions):
+        raise FileNotFoundError(f"{predictions}: no such file")
+    with open(predictions) as f:
+        found = json.load(f)
     fields = {"image_id", "category_id", "bbox", "score"}
     if not isinstance(found, list) or not all(isinstance(d, dict) and fields <= d.keys() for d in found):
         raise ValueError(f"{predictions}: not COCO's results format, a list of {', '.join(sorted(fields))}")
@@ -79,11 +93,12 @@ def _check(found, truth, predictions, ground_truth):
         strange = next((d[field] for d in found if d[field] not in known), None)
         if strange is not None:
             raise ValueError(f"{predictions}: {field} {strange} is not in {ground_truth}: are they of other data?")
+    return found
 
 
 def _task(truth, found, task, classes, evaluation):
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluated = evaluation(truth, _as_coco(truth, found, task), task)
+        evaluated = evaluation(truth, coco_detections(truth, found, task), task)
         evaluated.evaluate()
         evaluated.accumulate()
     # (IoU, recall point, class, size, maxDets) and (IoU, class, size, maxDets), -1 where there are no objects; with 100
@@ -110,8 +125,8 @@ def _is_ignored(annotation):
     return bool(annotation.get("iscrowd")) or annotation.get("area", 0) < 0
 
 
-def _as_coco(truth, found, task):
-    """Detections as pycocotools wants them."""
+def coco_detections(truth: COCO, found: list[dict[str, Any]], task: str) -> COCO:
+    """Detections in COCO's results format as pycocotools wants them for "bbox" or "segm"; they are not changed."""
     if found:
         # of results with boxes it would take the box's area for that of the mask
         drop = "segmentation" if task == "bbox" else "bbox"

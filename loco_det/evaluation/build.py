@@ -35,6 +35,15 @@ def build_evaluator(dataset_name: str, output_dir: str, coco_evaluator: str = "f
     return evaluator(dataset_name, output_dir=folder)
 
 
+def ap_definition(dataset_name: str) -> str:
+    """The definition of AP that a data set's evaluator has, in words; raises as :func:`evaluator_type`."""
+    kind = evaluator_type(dataset_name)
+    if kind == "pascal_voc":
+        eleven = MetadataCatalog.get(dataset_name).get("year") == 2007
+        return f"Pascal VOC's, {'11 recalls' if eleven else 'area under the curve'}"
+    return {"coco": "COCO's", "cityscapes_instance": "Cityscapes'"}[kind]
+
+
 def evaluator_type(dataset_name: str) -> str:
     """The evaluator of a data set: "coco", "cityscapes_instance" or "pascal_voc"; ValueError if there is none."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")

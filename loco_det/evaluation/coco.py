@@ -208,6 +208,26 @@ def evaluate(
         ValueError: if a detection lacks a field, is of an image that is not in the ground truth, or has an RLE that
             cannot be read; or if an annotation lacks what pycocotools needs, too.
     """
+    official, fast = prepare(coco_gt, detections, task, img_ids, max_dets)
+    fast.evaluate()
+    fast.accumulate()
+    official.eval = {**(fast.eval or {}), "params": official.params}
+    official.summarize()
+    return official
+
+
+def prepare(
+    coco_gt: COCO,
+    detections: list[dict[str, Any]],
+    task: str,
+    img_ids: Sequence[int] | None = None,
+    max_dets: Sequence[int] = (1, 10, 100),
+) -> tuple[COCOeval, Any]:
+    """What :func:`evaluate` begins with, with its arguments and errors.
+
+    Returns:
+        pycocotools' ``COCOeval`` and hotcoco's, with the same parameters; nothing is evaluated yet.
+    """
     global _threads_of
     _threads_of = os.getpid()
     shape = "bbox" if task == "bbox" else "segmentation"
@@ -236,8 +256,4 @@ def evaluate(
         params.maxDets = sorted(max_dets)
         params.catIds = np.unique(official.params.catIds).tolist()
         params.imgIds = np.unique(official.params.imgIds if img_ids is None else img_ids).tolist()
-    fast.evaluate()
-    fast.accumulate()
-    official.eval = {**(fast.eval or {}), "params": official.params}
-    official.summarize()
-    return official
+    return official, fast

@@ -12,15 +12,16 @@ from ..report.verdicts import Difference, paired, t95, verdict
 from ..runs.folder import Run
 from ..runs.summary import comparability
 from .evaluation import Evaluation, Row, figure_of
+from .sampling import ImageError
 
 METRICS = {"bbox": "box AP", "segm": "mask AP"}
 WORDS = {"frozen": "frozen", "finetune": "fine-tuned"}
 LIGHT = "light head"
 MOST = 4  # settings that are named of those that differ
 
-# Runs of one row and of another, seed by seed, and the task -> 95 % interval of the first's AP − the second's over
-# draws of the test images, in percent; None: not known
-Sampled = Callable[[Sequence[Run], Sequence[Run], str], tuple[float, float] | None]
+# Runs of one row and of another, seed by seed, and the task -> the sampling error of the difference of their APs over
+# test images; None: not known
+Sampled = Callable[[Sequence[Run], Sequence[Run], str], ImageError | None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Comparison:
         first, second: names of the rows.
         kind: "control": the second is the first's random control; "neighbour": the next one in the ranking.
         difference: first − second, over the seeds that both have.
-        over_images: 95 % interval of the difference over draws of the test images; None: not known.
+        over_images: sampling error of the difference over test images; None: not known.
         sentence: what it says, in words.
     """
 
@@ -74,7 +75,7 @@ class Comparison:
     second: str
     kind: str
     difference: Difference
-    over_images: tuple[float, float] | None
+    over_images: ImageError | None
     sentence: str
 
 
@@ -119,7 +120,7 @@ def rank(evaluation: Evaluation, sampled: Sampled | None = None) -> list[Ranking
 
     Args:
         evaluation: as it was read.
-        sampled: gives the interval of a difference over draws of the test images; None: it is not known.
+        sampled: gives the sampling error of a difference over test images; None: it is not known.
 
     Returns:
         For each protocol and task that has figures the ranking of most rows, and behind it those of other keys.
@@ -190,7 +191,7 @@ def _answer(evaluation: Evaluation, ranking: Ranking, best: Entry) -> str:
 def _is_open(comparison: Comparison) -> bool:
     """Whether the first may be no better than the second: an interval goes below 0, or there is none and it is not."""
     mean, half, _ = comparison.difference
-    return mean <= (half or 0) or bool(comparison.over_images and comparison.over_images[0] <= 0)
+    return mean <= max(half or 0, comparison.over_images.half if comparison.over_images else 0)
 
 
 def _groups(evaluation: Evaluation, protocol: str, task: str) -> list[tuple[str | None, list[Entry]]]:
@@ -266,8 +267,6 @@ def _compared(evaluation, protocol, task, entries, key, sampled):
 def _comparison(first, second, kind, difference, protocol, task, sampled):
     seeds = [seed for seed in first.values if seed in second.values]
     runs = [[entry.row.seeds[protocol][seed] for seed in seeds] for entry in (first, second)]
-    interval = sampled(*runs, task) if sampled else None
-    sentence = verdict(first.row.name, second.row.name, difference, METRICS[task])
-    if interval:
-        sentence += f" Over draws of the test images: {interval[0]:+.1f} to {interval[1]:+.1f} (95 % interval)."
-    return Comparison(first.row.name, second.row.name, kind, difference, interval, sentence)
+    error = sampled(*runs, task) if sampled else None
+    sentence = verdict(first.row.name, second.row.name, difference, METRICS[task], error, kind == "control")
+    return Comparison(first.row.name, second.row.name, kind, difference, error, sentence)

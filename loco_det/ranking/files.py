@@ -122,7 +122,7 @@ def _ranking(ranking: Ranking) -> dict[str, Any]:
                 "mean": one.difference.mean,
                 "half": one.difference.half,
                 "seeds": one.difference.seeds,
-                "over_images": one.over_images and list(one.over_images),
+                "over_images": one.over_images and one.over_images._asdict(),
                 "verdict": one.sentence,
             }
             for one in ranking.comparisons

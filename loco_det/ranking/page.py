@@ -17,10 +17,11 @@ from ..report.pictures import Picture, picture
 from ..report.readouts import SAID_ONCE as READOUTS_SAID_ONCE
 from ..report.readouts import readout_table
 from ..report.tables import without_equal
-from .comparisons import Ranking, Sampled, headlines, protocol_word, rank
+from .comparisons import Ranking, headlines, protocol_word, rank
 from .dots import Dot, axis_of, dot
 from .evaluation import Evaluation, Row, read_evaluation
 from .files import as_csv, as_json
+from .image_errors import ImageErrors
 from .pictures import side_by_side
 from .tables import (
     SAID_ONCE,
@@ -70,27 +71,26 @@ CAPTIONS = {
 }
 
 
-def write_ranking(folder: str | Path, sampled: Sampled | None = None) -> Path:
+def write_ranking(folder: str | Path) -> tuple[Path, str]:
     """Write index.html, results.csv and results.json of an evaluation into its folder, each whole or not at all.
 
     Args:
         folder: of ``loco-det evaluate``, finished or not.
-        sampled: as of :func:`.comparisons.rank`.
 
     Returns:
-        Path: the page.
+        The page; headline, table and sentences for a terminal.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`.evaluation.read_evaluation`.
         OSError: if a file cannot be written.
     """
     evaluation = read_evaluation(folder)
-    rankings = rank(evaluation, sampled)
+    rankings = rank(evaluation, ImageErrors(evaluation))
     page = evaluation.folder / "index.html"
     write_whole(evaluation.folder / "results.csv", as_csv(evaluation))
     write_json(evaluation.folder / "results.json", as_json(evaluation, rankings))
     write_whole(page, render(evaluation, rankings))
-    return page
+    return page, ranking_text(evaluation, rankings)
 
 
 def ranking_text(evaluation: Evaluation, rankings: Sequence[Ranking] | None = None) -> str:

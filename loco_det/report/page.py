@@ -15,6 +15,7 @@ from pretrain.files.text import for_markdown
 
 from ..runs.folder import Run
 from .curves import ap_curves, detection_curves, joint_curves, pr_curves, pretraining_curves
+from .groups import group_notes, together
 from .html_page import Link, fill_in
 from .pictures import Picture, embedded, few_colours, picture
 from .readouts import SAID_ONCE as READOUTS_SAID_ONCE
@@ -108,13 +109,14 @@ def render_markdown(runs: Sequence[Run]) -> str:
     """The tables of the page as Markdown."""
     parts = [f"# {for_markdown(_title(runs))}", written()]
     if table := detection_table(runs):
-        notes = map(for_markdown, published_notes(runs))
+        notes = map(for_markdown, (*group_notes(runs), *published_notes(runs)))
         parts += ["## Detection and segmentation", table.markdown(), CAPTIONS["ap"], *notes]
     if table := seeds_table(runs):
         parts += ["### Over seeds", table.markdown(), CAPTIONS["seeds"], *map(for_markdown, seeds_verdicts(runs))]
-    for dataset in dict.fromkeys(run.analysis["dataset"] for run in runs if run.analysis.get("dataset")):
-        if table := class_table(runs, dataset):
-            parts += [f"### AP by class, {for_markdown(dataset)}", table.markdown()]
+    for dataset, group in _by_dataset([run for run in runs if run.kind == "detection"]).items():
+        for part in together(group):
+            if table := class_table(part, dataset):
+                parts += [f"### AP by class, {for_markdown(dataset)}", table.markdown()]
     if table := readout_table(runs):
         parts += ["## Readouts", table.markdown(), CAPTIONS["readouts"]]
     if table := pretraining_table(runs):
@@ -123,32 +125,48 @@ def render_markdown(runs: Sequence[Run]) -> str:
 
 
 def _detection(runs: Sequence[Run]) -> dict[str, Any]:
-    """Tables and joint curves of the detection runs."""
-    by_dataset = defaultdict(list)
-    for run in (run for run in runs if run.kind == "detection"):
-        by_dataset[run.analysis.get("dataset") or ", ".join(run.evaluations)].append(run)
-    groups = [
-        {"dataset": dataset, "pictures": _joint_curves(group, dataset), "classes": class_table(group, dataset)}
-        for dataset, group in by_dataset.items()
-    ]
+    """Tables and joint curves of the detection runs: losses of all on a data set, AP of those that can be compared."""
+    found = [run for run in runs if run.kind == "detection"]
+    groups: list[dict[str, Any]] = []
+    for dataset, group in _by_dataset(found).items():
+        pictures = _curves(group, dataset, LOSSES)
+        groups.append({"dataset": dataset, "pictures": pictures, "classes": None})
+        for part in together(group):
+            groups.append(
+                {
+                    "dataset": dataset,
+                    "pictures": _curves(part, dataset, AP_CURVES),
+                    "classes": class_table(part, dataset),
+                }
+            )
     table, shared = without_equal(detection_table(runs), SAID_ONCE)
     return {
         "table": table,
         "shared": shared,
-        "notes": published_notes(runs),
+        "notes": [*group_notes(runs), *published_notes(runs)],
         "seeds": seeds_table(runs),
         "verdicts": seeds_verdicts(runs),
         "groups": groups,
     }
 
 
-def _joint_curves(runs: Sequence[Run], dataset: str) -> list[Picture]:
-    """The curves of the runs on one data set."""
-    kinds = (  # what has to be there for a curve, what is drawn, and in words
-        (lambda run: run.series("total_loss")[0], joint_curves, "Total loss and mask loss by iteration", 2),
-        (lambda run: len(run.series("bbox/AP")[0]) > 1, ap_curves, "Box and mask AP by iteration", 2),
-        (lambda run: run.analysis, pr_curves, "Precision by recall", 1),
-    )
+def _by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    found = defaultdict(list)
+    for run in runs:
+        found[run.analysis.get("dataset") or ", ".join(run.evaluations)].append(run)
+    return found
+
+
+# What has to be there for a curve, what is drawn, in words, and of how many runs at least
+LOSSES = ((lambda run: run.series("total_loss")[0], joint_curves, "Total loss and mask loss by iteration", 2),)
+AP_CURVES = (
+    (lambda run: len(run.series("bbox/AP")[0]) > 1, ap_curves, "Box and mask AP by iteration", 2),
+    (lambda run: run.analysis, pr_curves, "Precision by recall", 1),
+)
+
+
+def _curves(runs: Sequence[Run], dataset: str, kinds: tuple) -> list[Picture]:
+    """The curves of runs on one data set, of the kinds in LOSSES or AP_CURVES."""
     pictures = []
     for there, draw, what, least in kinds:
         shown = [run for run in runs if there(run)]

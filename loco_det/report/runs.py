@@ -9,6 +9,7 @@ from pretrain.files.tables import DURATION, MEMORY, PLAIN, PROGRESS, Column, Pro
 from pretrain.files.text import for_terminal, shortened
 
 from ..runs.folder import Run
+from .groups import group_notes, numbers
 from .tables import APS, DIFFERENCE, PERCENT, ap, ap_column, minus, names, number, wrapped
 
 OTHER = "another: see below"  # instead of a published row
@@ -20,7 +21,14 @@ PUBLISHED = [
 ]
 SIZES = [Column(f"{name} APs / m / l", several(PERCENT), style="small") for name, _ in TASKS]
 COLUMNS = [
-    *(Column("run"), *itertools.chain(*PUBLISHED), Column("state"), Column("backbone"), names("weights")),
+    *(
+        Column("run"),
+        *itertools.chain(*PUBLISHED),
+        Column("group"),
+        Column("state"),
+        Column("backbone"),
+        names("weights"),
+    ),
     *(wrapped("decoder"), Column("trained"), names("schedule"), names("dataset"), names("published row")),
     *(ap_column(name) for name in APS if not name.endswith("AP")),
     *(*SIZES, number("iterations", PROGRESS), number("time", DURATION), number("memory", MEMORY)),
@@ -35,7 +43,7 @@ SAID_ONCE = (
     "published row",
     "iterations",
 )  # if equal
-OPTIONAL = ["decoder", "memory", *(column.name for column in COLUMNS if "published" in column.name)]
+OPTIONAL = ["group", "decoder", "memory", *(column.name for column in COLUMNS if "published" in column.name)]
 
 
 def _iterations(run: Run) -> Progress | None:
@@ -74,11 +82,15 @@ def _network(run: Run, pretrained: dict[Path, Run]) -> dict[str, str | None]:
 
 
 def detection_table(runs: Sequence[Run]) -> Table:
-    """A row for each detection run and test set; before its evaluation it comes from its config."""
+    """A row for each detection run and test set; before its evaluation it comes from its config.
+
+    Where there are several groups of runs that can be compared, each row has the number of its own.
+    """
     pretrained = {run.folder.resolve(): run for run in runs if run.kind == "pretraining"}
-    table = Table(COLUMNS)
+    table, groups = Table(COLUMNS), numbers(runs)
     for run in (run for run in runs if run.kind == "detection"):
-        about: dict[str, Any] = {"run": run.name, "state": run.state, **_network(run, pretrained)}
+        group = groups.get(run.detection.comparability.key) if run.detection.comparability else None
+        about: dict[str, Any] = {"run": run.name, "group": group, "state": run.state, **_network(run, pretrained)}
         about |= {"iterations": _iterations(run), "time": run.seconds, "memory": run.detection.peak_memory}
         row = run.published if run.published and run.published.comparable else None
         for dataset, tasks in run.evaluations.items():
@@ -133,7 +145,12 @@ def pretraining_table(runs: Sequence[Run]) -> Table:
 
 
 def class_table(runs: Sequence[Run], dataset: str) -> Table:
-    """A row for each class of a data set, with the AP (of masks, if there are any) of each run that was analysed."""
+    """A row for each class of a data set, with the AP (of masks, if there are any) of each run that was analysed.
+
+    Args:
+        runs: that can be compared.
+        dataset: its name.
+    """
     runs = [run for run in runs if run.analysis.get("dataset") == dataset]
     table = Table([Column("class"), number("objects", PLAIN)])
     found: dict[str, dict[str, Any]] = {}
@@ -153,7 +170,7 @@ def class_table(runs: Sequence[Run], dataset: str) -> Table:
 def table_text(runs: Sequence[Run]) -> str:
     """The AP table of the detection runs for a terminal (the page also has APs / m / l); empty if there is none."""
     table = detection_table(runs).without([column.name for column in SIZES])
-    notes = [shortened(for_terminal(note), LONGEST_NOTE) for note in published_notes(runs)]
+    notes = [shortened(for_terminal(note), LONGEST_NOTE) for note in (*group_notes(runs), *published_notes(runs))]
     return "\n".join([table.terminal(), *notes]) if table else ""
 
 

@@ -42,7 +42,7 @@ def _row(name: str, aps: dict[int, np.ndarray], published: Published | None = No
 
 
 def seeds_table(runs: Sequence[Run]) -> Table:
-    """Mean ± standard deviation over seeds, for evaluated detection runs.
+    """Mean ± standard deviation over seeds, for evaluated detection runs that can be compared.
 
     Runs belong together if their folders differ only in the number of ``seed<N>`` (perhaps ``seed<N>_long``), which is
     the name of a parent folder, or of the run's own, or ends its own after ``_`` or ``-``. They are shown if there are
@@ -66,7 +66,7 @@ def seeds_verdicts(runs: Sequence[Run]) -> list[str]:
         for column, place in places.items():
             first, second = ({seed: aps[place] for seed, aps in one.aps.items()} for one in (group, control))
             if (difference := paired(first, second)) and difference.seeds > 1:
-                found.append(verdict(group.name, control.name, difference, column))
+                found.append(verdict(group.name, control.name, difference, column, control=True))
     return found
 
 
@@ -80,15 +80,15 @@ class _Group:
     published: Published | None
 
 
-def _groups(runs: Sequence[Run]) -> dict[tuple[str, str], _Group]:
-    """(path with seed*, data set) -> the runs there."""
-    found: dict[tuple[str, str], _Group] = {}
+def _groups(runs: Sequence[Run]) -> dict[tuple[str, str, str], _Group]:
+    """(path with seed*, data set, key of what can be compared) -> the runs there."""
+    found: dict[tuple[str, str, str], _Group] = {}
     for run in runs:
         match = SEED.fullmatch(run.folder.resolve().as_posix())
-        if not match or not run.results:
+        if not match or not run.detection.comparability:
             continue
         for dataset, tasks in run.evaluations.items():
-            key = (f"{match[1]}seed*{match[3]}", dataset)
+            key = (f"{match[1]}seed*{match[3]}", dataset, run.detection.comparability.key)
             group = found.setdefault(key, _Group("", run.folder.name, {}, run.published))
             group.aps[int(match[2])] = np.array([finite(ap(tasks, *keys)) for keys in SHOWN.values()])
             group.name = SEED.sub(r"\1seed*\3", run.name) + (f", {dataset}" if len(run.evaluations) > 1 else "")
@@ -96,11 +96,11 @@ def _groups(runs: Sequence[Run]) -> dict[tuple[str, str], _Group]:
     return found
 
 
-def _with_controls(groups: dict[tuple[str, str], _Group]) -> Iterator[tuple[_Group, _Group]]:
-    """The groups that have a random control beside them, and that."""
-    for (path, dataset), group in groups.items():
+def _with_controls(groups: dict[tuple[str, str, str], _Group]) -> Iterator[tuple[_Group, _Group]]:
+    """The groups that have a random control beside them with which they can be compared, and that."""
+    for (path, dataset, key), group in groups.items():
         kind, _, name = group.folder.partition("_")
-        control = groups.get((f"{path.removesuffix(name)}random", dataset))
+        control = groups.get((f"{path.removesuffix(name)}random", dataset, key))
         if kind in ("frozen", "finetune") and name not in ("", "random") and control:
             yield group, control
 

@@ -8,6 +8,7 @@ runs that differ in nothing that bears on the result.
 import functools
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,14 @@ def differences(
     row = row_config(config["PUBLISHED"]["ROW"])
     if row is None:
         return ["settings (no file in configs/ defines this row)"]
-    run = _flat(_default()) | _flat(config)
+    run = flat(default_config()) | flat(config)
     if iteration is None:
         found = ["training (how long is not known)"]
     else:
         found = []
         run["SOLVER.MAX_ITER"] = min(iteration, run["SOLVER.MAX_ITER"])
     found += [f"weights ({text})"] if (text := _other_weights(row, weights, metadata, pretraining)) else []
-    keys = _other_keys(run, _flat(row), FREE)
+    keys = _other_keys(run, flat(row), FREE)
     groups: dict[str, list[str]] = {}
     for name, count in (images or {}).items():
         if count != IMAGES.get(name, count):
@@ -105,13 +106,15 @@ def row_config(name: str) -> CfgNode | None:
     """The config of the file in ``configs/`` that defines the row of this name; None if there is none."""
     for path in sorted(CONFIGS.rglob("*.yaml")):
         if read_yaml(path).get("PUBLISHED", {}).get("ROW") == name:
-            cfg = _default()
+            cfg = default_config().clone()
             merge_config_file(cfg, path)
             return cfg
     return None
 
 
-def _default():
+@functools.cache
+def default_config() -> CfgNode:
+    """Detectron2's config with loco-det's keys; not to be changed."""
     cfg = get_cfg()
     add_loco_config(cfg)
     return cfg
@@ -140,8 +143,8 @@ def _other_pretraining(recipe, pretraining):
         return f"not known to be from configs/{recipe}, as the row's are"
     wanted = get_pretraining_cfg()
     merge_config_file(wanted, CONFIGS / recipe)
-    run = _flat(get_pretraining_cfg()) | _flat(config)
-    found = list(_other_keys(run, _flat(wanted), FREE_IN_PRETRAINING).values())
+    run = flat(get_pretraining_cfg()) | flat(config)
+    found = list(_other_keys(run, flat(wanted), FREE_IN_PRETRAINING).values())
     if wanted.DATASETS.TRAIN == IMAGENET[0] and images != IMAGENET[1]:
         found.append(f"{images} images, the row has {IMAGENET[1]}")
     planned = round(run["SOLVER.EPOCHS"] * (images // run["SOLVER.IMS_PER_BATCH"]))
@@ -160,12 +163,12 @@ def _other_keys(run, row, free):
     return found
 
 
-def _flat(node, prefix=""):
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as {"MODEL.WEIGHTS": value}: plain types, and one seed of a low-shot set stands for all."""
-    pairs = {}
+    pairs: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, dict):
-            pairs |= _flat(value, f"{prefix}{key}.")
+            pairs |= flat(value, f"{prefix}{key}.")
         else:
             pairs[prefix + key] = json.loads(json.dumps(value))
     train = pairs.get("DATASETS.TRAIN")

@@ -84,7 +84,8 @@ def summary(run: Run) -> Summary:
 
 def comparability(run: Run) -> dict[str, Any]:
     """ "key" and "settings" of a run: figures may be compared where the keys are equal. Empty if its file has none."""
-    return getattr(run.results, "comparability", None) or {}
+    found = run.detection.comparability
+    return asdict(found) if found else {}
 
 
 def _data(run: Run) -> str | None:

@@ -4,7 +4,7 @@ The keys are the names of the fields; ``docs/run_folders.md`` lists them with th
 """
 
 from .base import VERSION, NewerVersionError, Results, kind_of
-from .detection import DetectionResults, Published
+from .detection import Comparability, DetectionResults, Published
 from .reading import KINDS, read_results
 from .readouts import Accuracies, KnnKey, KnnResults, LinearResults, LinearStage, ReadoutResults
 
@@ -12,6 +12,7 @@ __all__ = [
     "KINDS",
     "VERSION",
     "Accuracies",
+    "Comparability",
     "DetectionResults",
     "KnnKey",
     "KnnResults",

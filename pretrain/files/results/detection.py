@@ -42,6 +42,23 @@ class Published:
 _PUBLISHED = {"row": text, "box_ap": maybe(number), "mask_ap": maybe(number), "differences": maybe([text])}
 
 
+@dataclass
+class Comparability:
+    """What must be equal between two runs for their figures to be compared.
+
+    Attributes:
+        key: of the settings; only runs of equal keys may stand in one ranking.
+        settings: name -> value in JSON: keys of the config such as "SOLVER.MAX_ITER", data, versions.
+    """
+
+    key: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Comparability":
+        return cls(content["key"], content["settings"])
+
+
 @dataclass(kw_only=True)
 class DetectionResults(Results):
     """What a detector has reached, and how it was trained; the fields' texts are in ``docs/run_folders.md``."""
@@ -89,6 +106,12 @@ class DetectionResults(Results):
         "`row`, `box_ap`, `mask_ap` of PUBLISHED, and `differences`: how this run differs from that row, a line "
         "each; the row's figures may be printed only if there are none",
         load=Published.from_json,
+    )
+    comparability: Comparability | None = known(
+        {"key": text, "settings": {ANY: lambda value: True}},
+        "`key` and `settings`: what must be equal for two runs to be compared, and the first digits of its hash; "
+        "null: not known, and equal to no other run's",
+        load=Comparability.from_json,
     )
     thing_classes: list[str] | None = known([text], "names of the classes, in the network's order")
     category_ids: list[int] | None = known([whole], "their ids in the data set")

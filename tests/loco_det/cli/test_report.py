@@ -11,7 +11,9 @@ from checkout import ROOT
 def write_run(folder, ap=12.34):
     folder.mkdir(parents=True)
     results = {"bbox": {"AP": ap, "AP50": 30.0}, "segm": {"AP": 10.0, "AP50": None}}
-    (folder / "results.json").write_text(json.dumps({"kind": "detection", "dataset": "demo_val", "results": results}))
+    same = {"key": "0" * 12, "settings": {}}
+    content = {"kind": "detection", "dataset": "demo_val", "results": results, "comparability": same}
+    (folder / "results.json").write_text(json.dumps(content))
 
 
 def test_writes_the_page_and_prints_the_table(run_tool, tmp_path):

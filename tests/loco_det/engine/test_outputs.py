@@ -19,9 +19,10 @@ from loco_det.engine import outputs as results
 from loco_det.engine.outputs import describe, finish, schedule
 from loco_det.engine.problems import UnfinishedRun
 from loco_det.report import visualize
+from loco_det.runs.comparable import key_of
 from loco_det.runs.folder import is_finished
 from pretrain.config import get_cfg as get_pretraining_cfg
-from pretrain.files.results import base, read_results
+from pretrain.files.results import DetectionResults, base, read_results
 from pretrain.files.shipped_configs import CONFIGS
 
 RESULTS = {"bbox": {"AP": 12.5, "APl": math.nan, "AP-ox": math.nan}, "segm": {"AP": 10.0}}
@@ -127,6 +128,43 @@ def test_the_published_row_and_what_differs_from_it(cfg, tmp_path):
     cfg.DATASETS.TEST, cfg.SOLVER.MAX_ITER = data, 4
     found = describe(cfg, Detector(), {"iteration": 3}).published.differences
     assert [text.partition(" ")[0] for text in found] == ["weights", "data", "schedule"]
+
+
+def test_what_it_can_be_compared_with(cfg, tmp_path):
+    cfg.DATASETS.TRAIN, cfg.SOLVER.MAX_ITER = cfg.DATASETS.TEST, 4
+    state = {"iteration": 3, "trainer": {"images": {cfg.DATASETS.TEST[0]: 1}}}
+    found = describe(cfg, Detector(), state).comparability
+    digest = hashlib.sha256((tmp_path / "truth.json").read_bytes()).hexdigest()
+    wanted = {
+        "data.train": [digest], "data.test": [digest], "images.train": [1], "images.test": [1], "AP": ["COCO's"],
+        "classes": ["tram", "ox"], "iterations not trained": 0, "SOLVER.MAX_ITER": 4,
+    }  # fmt: skip
+    assert {key: found.settings[key] for key in wanted} == wanted and found.key == key_of(found.settings)
+    path = Path(cfg.OUTPUT_DIR, "results.json")
+    DetectionResults(results={"bbox": {"AP": 1.0}}, comparability=found).write(path)
+    assert read_results(path).comparability == found
+    assert describe(cfg, Detector(), {**state, "iteration": 1}).comparability.settings["iterations not trained"] == 2
+
+
+def test_it_is_compared_with_nothing_if_not_all_is_known(cfg, tmp_path, caplog):
+    state = {"iteration": 3}
+    assert describe(cfg, Detector(), state).comparability is None  # some_train is not registered
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST
+    assert describe(cfg, Detector(), {}).comparability is None
+    assert describe(cfg, Detector(), state).comparability
+    (tmp_path / "truth.json").rename(tmp_path / "gone.json")
+    assert describe(cfg, Detector(), state).comparability is None and "truth.json" in caplog.text
+
+
+def test_training_data_are_those_that_were_trained_on(cfg, tmp_path):
+    cfg.DATASETS.CUSTOM.NAME, cfg.DATASETS.CUSTOM.TRAIN_JSON = "own", str(tmp_path / "truth.json")
+    cfg.DATASETS.TRAIN = ("own_train",)  # which an evaluation does not register
+    digest = hashlib.sha256((tmp_path / "truth.json").read_bytes()).hexdigest()
+    found = describe(cfg, Detector(), {"iteration": 3}).comparability
+    assert found.settings["data.train"] == [digest]
+    trained = {"versions": ["a" * 64]}  # before the file was changed, or moved
+    found = describe(cfg, Detector(), {"iteration": 3, "trainer": trained}).comparability
+    assert found.settings["data.train"] == ["a" * 64] and found.settings["data.test"] == [digest]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pycocotools import mask as mask_utils
 
 from loco_det.demo_scenes.pictograms import CLASSES
 from loco_det.demo_scenes.writing import make_demo_data
-from loco_det.evaluation.build import build_evaluator
+from loco_det.evaluation.build import ap_definition, build_evaluator
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +169,9 @@ def test_nothing_detected_in_cityscapes_is_an_ap_of_0(demo, tmp_path):
     results = evaluate(name, outputs, tmp_path)
     assert (results["bbox"]["AP"], results["bbox"]["AP50"]) == (0, 0)
     assert (results["segm"]["AP"], results["segm"]["AP50"]) == (0, 0)
+
+
+def test_definitions_of_ap_in_words():
+    names = ("coco_2017_val", "cityscapes_fine_instance_seg_val", "voc_2007_test", "voc_2012_val")
+    found = [ap_definition(name) for name in names]
+    assert found == ["COCO's", "Cityscapes'", "Pascal VOC's, 11 recalls", "Pascal VOC's, area under the curve"]

@@ -9,6 +9,7 @@ from scipy import stats
 
 from loco_det.ranking.comparisons import headlines, rank
 from loco_det.ranking.evaluation import read_evaluation
+from loco_det.ranking.sampling import ImageError
 
 
 def ranked(folder, sampled=None):
@@ -48,7 +49,7 @@ def test_differences_are_paired_by_seed(evaluation_folder):
         low, high = stats.ttest_rel(FROZEN[one.first], FROZEN[one.second]).confidence_interval(0.95)
         mean, half, seeds = one.difference
         assert (mean - half, mean + half, seeds) == pytest.approx((low, high, 3), rel=1e-4)
-    assert "loco is above random_resnet18 by 2.5 ± 1.2 box AP" in frozen.comparisons[0].sentence
+    assert "loco is above chance (random_resnet18) by 2.5 ± 1.2 box AP" in frozen.comparisons[0].sentence
     assert "loco and simclr cannot be told apart" in frozen.comparison("loco", "neighbour").sentence
     assert frozen.comparison("loco").over_images is None
     finetune = chosen(rankings, "finetune")[0]
@@ -137,14 +138,17 @@ def test_the_interval_over_images_is_asked_for_with_the_paired_runs(evaluation_f
 
     def sampled(first, second, task):
         calls.append(([run.folder.name for run in first], [run.folder.name for run in second], task))
-        return -0.5, 4.0
+        return ImageError(2.5, 3.0, -0.5, 5.5, 50, 200)
 
     evaluation, rankings = ranked(evaluation_folder, sampled)
     assert calls[0] == (["seed0", "seed1", "seed2"],) * 2 + ("bbox",)
     assert (["seed0", "seed2"],) * 2 + ("segm",) in calls  # fine-tuned: the seeds that both have
     one = chosen(rankings, "frozen")[0].comparison("loco")
-    assert one.over_images == (-0.5, 4.0)
-    assert one.sentence.endswith(" Over draws of the test images: -0.5 to +4.0 (95 % interval).")
+    assert one.over_images.half == 3.0
+    assert one.sentence == (
+        "loco and chance (random_resnet18) cannot be told apart on these 50 test images: +2.5 ± 3.0 box AP "
+        "(95 % interval over test images; ± 1.2 over 3 seeds)."
+    )
     assert "+2.5 ± 1.2 (not above chance)" in headlines(evaluation, rankings)[0]
 
 

@@ -18,6 +18,7 @@ from loco_det.ranking.comparisons import rank
 from loco_det.ranking.evaluation import read_evaluation
 from loco_det.ranking.files import COLUMNS
 from loco_det.ranking.page import LIGHT_NOTE, ranking_text, write_ranking
+from loco_det.ranking.sampling import ImageError
 
 
 class Page(HTMLParser):
@@ -59,7 +60,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(evaluation_folder):
-    path = write_ranking(evaluation_folder)
+    path, text = write_ranking(evaluation_folder)
     assert path == evaluation_folder / "index.html"
     return Page(path)
 
@@ -160,7 +161,7 @@ def test_the_same_images_side_by_side_with_the_truth_once(page):
 
 def test_a_light_head_says_so(evaluation_folder):
     write_settings(evaluation_folder, budget="minutes", protocols=["frozen"])
-    page = Page(write_ranking(evaluation_folder))
+    page = Page(write_ranking(evaluation_folder)[0])
     assert page.text.index(LIGHT_NOTE[:40]) < page.text.index("Light head, box AP")
     assert page.table("encoder", "light head box AP") and "With a light head, loco is best of 2" in page.text
     assert LIGHT_NOTE in ranking_text(read_evaluation(evaluation_folder))
@@ -171,14 +172,14 @@ def test_nothing_but_plans(evaluation_folder):
     """Before the first run, and with all rows refused."""
     for name in ("loco", "simclr", "random_resnet18"):
         shutil.rmtree(evaluation_folder / name)
-    page = Page(write_ranking(evaluation_folder))
+    page = Page(write_ranking(evaluation_folder)[0])
     assert (
         "No detector has been evaluated yet." in page.text
         and "3 of 3 seeds without a figure (not run yet)" in page.text
     )
     assert [row["frozen box AP"] for row in page.table("encoder", "frozen box AP")] == ["–"] * 4
     write_settings(evaluation_folder, rows=[])
-    assert "No detector" in Page(write_ranking(evaluation_folder)).text
+    assert "No detector" in Page(write_ranking(evaluation_folder)[0]).text
 
 
 def test_rows_of_other_settings_have_a_plot_of_their_own(evaluation_folder, monkeypatch):
@@ -186,7 +187,7 @@ def test_rows_of_other_settings_have_a_plot_of_their_own(evaluation_folder, monk
         "loco_det.ranking.comparisons.comparability",
         lambda run: {"key": "b" if "simclr" in run.folder.parts else "a", "settings": {"X": 1}},
     )
-    page = Page(write_ranking(evaluation_folder))
+    page = Page(write_ranking(evaluation_folder)[0])
     assert len(page.all("div", "panel")) == 4 and "other settings: below" in page.text
     assert page.text.count("Not comparable with the ranking above") == 2
     assert "simclr: frozen: of other settings than the other rows" in page.text
@@ -197,7 +198,7 @@ def test_near_zero_ap_is_on_an_axis_from_zero(evaluation_folder):
     write_settings(evaluation_folder, rows=rows, seeds=2, protocols=["frozen"])
     for seed in (0, 1):
         write_run(evaluation_folder / "new" / "frozen" / f"seed{seed}", 0.01)
-    dots = Page(write_ranking(evaluation_folder)).all("circle", "mean")
+    dots = Page(write_ranking(evaluation_folder)[0]).all("circle", "mean")
     assert [dot["cx"] for dot in dots] == ["1.0%"]
 
 
@@ -239,17 +240,22 @@ def test_the_json(page, evaluation_folder):
         "loco", "random_resnet18", "control", 2.5, 3
     )  # fmt: skip
     assert one["half"] == pytest.approx(1.2421, rel=1e-3) and one["over_images"] is None
-    assert one["verdict"].startswith("loco is above random_resnet18")
+    assert one["verdict"].startswith("loco is above chance (random_resnet18)")
 
 
 def test_the_text_for_a_terminal(evaluation_folder):
     evaluation = read_evaluation(evaluation_folder)
-    text = ranking_text(evaluation, rank(evaluation, lambda first, second, task: (0.25, 3.0)))
+    text = ranking_text(
+        evaluation, rank(evaluation, lambda first, second, task: ImageError(2.5, 0.5, 2.0, 3.0, 50, 200))
+    )
     lines = text.splitlines()
     assert lines[0].startswith("Frozen, loco is best of 2") and lines[1].startswith("Fine-tuned, simclr")
     assert any(re.match(r"\| loco +\| +7\.0 ± 2\.5 \|", line) for line in lines)
     assert "odd: the converter refused it: it has 3 <stages>." in lines
-    assert "Frozen: loco is above random_resnet18 by 2.5 ± 1.2 box AP (95 % interval, 3 seeds). Over draws" in text
+    assert (
+        "Frozen: loco is above chance (random_resnet18) by 2.5 ± 1.2 box AP (95 % interval, 3 seeds); ± 0.5 over the"
+        in text
+    )
     assert lines[-1].startswith("Fine-tuned: ")
 
 
@@ -266,17 +272,16 @@ def test_hostile_names_are_data(evaluation_folder):
     data = {"name": HOSTILE, "test": {HOSTILE: HOSTILE}, "classes": [HOSTILE]}
     write_settings(evaluation_folder, rows=rows, data=data, options=[HOSTILE], notes=[HOSTILE], budget=HOSTILE)
     (evaluation_folder / "commands.txt").write_text(HOSTILE)
-    path = write_ranking(evaluation_folder)
+    path, text = write_ranking(evaluation_folder)
     page = Page(path)
     assert [tag for tag, _ in page.tags].count("script") == 1  # the page's own
     assert not any(attrs["href"].startswith("javascript") for tag, attrs in page.tags if tag == "a")
-    text = ranking_text(read_evaluation(evaluation_folder))
     for shown in (path.read_text(), text):
         assert "\x1b" not in shown and "\u202e" not in shown
 
 
 def test_a_full_disk_leaves_the_page_as_it_was(evaluation_folder, monkeypatch):
-    before = write_ranking(evaluation_folder).read_text()
+    before = write_ranking(evaluation_folder)[0].read_text()
 
     def fail(*_):
         raise OSError("No space left on device")

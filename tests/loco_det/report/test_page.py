@@ -140,7 +140,9 @@ def test_table_over_seeds_only_if_there_are_several(tmp_path):
         folder = tmp_path / f"seed{seed}" / "frozen_loco"
         folder.mkdir(parents=True)
         results = {"bbox": {"AP": ap, "AP50": ap}, "segm": {"AP": ap, "AP50": ap}}
-        (folder / "results.json").write_text(json.dumps({"dataset": "demo_val", "results": results}))
+        same = {"key": "0" * 12, "settings": {}}
+        content = {"dataset": "demo_val", "results": results, "comparability": same}
+        (folder / "results.json").write_text(json.dumps(content))
     page = Page(write_report(find_runs(tmp_path), tmp_path / "report.html"))
     assert "Over seeds" in page.text and "seed*/frozen_loco" in page.text and page.text.count("11.0 ± 1.4") == 4
     page = Page(write_report(find_runs(tmp_path / "seed0"), tmp_path / "report.html"))
@@ -173,8 +175,11 @@ def with_analysis(folder, name="demo_val"):
 
 
 def test_analyses_are_compared(tmp_path, detection):
+    results = json.loads((detection[0] / "results.json").read_text())
     for folder in detection:
         with_analysis(folder)
+        same = {"comparability": {"key": "0" * 12, "settings": {}}}
+        (folder / "results.json").write_text(json.dumps(results | same))
     page = Page(write_report(find_runs(detection), tmp_path / "report.html", tmp_path / "report.md"))
     images = page.images()
     assert "Precision by recall on demo_val of frozen, finetune" in images
@@ -187,6 +192,17 @@ def test_analyses_are_compared(tmp_path, detection):
         "12.5",
         "12.5 |",
     ]
+    other = {"comparability": {"key": "1" * 12, "settings": {"SOLVER.MAX_ITER": 700}}}
+    (detection[1] / "results.json").write_text(json.dumps(results | other))
+    page = Page(write_report(find_runs(detection), tmp_path / "report.html", tmp_path / "report.md"))
+    curves = [f"Precision by recall on demo_val of {name}" for name in ("frozen", "finetune")]
+    assert [alt for alt in page.images() if alt.startswith("Precision")] == curves
+    assert [alt for alt in page.images() if alt.startswith("Total")] == [
+        "Total loss and mask loss by iteration on demo_val of frozen, finetune"
+    ]
+    note = "Runs of groups 1 and 2 cannot be compared with each other: iterations – / 700."
+    assert note in page.text and note in (tmp_path / "report.md").read_text().replace("\\", "")
+    assert page.text.count("AP by class, demo_val") == 2
     (detection[0] / "analysis.json").write_text("[]")  # torn or foreign: the page does without
     (detection[0] / "analysis.png").write_bytes(b"")
     page = Page(write_report(find_runs(detection), tmp_path / "report.html"))

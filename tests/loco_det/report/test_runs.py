@@ -16,6 +16,8 @@ from loco_det.runs.folder import read_run
 from pretrain.files.results import Published
 from pretrain.files.shipped_configs import CONFIGS
 
+SAME = {"key": "0" * 12, "settings": {}}
+
 
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
@@ -100,7 +102,7 @@ OTHER = {**ROW, "differences": ["weights (x, the row has y)", "schedule (4 itera
 
 def test_no_published_figure_beside_another_run(tmp_path, detection):
     results = json.loads((detection[0] / "results.json").read_text())
-    (detection[0] / "results.json").write_text(json.dumps({**results, "published": OTHER}))
+    (detection[0] / "results.json").write_text(json.dumps({**results, "published": OTHER, "comparability": SAME}))
     write_aps(tmp_path / "a_seed0", 1.0, 1.0, 1.0, 1.0, published={**ROW, "differences": []})
     write_aps(tmp_path / "a_seed1", 3.0, 1.0, 1.0, 1.0, published=OTHER)
     runs = find_runs([detection[0], tmp_path / "a_seed0", tmp_path / "a_seed1"])
@@ -160,13 +162,15 @@ def test_table_without_detection_runs(pretraining):
 
 
 def write_aps(folder, *aps, **more):
-    """The results.json of a run with box AP, box AP50, mask AP and mask AP50."""
+    """The results.json of a run with box AP, box AP50, mask AP and mask AP50, that can be compared with others."""
     folder.mkdir(parents=True)
     tasks = {
         "bbox": dict(zip(("AP", "AP50"), aps[:2], strict=True)),
         "segm": dict(zip(("AP", "AP50"), aps[2:], strict=True)),
     }
-    (folder / "results.json").write_text(json.dumps({"dataset": "demo_val", "results": tasks} | more))
+    (folder / "results.json").write_text(
+        json.dumps({"dataset": "demo_val", "results": tasks, "comparability": SAME} | more)
+    )
 
 
 def test_seeds(tmp_path, training_line, write_lines):
@@ -194,7 +198,7 @@ def test_seeds(tmp_path, training_line, write_lines):
     # 1, 2, 6: their deviation is not that of the means
     difference = ["seed*/frozen_loco − frozen_random", "0, 1, 2", "+3.0 ± 2.6", "+16.0 ± 6.2", "+4.0 ± 2.6", "–"]
     assert rows[3:] == [difference]
-    names = "seed*/frozen_loco and seed*/frozen_random"
+    names = "seed*/frozen_loco and chance (seed*/frozen_random)"
     assert seeds_text(find_runs(tmp_path)).splitlines()[6:] == [
         f"{names} cannot be told apart: +3.0 ± 6.6 box AP (95 % interval, 3 seeds).",
         f"{names} cannot be told apart: +4.0 ± 6.6 mask AP (95 % interval, 3 seeds).",
@@ -207,7 +211,7 @@ def test_what_is_above_its_control(tmp_path):
         write_aps(tmp_path / f"seed{seed}" / "finetune_random", 8.0 + 1.1 * seed, 1, 6.0 + 1.1 * seed, 1)
         write_aps(tmp_path / f"seed{seed}" / "frozen_c", 1, 1, 1, 1)  # without a control
     runs = find_runs(tmp_path)
-    interval, names = "(95 % interval, 3 seeds).", ("seed*/finetune_a_b is", "seed*/finetune_random by")
+    interval, names = "(95 % interval, 3 seeds).", ("seed*/finetune_a_b is", "chance (seed*/finetune_random) by")
     found = [f"{names[0]} above {names[1]} 1.9 ± 0.2 box AP {interval}",
              f"{names[0]} below {names[1]} 1.1 ± 0.2 mask AP {interval}"]  # fmt: skip
     assert seeds_verdicts(runs) == found

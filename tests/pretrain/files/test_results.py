@@ -45,6 +45,7 @@ BAD = [
     ("detection", {"iteration": 10**400}), ("detection", {"iteration": True}), ("detection", {"seconds": "3"}),
     ("detection", {"problems": [3]}), ("detection", {"published": {"box_ap": 1.0}}), ("detection", {"published": [1]}),
     ("detection", {"published": {"row": "a", "differences": "b"}}), ("detection", {"thing_classes": [None]}),
+    ("detection", {"comparability": {"key": 3, "settings": {}}}), ("detection", {"comparability": {"key": "1"}}),
     ("detection", {"category_ids": ["1"]}), ("detection", {"dataset": ["a"]}), ("detection", {"schedule": 1}),
     ("detection", {"version": "1"}), ("detection", {"version": 0}), ("detection", {"version": 1.5}),
     ("detection", {"kind": "luck"}), ("knn", {"kind": ["knn"]}),

@@ -22,7 +22,9 @@ def listed(tmp_path, detection, pretraining, readouts):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "results.json").write_text("{")
     results = json.loads((detection[0] / "results.json").read_text())
-    (detection[0] / "results.json").write_text(json.dumps(results | {"comparability": {"key": "0123456789abcdef"}}))
+    (detection[0] / "results.json").write_text(
+        json.dumps(results | {"comparability": {"key": "0123456789abcdef", "settings": {}}})
+    )
     return tmp_path
 
 
@@ -54,8 +56,7 @@ def test_the_table(capsys, listed):
     assert cells["readouts/linear"]["top-1"] == "–"  # its last stage has diverged
 
 
-def test_the_key_is_shown_where_a_run_has_one(listed, capsys, monkeypatch):
-    monkeypatch.setattr("loco_det.runs.summary.comparability", lambda run: {"key": "0123456789abcdef"})
+def test_the_key_is_shown_where_a_run_has_one(listed, capsys):
     head, _, row = printed(capsys, listed, "--match", "frozen").splitlines()
     assert head.split("|")[-2].strip() == "key" and row.split("|")[-2].strip() == "01234567"
     assert json.loads(printed(capsys, listed, "--match", "frozen", "--json"))[0]["key"] == "0123456789abcdef"
