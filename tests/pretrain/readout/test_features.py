@@ -223,7 +223,7 @@ def test_progress_without_a_terminal_is_in_the_log(config, folders, encoder, cap
     cfg, paths = config(), list_labelled(folders[0]).paths
     pooled = PooledEncoder(encoder, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     monkeypatch.setattr(module, "BATCH_SIZE", 4)
-    with caplog.at_level(logging.INFO, "pretrain.readout.progress"):
+    with caplog.at_level(logging.INFO, "pretrain.engine.progress"):
         pooled_features(pooled, paths, cfg)
         assert not caplog.messages  # it takes less than a few seconds
         clock = iter(range(0, 600, 6))  # seconds: 6 a batch
