@@ -21,7 +21,7 @@ EXAMPLE = """examples:
       MODEL.LIGHT_HEAD.FEATURES output/features OUTPUT_DIR output/light
   DETECTRON2_DATASETS=/data python tools/light_head.py --config-file configs/evaluate/light_coco.yaml \\
       MODEL.WEIGHTS output/loco.pkl OUTPUT_DIR output/light_coco
-The box AP ranks encoders; it is no Mask R-CNN's. Keys: MODEL.LIGHT_HEAD in loco_det/config.py, and docs/light_head.md."""
+The box AP ranks encoders; it is no Mask R-CNN's. Keys: MODEL.LIGHT_HEAD in loco_det/config.py."""
 
 
 def main(argv: list[str] | None = None) -> None:

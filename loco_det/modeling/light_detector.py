@@ -19,7 +19,8 @@ from torch import nn
 from .packed import unpack
 
 NAME = "LightDetector"  # MODEL.META_ARCHITECTURE
-NORM = "GN"  # no running statistics, and the same for features of any scale
+LATERAL_NORM = "BN"  # features of any scale are alike behind it
+NORM = "GN"  # of the towers, where BN would need statistics of its own for each stage
 CONVS = 2  # of either tower, 3x3
 
 
@@ -35,7 +36,7 @@ class LightHead(nn.Module):
         """
         super().__init__()
         self.laterals = nn.ModuleList(
-            Conv2d(stage.channels, width, 1, bias=False, norm=get_norm(NORM, width)) for stage in stages
+            Conv2d(stage.channels, width, 1, bias=False, norm=get_norm(LATERAL_NORM, width)) for stage in stages
         )
         levels = [ShapeSpec(channels=width, stride=stage.stride) for stage in stages]
         self.towers = FCOSHead(input_shape=levels, num_classes=classes, conv_dims=[width] * CONVS, norm=NORM)
