@@ -114,7 +114,8 @@ class LightDetector(FCOS):
         predictions = self.head(features)
         if self.training:
             objects = [record["instances"].to(self.device) for record in batched_inputs]
-            return self.forward_training(None, features, predictions, objects)
+            with torch.jit.optimized_execution(False):  # it would round otherwise after the first steps than in them
+                return self.forward_training(None, features, predictions, objects)
         sizes = [tuple(record.get("image_size") or record["image"].shape[1:]) for record in batched_inputs]
         found = self.forward_inference(_Sizes(sizes), features, predictions)
         return [

@@ -124,14 +124,16 @@ def test_the_key_has_all_that_makes_the_features(model, tmp_path, option):
     assert key_of(config(tmp_path), model) != key_of(config(tmp_path, *option), model)
 
 
-@pytest.mark.parametrize("options", [("MODEL.RESNETS.STRIDE_IN_1X1", True, "MODEL.RESNETS.DEPTH", 50,
-                                      "MODEL.RESNETS.RES2_OUT_CHANNELS", 256), ("MODEL.LIGHT_HEAD.FINEST_STRIDE", 4)])  # fmt: skip
-def test_the_key_has_strides_and_stages(tmp_path, options):
+@pytest.mark.parametrize(("key", "values", "more"), [
+    ("MODEL.LIGHT_HEAD.FINEST_STRIDE", (4, 8), ()),
+    ("MODEL.RESNETS.STRIDE_IN_1X1", (True, False), ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)),
+])  # fmt: skip
+def test_the_key_has_strides_and_stages(tmp_path, key, values, more):
     """Which no weight tells."""
     keys = set()
-    for given in (options, (*options[:1], not options[1] if options[1] is True else 8, *options[2:])):
+    for value in values:
         torch.manual_seed(0)
-        cfg = config(tmp_path, *given)
+        cfg = config(tmp_path, key, value, *more)
         keys.add(key_of(cfg, Trainer.build_model(cfg)))
     assert len(keys) == 2
 
