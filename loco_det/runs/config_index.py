@@ -118,8 +118,8 @@ def index() -> str:
         others = [path for path in files if not rows[path] and path.relative_to(CONFIGS).parts[0] == task]
         parts += ["### Without a published figure\n", _table(("file", "what it is"), map(_described, others))]
     for folder, (title, text) in OTHERS.items():
-        found = [path for path in files if path.relative_to(CONFIGS).parts[0] == folder]
-        parts += [f"## {title}\n", f"{text}\n", _table(("file", "what it is"), map(_described, found))]
+        those = [path for path in files if path.relative_to(CONFIGS).parts[0] == folder]
+        parts += [f"## {title}\n", f"{text}\n", _table(("file", "what it is"), map(_described, those))]
     return "\n".join(parts)
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.engine import progress
 from pretrain.readout import features as module
-from pretrain.readout import progress
 from pretrain.readout.features import PooledEncoder, cached_features, pooled_features
 from pretrain.readout.labelled import central_crop, list_labelled
 
