@@ -37,6 +37,15 @@ def add_loco_config(cfg: CN) -> None:
     cfg.MODEL.FAST_FROZEN.ENABLED = True
     cfg.MODEL.FAST_FROZEN.COMPILE = False
 
+    # The detector of tools/light_head.py (loco_det/modeling/light_detector.py), a head on stored features of a frozen
+    # backbone
+    cfg.MODEL.LIGHT_HEAD = CN()
+    cfg.MODEL.LIGHT_HEAD.FINEST_STRIDE = 8  # it reads the stages of this stride, and all coarser ones
+    cfg.MODEL.LIGHT_HEAD.WIDTH = 64  # channels of its convolutions
+    cfg.MODEL.LIGHT_HEAD.FEATURES = ""  # folder of the features, for all runs on a backbone; "": OUTPUT_DIR/features
+    cfg.MODEL.LIGHT_HEAD.TRAIN_IMAGES = 0  # the most that are used of a data set, drawn by hash; 0: all
+    cfg.MODEL.LIGHT_HEAD.TEST_IMAGES = 0
+
     # Custom data in COCO format. With TRAIN_JSON or TEST_JSON, DATASETS.TRAIN and TEST become <NAME>_train and
     # <NAME>_test, and the number of classes is taken from the file
     cfg.DATASETS.CUSTOM = CN()

@@ -22,11 +22,12 @@ from .mapper import ImageMapper
 Item = tuple[tuple[int, ...], int]  # the seeds of an image's random transforms, and its index
 
 
-def build_train_loader(cfg: CfgNode) -> Loader:
+def build_train_loader(cfg: CfgNode, mapper: ImageMapper | None = None) -> Loader:
     """Detectron2's training loader (TrainingSampler, batches grouped by aspect ratio) that can start at any iteration.
 
     Args:
         cfg: a Detectron2 config whose SEED is not negative.
+        mapper: of dataset dicts; None: :class:`ImageMapper`.
 
     Returns:
         An endless loader of lists of mapped dataset dicts; its ``batch_sampler`` is :class:`Batches`.
@@ -43,7 +44,7 @@ def build_train_loader(cfg: CfgNode) -> Loader:
         wide = [True] * len(wide)
     batches = Batches(wide, cfg.SOLVER.IMS_PER_BATCH // world, cfg.SEED, comm.get_rank(), world)
     batches.records = records
-    data = MapDataset(DatasetFromList(records, copy=False), ImageMapper(cfg, is_train=True))
+    data = MapDataset(DatasetFromList(records, copy=False), mapper or ImageMapper(cfg, is_train=True))
     return Loader(
         SeededItems(data),
         batch_sampler=batches,

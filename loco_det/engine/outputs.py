@@ -35,6 +35,7 @@ from ..data.mapper import ImageMapper
 from ..evaluation.analysis import analyze
 from ..evaluation.inference import without_pasting
 from ..evaluation.voc import ground_truth_path
+from ..modeling import light_detector
 from ..runs.folder import is_finished, read_run
 from ..runs.published import published_row
 from .checkpoint import local_weights
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 PREDICTIONS = os.path.join("inference", "coco_instances_results.json")  # of Detectron2's COCO evaluator
 CITYSCAPES_IMAGES = 2975  # of the fine training set
+DETECTORS = {"GeneralizedRCNN": "Mask R-CNN", light_detector.NAME: "light head"}  # MODEL.META_ARCHITECTURE -> its name
 COCO_1X = 90000 * 16  # images that Detectron2's 1x schedule of COCO sees
 
 
@@ -79,7 +81,7 @@ def finish(
     if not cfg.DATASETS.TEST and not problems:
         return
     if problems and not any(results.values()) and is_finished(folder):
-        raise UnfinishedRun(_what_is_missing(folder, problems, resume, cfg.MODEL.ENCODER))
+        raise UnfinishedRun(_what_is_missing(cfg, problems, resume))
     content = DetectionResults()
     with recorded(problems, "description of the run"):
         content = describe(cfg, model, state)
@@ -93,7 +95,7 @@ def finish(
     if len(problems) > written:
         _write_results(folder, content, problems)
     if problems:
-        raise UnfinishedRun(_what_is_missing(folder, problems, resume, cfg.MODEL.ENCODER))
+        raise UnfinishedRun(_what_is_missing(cfg, problems, resume))
     logger.info(f"results in {folder / 'results.json'}, pictures in {folder / 'pictures'}")
 
 
@@ -102,10 +104,12 @@ def _write_results(folder: Path, content: DetectionResults, problems: list[str])
         dataclasses.replace(content, problems=problems).write(folder / "results.json")
 
 
-def _what_is_missing(folder, problems, resume, encoder):
+def _what_is_missing(cfg, problems, resume):
     """The problems in a line, and the command that goes on."""
+    tool, encoder = "light_head" if _is_light(cfg) else "train_net", cfg.MODEL.ENCODER
     processes = ["--num-gpus", str(comm.get_world_size())] if comm.get_world_size() > 1 else []
-    command = ["python", "tools/train_net.py", "--config-file", str(folder / "config.yaml"), *processes, "--eval-only"]
+    config = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    command = ["python", f"tools/{tool}.py", "--config-file", config, *processes, "--eval-only"]
     command += ["--resume"] if resume else []
     command += ["MODEL.ENCODER", encoder] if is_own_code(encoder) else []
     return f"{'; '.join(problems)}. With that mended, this goes on: {shlex.join(command)}"
@@ -118,7 +122,9 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
     backbone: Any = getattr(model.backbone, "bottom_up", model.backbone)
     frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
     origin = _origin(weights)
-    heads = (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
+    heads = [part.NORM or "none" for part in (cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)]
+    if _is_light(cfg):
+        heads = [light_detector.LATERAL_NORM, light_detector.NORM]
     published = published_row(
         parse_yaml(cfg.dump(), "the config"),
         weights=weights,
@@ -128,6 +134,7 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
         iteration=iteration,
     )
     return DetectionResults(
+        detector=DETECTORS.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.META_ARCHITECTURE),
         dataset=", ".join(cfg.DATASETS.TEST),
         train_dataset=", ".join(cfg.DATASETS.TRAIN),
         iteration=iteration,
@@ -142,13 +149,17 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         frozen=frozen,
         norm="FrozenBN" if frozen else cfg.MODEL.RESNETS.NORM,
-        heads_norm=", ".join(dict.fromkeys(part.NORM or "none" for part in heads)),
+        heads_norm=", ".join(dict.fromkeys(heads)),
         weights=weights,
         **origin,
         published=Published.from_json(published) if published else None,
         comparability=comparability_of(cfg, trained, iteration),
         **_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])),
     )
+
+
+def _is_light(cfg):
+    return cfg.MODEL.META_ARCHITECTURE == light_detector.NAME
 
 
 def peak_memory(device: str) -> int:

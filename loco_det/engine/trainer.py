@@ -30,7 +30,7 @@ from ..evaluation.build import build_evaluator
 from ..evaluation.cityscapes import CityscapesEvaluator
 from ..evaluation.coco import ReducedCOCOEvaluator
 from ..evaluation.inference import without_pasting
-from ..modeling import backbones, roi_heads  # noqa: F401, registers them
+from ..modeling import backbones, light_detector, roi_heads  # noqa: F401, registers them
 from ..modeling.box_head import use_fast_linear
 from ..modeling.frozen import speed_up
 from ..modeling.precision import train_in_bfloat16

@@ -10,6 +10,8 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from torch import nn
 
+from .light_detector import LightHead
+
 
 def train_in_bfloat16(model: nn.Module) -> None:
     """Let a detector compute its convolutions and matrix products in bfloat16 in training mode, in place.
@@ -19,12 +21,12 @@ def train_in_bfloat16(model: nn.Module) -> None:
     losses. Parameters and gradients are float32, too, so that no loss has to be scaled. Evaluation stays in float32.
 
     Args:
-        model: a GeneralizedRCNN of Detectron2 on the CPU.
+        model: a GeneralizedRCNN of Detectron2, or our LightDetector, on the CPU.
     """
     for module in model.modules():
         if isinstance(module, ROIPooler):
             module.register_forward_pre_hook(_float_inputs)
-        elif isinstance(module, StandardRPNHead | FastRCNNOutputLayers):
+        elif isinstance(module, StandardRPNHead | FastRCNNOutputLayers | LightHead):
             module.register_forward_hook(_float_outputs)
         elif isinstance(module, BaseMaskRCNNHead) and hasattr(module, "predictor"):
             module.predictor.register_forward_hook(_float_outputs)

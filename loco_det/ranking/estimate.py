@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pretrain.files.results import read_results
 
-from .data import NARROW
-from .recipes import Recipe
+from .data import KNOWN
+from .recipes import LIGHT, Recipe
 
 # Seconds for a million pixels of training, on two cores of an AMD EPYC and on a V100: narrow heads from the demo's
 # runs, full ones from benchmarks/detection_step.py; on the GPU Detectron2's MODEL_ZOO.md (R50-FPN, 0.261 s for two
@@ -20,6 +20,7 @@ SECONDS = {
 CHECKPOINT = {  # bytes; Detectron2 stores the weights, and the momentum of those that learn
     ("narrow", "frozen"): 61e6, ("narrow", "finetune"): 110e6, ("full", "frozen"): 270e6, ("full", "finetune"): 360e6
 }  # fmt: skip
+FULL = {*(config for config, _, _ in KNOWN.values()), *LIGHT.values()}  # configs with full-size heads and images
 CORES = 2  # of the CPU's figures
 
 
@@ -46,7 +47,7 @@ def training_bytes(recipe: Recipe, protocol: str) -> float:
 
 
 def _heads(recipe):
-    return "narrow" if recipe.config == NARROW or "small" in recipe.config else "full"
+    return "full" if recipe.config in FULL else "narrow"
 
 
 def measured_seconds(folders: Iterable[Path]) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from .data import NARROW, Data
+from .data import Data
 
 PROTOCOLS = ("frozen", "finetune", "probe", "knn")
 DETECTORS = PROTOCOLS[:2]
@@ -21,7 +21,9 @@ LEAST = {"paper": 2000, "short": 350}  # iterations on data of one's own
 EPOCHS = {"paper": 12.0, "short": 1.5}  # on data of one's own; 12.3 is COCO's 1x
 FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate: the grid
 HELD_OUT = 20  # percent of the training images, on which the rate is chosen
-LIGHT = {True: "evaluate/light_small.yaml", False: "evaluate/light.yaml"}  # configs of the budget "minutes"
+LIGHT = {"coco": "evaluate/light_coco.yaml", "voc": "evaluate/light_voc.yaml"}  # configs of the budget "minutes"
+LIGHT_SMALL = "evaluate/light_small.yaml"  # of one's own small images
+LIGHT_MEDIUM, MEDIUM = "evaluate/light_nuclei.yaml", 192  # of those whose shorter side is at least so many pixels
 
 
 @dataclass
@@ -48,8 +50,18 @@ class Recipe:
 
 
 def base_config(data: Data, budget: str) -> str:
-    """Shipped name of the config for some data and a budget."""
-    return LIGHT[data.config == NARROW] if budget == "minutes" else data.config
+    """Shipped name of the config for some data and a budget.
+
+    Raises:
+        ValueError: if the budget is not for these data.
+    """
+    if budget != "minutes":
+        return data.config
+    if data.side:
+        return LIGHT_MEDIUM if data.side >= MEDIUM else LIGHT_SMALL
+    if data.name == "cityscapes" and not data.custom:
+        raise ValueError("--budget minutes has boxes only, and Cityscapes is evaluated by masks: use --budget short")
+    return LIGHT["coco" if data.custom else data.name]
 
 
 def recipe(
@@ -74,9 +86,9 @@ def recipe(
     solver, height = cfg.SOLVER, data.side or max(cfg.INPUT.MIN_SIZE_TRAIN)
     keys: dict[str, Any] = {"MODEL": {"BACKBONE": {"FREEZE_AT": 5 if protocol == "frozen" else 0}}}
     keys |= {"DATASETS": {"CUSTOM": data.custom}} if data.custom else {}
-    if data.side and budget != "minutes":
+    if data.side:
         keys["INPUT"] = {"MIN_SIZE_TRAIN": [data.side], "MIN_SIZE_TEST": data.side}
-        if data.side >= 256:  # as in configs/detection/cpu_frozen
+        if data.side >= 256 and budget != "minutes":  # as in configs/detection/cpu_frozen
             keys["MODEL"]["ANCHOR_GENERATOR"] = {"SIZES": [[16], [32], [64], [128], [256]]}
     iterations = solver.MAX_ITER
     if budget != "minutes" and not scheduled:

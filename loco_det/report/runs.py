@@ -62,8 +62,11 @@ def _trained(run: Run) -> str | None:
 
 
 def _schedule(run: Run) -> str | None:
+    """How long it was trained, after the name of a detector that is no Mask R-CNN."""
     iterations, images = run.key("SOLVER.MAX_ITER"), run.key("SOLVER.IMS_PER_BATCH")
-    return run.detection.schedule or (f"{iterations} x {images} images" if iterations and images else None)
+    length = run.detection.schedule or (f"{iterations} x {images} images" if iterations and images else None)
+    other = run.detection.detector not in (None, "Mask R-CNN")
+    return f"{run.detection.detector}, {length}" if other and length else length
 
 
 def _network(run: Run, pretrained: dict[Path, Run]) -> dict[str, str | None]:

@@ -34,6 +34,10 @@ All figures are published ones; none was measured here. They are top-1 of a line
 mask AP, all in percent; VOC has boxes only. A row that is in two tables is one file.
 """
 TASKS = {"pretrain": "Pretraining", "detection": "Detection", "readout": "Readout"}
+OTHERS = {  # folder -> title, what its configs are for
+    "evaluate": ("Evaluation in minutes", "`tools/light_head.py` takes them: figures that rank encoders."),
+    "overlays": ("Overlays", "`--overlay NAME` merges one over a config."),
+}
 PAPERS = {
     "LoCo": "Xiong, Ren, Urtasun 2020, arXiv 2008.01342",
     "Barlow Twins": "Zbontar et al. 2021, arXiv 2103.03230",
@@ -113,9 +117,9 @@ def index() -> str:
             parts += [f"### {source}\n", _table(("row", "file", f"published {figure}"), cells)]
         others = [path for path in files if not rows[path] and path.relative_to(CONFIGS).parts[0] == task]
         parts += ["### Without a published figure\n", _table(("file", "what it is"), map(_described, others))]
-    overlays = [path for path in files if path.relative_to(CONFIGS).parts[0] == "overlays"]
-    parts += ["## Overlays\n", "`--overlay NAME` merges one over a config.\n"]
-    parts.append(_table(("file", "what it is"), map(_described, overlays)))
+    for folder, (title, text) in OTHERS.items():
+        those = [path for path in files if path.relative_to(CONFIGS).parts[0] == folder]
+        parts += [f"## {title}\n", f"{text}\n", _table(("file", "what it is"), map(_described, those))]
     return "\n".join(parts)
 
 

@@ -13,11 +13,11 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from ..engine.progress import with_progress
 from ..files.atomic import write_whole
 from ..files.safe_load import read_own
 from ..processes.loader import Loader
 from .labelled import CentralCrops, collate_readable
-from .progress import with_progress
 
 logger = logging.getLogger(__name__)
 FORMAT = "loco-det features"

@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": Command("convert_to_d2", "turn a pretraining checkpoint into verified weights for Detectron2"),
     "convert-back": Command("convert_from_d2", "turn the backbone of a Detectron2 run into a torchvision state dict"),
     "train": Command("train_net", "train and evaluate Mask R-CNN, frozen or fine-tuned"),
+    "light-head": Command("light_head", "rank frozen encoders in minutes by a light detection head"),
     "probe": Command("linear_probe", "train linear classifiers on every stage of an encoder"),
     "knn": Command("knn", "classify by nearest neighbours on every stage of an encoder"),
     "evaluate": Command("evaluate", "rank checkpoints for detection: frozen, fine-tuned, with controls and seeds"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...ranking.settings import Candidate, Settings
     from ...ranking.steps import Plan
 
+FEATURES = "features"  # folder of the light head's stored features
 USUAL = {"model_final", "model", "checkpoint", "backbone", "last", "best", "pytorch_model", "final", "latest"}
 
 
@@ -96,6 +97,8 @@ def make_plan(args: argparse.Namespace, rows: list[Candidate]) -> Plan:
     for name in settings.protocols:
         if name in DETECTORS and name not in recipes:
             recipes[name] = recipe(cfg, data, args.budget, name, settings.rates[name], scheduled)
+    if args.budget == "minutes":  # shared by all seeds and rates of a backbone
+        recipes["frozen"].keys["MODEL"]["LIGHT_HEAD"] = {"FEATURES": str(args.output / FEATURES)}
     if not args.no_control:
         add_controls(settings, args)
     cores = max(usable_cores() // args.jobs, 1)

@@ -1,4 +1,4 @@
-"""results.json of tools/train_net.py."""
+"""results.json of tools/train_net.py and tools/light_head.py."""
 
 import math
 from dataclasses import dataclass
@@ -71,6 +71,9 @@ class DetectionResults(Results):
         "task (`bbox`, `segm`; of Pascal VOC `bbox`, its own AP, and `bbox_coco`, COCO's) -> metric (`AP`, `AP50`, "
         "`AP75`, `APs`, `APm`, `APl`, `AP-<class>`) -> percent; with several test sets: data set -> task -> metric -> "
         "percent",
+    )
+    detector: str | None = known(
+        text, '"Mask R-CNN"; "light head", whose AP only ranks encoders; or another MODEL.META_ARCHITECTURE'
     )
     dataset: str | None = known(text, "DATASETS.TEST, joined by commas")
     train_dataset: str | None = known(text, "DATASETS.TRAIN, joined by commas")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.engine import progress
 from pretrain.readout import features as module
-from pretrain.readout import progress
 from pretrain.readout.features import PooledEncoder, cached_features, pooled_features
 from pretrain.readout.labelled import central_crop, list_labelled
 
@@ -223,7 +223,7 @@ def test_progress_without_a_terminal_is_in_the_log(config, folders, encoder, cap
     cfg, paths = config(), list_labelled(folders[0]).paths
     pooled = PooledEncoder(encoder, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     monkeypatch.setattr(module, "BATCH_SIZE", 4)
-    with caplog.at_level(logging.INFO, "pretrain.readout.progress"):
+    with caplog.at_level(logging.INFO, "pretrain.engine.progress"):
         pooled_features(pooled, paths, cfg)
         assert not caplog.messages  # it takes less than a few seconds
         clock = iter(range(0, 600, 6))  # seconds: 6 a batch
