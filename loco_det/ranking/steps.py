@@ -12,7 +12,7 @@ from .recipes import DETECTORS, HELD_OUT, Recipe
 from .settings import Candidate, Settings
 
 CHOSEN = "CHOSEN"  # stands for a learning rate that is not known yet
-BN_BATCHES = 50  # of the control's calibration: its statistics are exponential averages of about the last 20
+BN_BATCHES = 100  # of the control's calibration, the least that pretrain.py does without units
 
 
 @dataclass(eq=False)
