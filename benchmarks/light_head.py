@@ -43,8 +43,9 @@ def add_arguments(parser):
                         help="NAME TRAIN.json IMAGES TEST.json IMAGES [KEY VALUE ...]; may be repeated")  # fmt: skip
     parser.add_argument("--runs", type=Path, help="folder of the runs (default: a temporary one)")
     parser.add_argument("--full-runs", type=Path, nargs="+", default=[], metavar="FOLDER", help="of finished runs")
-    parser.add_argument("--full-config", default="configs/demo_coco_loco_frozen.yaml")
-    parser.add_argument("--light-config", default="configs/evaluate/light_small.yaml")
+    configs = "of all data sets, or one for each"
+    parser.add_argument("--full-config", nargs="+", default=["configs/demo_coco_loco_frozen.yaml"], help=configs)
+    parser.add_argument("--light-config", nargs="+", default=["configs/evaluate/light_small.yaml"], help=configs)
     parser.add_argument("--full-seeds", type=int, default=1)
     parser.add_argument("--light-seeds", type=int, default=3)
 
@@ -125,7 +126,7 @@ def correlation(rows):
     return {name: float(value.statistic) for name, value in found.items()}
 
 
-def calibrate(args, backbones, data, folder):
+def calibrate(args, backbones, data, folder, configs):
     """Runs of all backbones on one data set, and what comes out of them."""
     from pretrain.files.atomic import sha256_of
 
@@ -134,8 +135,8 @@ def calibrate(args, backbones, data, folder):
         place = folder / data[0] / name.replace("/", "_")
         weights = weights if weights == "random" else Path(weights).resolve()
         row = {"full": [] if weights == "random" else known.get(sha256_of(weights), []), "light": []}
-        plans = [("full", args.full_config, 0 if row["full"] else args.full_seeds),
-                 ("light", args.light_config, args.light_seeds)]  # fmt: skip
+        plans = [("full", configs[0], 0 if row["full"] else args.full_seeds),
+                 ("light", configs[1], args.light_seeds)]  # fmt: skip
         for kind, config, seeds in plans:
             for seed in range(seeds):
                 run = place / kind / f"seed{seed}"
@@ -158,9 +159,19 @@ def measure(args):
         folder = (args.runs or Path(temporary)).resolve()
         args.runs, args.full_runs = args.runs and str(args.runs), [path.resolve() for path in args.full_runs]
         sets = args.data or [scenes(folder)]
-        found = {data[0]: calibrate(args, backbones, data, folder) for data in sets}
+        configs = [of_each(words, len(sets)) for words in (args.full_config, args.light_config)]
+        found = {
+            data[0]: calibrate(args, backbones, data, folder, pair) for data, *pair in zip(sets, *configs, strict=True)
+        }
         args.full_runs = [str(path) for path in args.full_runs]
         return found
+
+
+def of_each(configs, count):
+    """The config of each data set."""
+    if len(configs) not in (1, count):
+        raise ValueError(f"{len(configs)} configs, but {count} data sets: name one, or one for each")
+    return configs * (count if len(configs) == 1 else 1)
 
 
 def scenes(folder):

@@ -87,7 +87,7 @@ def test_the_control_is_calibrated_on_the_training_images(plan, tmp_path):
     pairs = dict(zip(words[::2], words[1::2], strict=True))
     assert pairs["DATASETS.TRAIN"] == "images" and pairs["SEED"] == "1" and pairs["MODEL.ENCODER"] == "resnet18"
     assert pairs["INPUT.CROP_SIZE"] == "64" and float(pairs["SOLVER.EPOCHS"]) * (200 // 64) == pytest.approx(
-        50, abs=0.01
+        100, abs=0.01
     )
 
 
