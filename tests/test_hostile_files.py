@@ -30,6 +30,7 @@ from pretrain.learning.build import build_learner
 KINDS = ("pickle", "yaml", "encoder", "unsafe", "paths", "markup")  # unsafe: a config that switches protection off
 ESCAPE = "\x1b]0;owned\x07"  # sets the title of a terminal
 NAME = f"{ESCAPE}<script>alert(1)</script>\n| x | $a_{{$"  # of a class
+LIGHT = "configs/evaluate/light_small.yaml"
 NO_TOOLS = {"install_detectron2.py"}  # of a pinned archive
 
 TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
@@ -124,6 +125,10 @@ class Files:
         data = self.data(json or self.good / "demo/coco/annotations/instances_train.json")
         keys = [*TINY, "MODEL.WEIGHTS", weights, *data, "OUTPUT_DIR", self.out(), *options]
         return [*flags, "--config-file", config, *keys]
+
+    def evaluation(self, checkpoint, *options, json=None):
+        json, images = json or self.good / "demo/coco/annotations/instances_train.json", self.good / "demo/coco/train"
+        return [checkpoint, "--data", json, images, json, images, "--no-control", "--output", self.out(), *options]
 
     def pretraining(self, *options, config="configs/pretrain/demo_loco.yaml", images=None, flags=()):
         keys = [*PRETRAIN, "DATASETS.TRAIN", images or self.good / "classes", "OUTPUT_DIR", self.out(), *options]
@@ -235,6 +240,14 @@ TABLE = {
         "markup": lambda f: [renamed(f), f.path("o.pkl")],
     },
     "demo.py": dict.fromkeys(KINDS, NO_FILES),
+    "evaluate.py": {  # a checkpoint that is refused is a row of the page
+        "pickle": lambda f: f.evaluation(f.pickled("a.pth")),
+        "yaml": lambda f: f.evaluation(f.good / "r18.pth", "--overlay", f.tagged()),
+        "encoder": lambda f: f.evaluation(f.checkpoint_calling("model_final.pth")),
+        "unsafe": "has no such key",
+        "paths": lambda f: f.evaluation(f.good / "r18.pth", json=f.coco(outside=1)),
+        "markup": lambda f: f.evaluation(f.pickled(f"x{ESCAPE}<script>alert(1)<script>.pth"), json=f.coco(name=NAME)),
+    },
     "knn.py": {
         "pickle": lambda f: f.readout("FEATURES.CACHE", f.pickled("cache.pth")),
         "yaml": lambda f: f.readout(config=f.tagged()),
@@ -243,6 +256,14 @@ TABLE = {
         "unsafe": lambda f: f.readout(config=f.calling(SOURCE={"UNSAFE_LOAD": True}), weights=f.pickled("a.pkl")),
         "paths": NO_NAMES,
         "markup": lambda f: f.readout("KNN.K", "[2]", images=f.classes()),
+    },
+    "light_head.py": {
+        "pickle": lambda f: f.detector(weights=f.pickled("a.pkl"), config=LIGHT, flags=["--eval-only"]),
+        "yaml": lambda f: f.detector(config=f.tagged()),
+        "encoder": lambda f: f.detector(config=f.calling(ENCODER="tempfile.mkdtemp")),
+        "unsafe": "has no such key",
+        "paths": lambda f: f.detector(json=f.coco(outside=1), config=LIGHT),
+        "markup": lambda f: f.detector("MODEL.LIGHT_HEAD.WIDTH", 32, json=f.coco(name=NAME), config=LIGHT),
     },
     "linear_probe.py": {
         "pickle": lambda f: f.readout("DATASETS.TEST", f.good / "classes/..", weights=f.pickled("a.pkl")),
@@ -368,12 +389,14 @@ def test_every_tool_has_its_row():
 CELLS = [(tool, kind) for tool, row in TABLE.items() for kind, cell in row.items() if callable(cell)]
 # Where the file is good but for what must not be obeyed, the tool does its work; everything else is refused
 WORKS = {(tool, kind) for kind in KINDS for tool in ("report.py", "runs.py")} | {("check_dataset.py", "markup"),
-         ("knn.py", "markup"), ("linear_probe.py", "markup"), ("model_card.py", "markup"), ("predict.py", "markup"),
+         ("knn.py", "markup"), ("light_head.py", "markup"), ("linear_probe.py", "markup"), ("model_card.py", "markup"),
+         ("predict.py", "markup"),
          ("pretrain.py", "markup"), ("train_net.py", "markup")}  # fmt: skip
 FINDINGS = {("check_dataset.py", "paths"): 1, ("convert_to_d2.py", "pickle"): 1, ("convert_to_d2.py", "yaml"): 1,
             ("convert_to_d2.py", "encoder"): 1, ("convert_from_d2.py", "pickle"): 1, ("convert_from_d2.py", "yaml"): 1,
             ("convert_from_d2.py", "encoder"): 1, ("convert_from_d2.py", "markup"): 1,
-            ("convert_to_d2.py", "markup"): 1}  # fmt: skip
+            ("convert_to_d2.py", "markup"): 1, ("evaluate.py", "pickle"): 1, ("evaluate.py", "encoder"): 1,
+            ("evaluate.py", "markup"): 1}  # fmt: skip
 
 
 @pytest.mark.parametrize(("tool", "kind"), CELLS)

@@ -9,6 +9,7 @@ is not run again; one that was interrupted goes on from its last checkpoint. OUT
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -145,6 +146,7 @@ def run_steps(plan: Plan, args: argparse.Namespace) -> int:
 
     from ..ranking.page import write_ranking
     from ..ranking.scheduler import run_all
+    from .common.evaluation import FEATURES
     from .common.invocation import child_command
     from .common.steps import Runner
 
@@ -179,6 +181,8 @@ def run_steps(plan: Plan, args: argparse.Namespace) -> int:
     settings.write(plan.folder)
     lines = [child_command(step.tool, *step.words())[1] for step in steps if step.is_done]
     write_whole(plan.folder / "commands.txt", "\n".join(lines) + "\n")
+    if not problems and (plan.folder / FEATURES).is_dir():
+        shutil.rmtree(plan.folder / FEATURES)  # gigabytes that only an unfinished run reads
     page, text = write_ranking(plan.folder)
     print(f"\n{text}\n\npage: {for_terminal(page.resolve())}", flush=True)
     for step, line in problems.items():

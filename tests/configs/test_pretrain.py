@@ -163,7 +163,12 @@ ROWS = {  # published top-1, and in what the row differs from LoCo
         {**BARLOW, **end_to_end(), "LOSS.SCALE": 1.0, "SOLVER.BIAS_LR_FACTOR": 0.024, "SOLVER.EPOCHS": 1000},
     ),
 }  # fmt: skip
-OTHERS = {"demo_loco": loco(), "demo_loco_long": loco(), "demo_random": {"MODEL.UNITS": []}}  # not from a paper
+OTHERS = {
+    "demo_loco": loco(),
+    "demo_loco_long": loco(),
+    "demo_random": {"MODEL.UNITS": []},
+    "random": {"MODEL.UNITS": []},
+}  # not from a paper
 OTHERS["imagenet/resnet50_random"] = OTHERS["demo_random"]
 OTHERS["cpu/resnet18_loco"] = OTHERS["demo_loco"]
 

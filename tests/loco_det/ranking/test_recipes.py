@@ -64,6 +64,30 @@ def test_the_users_own_rates_and_schedule():
     assert found.rates == [0.1, 0.3] and "SOLVER" not in found.keys and found.iterations == 350
 
 
+@pytest.mark.parametrize(
+    ("data", "config"),
+    [
+        (own(200, side=128), "evaluate/light_small.yaml"),
+        (own(200, side=256), "evaluate/light_nuclei.yaml"),
+        (own(200), "evaluate/light_coco.yaml"),
+        (find_data(["coco"], Path()), "evaluate/light_coco.yaml"),
+        (find_data(["voc"], Path()), "evaluate/light_voc.yaml"),
+    ],
+)
+def test_the_light_heads_config_follows_the_data(data, config):
+    assert base_config(data, "minutes") == config
+    cfg = config_of(data, "minutes")
+    found = recipe(cfg, data, "minutes", "frozen")
+    assert cfg.MODEL.META_ARCHITECTURE == "LightDetector" and found.tool == "light_head.py"
+    assert found.iterations == cfg.SOLVER.MAX_ITER and "SOLVER" not in found.keys
+    assert ("INPUT" in found.keys) is (data.side is not None) and "ANCHOR_GENERATOR" not in found.keys["MODEL"]
+
+
+def test_cityscapes_has_no_boxes_to_evaluate_in_minutes():
+    with pytest.raises(ValueError, match="boxes only, and Cityscapes is evaluated by masks: use --budget short"):
+        base_config(find_data(["cityscapes"], Path()), "minutes")
+
+
 def test_minutes_are_for_frozen_backbones():
     data = own(200, side=128)
     with pytest.raises(ValueError, match="light head on cached features: leave out --protocol finetune"):
