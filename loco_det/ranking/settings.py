@@ -170,7 +170,7 @@ def join_before(settings: Settings, folder: Path) -> Settings:
             )
         if not row:
             kept.append(Candidate(**{key: known[key] for key in Candidate.__dataclass_fields__ if known.get(key)}))
-    settings.rows = [*kept, *settings.rows]
+    settings.rows = sorted([*kept, *settings.rows], key=lambda row: row.control)  # controls are last
     settings.protocols = [*dict.fromkeys([*(before.get("protocols") or []), *settings.protocols])]
     settings.rates = {**(before.get("rates") or {}), **settings.rates}
     settings.seeds = max(settings.seeds, before.get("seeds") or 0)

@@ -36,6 +36,11 @@ def test_a_new_folder(tmp_path):
 
 def test_rows_seeds_and_protocols_are_added(tmp_path):
     BASE.write(tmp_path)
+    with_control = other(rows=[Candidate("random_x", ["random"], control=True), *BASE.rows])
+    with_control.write(tmp_path)
+    joined = join_before(other(rows=[Candidate("b", ["b.pth"])]), tmp_path)
+    assert [row.name for row in joined.rows] == ["a", "b", "random_x"]
+    BASE.write(tmp_path)
     now = other(rows=[Candidate("b", ["b.pth"])], seeds=1, protocols=["finetune"], rates={"finetune": [0.3]})
     joined = join_before(now, tmp_path)
     assert [row.name for row in joined.rows] == ["a", "b"] and joined.seeds == 2
