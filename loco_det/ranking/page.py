@@ -236,7 +236,7 @@ def _curves(evaluation: Evaluation, rows: Sequence[Row]) -> Iterator[Picture]:
         word = protocol_word(evaluation, protocol)
         kinds = (
             (
-                "Total loss and mask loss by iteration",
+                "Losses by iteration",
                 joint_curves,
                 [run for run in runs if run.series("total_loss")[0]],
             ),

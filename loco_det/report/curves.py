@@ -103,7 +103,9 @@ def joint_curves(runs: Sequence[Run], dataset: str) -> bytes:
 
 
 def _joint(runs, panels, dataset, ylabel):
-    with _side_by_side(len(runs)) as (figure, axes):
+    known = [panel for panel in panels if any(run.series(panel[0])[0] for run in runs)]  # a light head has no masks
+    panels = known or panels[:1]
+    with _side_by_side(len(runs), len(panels)) as (figure, axes):
         for ax, (name, title) in zip(axes, panels, strict=True):
             for i, run in enumerate(runs):
                 _plot(ax, run, [name], [for_figure(run.name)], f"{title}, {for_figure(dataset)}", ylabel, first_color=i)
@@ -132,10 +134,10 @@ def pr_curves(runs: Sequence[Run], dataset: str) -> bytes:
 
 
 @contextmanager
-def _side_by_side(count):
-    """Figure and two axes, to be filled; below them a legend of ``count`` runs."""
+def _side_by_side(count, panels=2):
+    """Figure and its axes, to be filled; below them a legend of ``count`` runs."""
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 3.8 + 0.22 * math.ceil(count / 3)), layout="constrained")
-        axes = figure.subplots(1, 2)
+        axes = figure.subplots(1, panels, squeeze=False)[0]
         yield figure, axes
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

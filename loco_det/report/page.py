@@ -158,7 +158,7 @@ def _by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 # What has to be there for a curve, what is drawn, in words, and of how many runs at least
-LOSSES = ((lambda run: run.series("total_loss")[0], joint_curves, "Total loss and mask loss by iteration", 2),)
+LOSSES = ((lambda run: run.series("total_loss")[0], joint_curves, "Losses by iteration", 2),)
 AP_CURVES = (
     (lambda run: len(run.series("bbox/AP")[0]) > 1, ap_curves, "Box and mask AP by iteration", 2),
     (lambda run: run.analysis, pr_curves, "Precision by recall", 1),

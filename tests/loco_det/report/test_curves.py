@@ -74,6 +74,15 @@ def test_joint_curves(detection, figures):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["frozen", "finetune"]
 
 
+def test_joint_curves_of_detectors_without_masks(detection, figures):
+    """A light head has boxes only: one panel, and no empty one."""
+    for folder in detection:
+        text = (folder / "metrics.json").read_text().replace("loss_mask", "loss_centerness")
+        (folder / "metrics.json").write_text(text)
+    (axes,) = curves.joint_curves([read_run(folder) for folder in detection], "demo_val").axes
+    assert axes.get_title(loc="left").startswith("Total loss") and set(lines(axes)) == {"frozen", "finetune"}
+
+
 def test_ap_over_iterations_of_several_runs(detection, figures):
     box, mask = curves.ap_curves([read_run(folder) for folder in detection], "demo_val").axes
     assert lines(box)["frozen"] == [[30, 1.0], [301, 12.34]] and lines(box)["finetune"] == []

@@ -197,8 +197,8 @@ def test_analyses_are_compared(tmp_path, detection):
     page = Page(write_report(find_runs(detection), tmp_path / "report.html", tmp_path / "report.md"))
     curves = [f"Precision by recall on demo_val of {name}" for name in ("frozen", "finetune")]
     assert [alt for alt in page.images() if alt.startswith("Precision")] == curves
-    assert [alt for alt in page.images() if alt.startswith("Total")] == [
-        "Total loss and mask loss by iteration on demo_val of frozen, finetune"
+    assert [alt for alt in page.images() if alt.startswith("Losses by")] == [
+        "Losses by iteration on demo_val of frozen, finetune"
     ]
     note = "Runs of groups 1 and 2 cannot be compared with each other: iterations – / 700."
     assert note in page.text and note in (tmp_path / "report.md").read_text().replace("\\", "")
