@@ -13,16 +13,28 @@ if TYPE_CHECKING:
     from .convert import convert_back as convert_from_d2
     from .convert import load_encoder
     from .convert.loading import load_backbone
+    from .ranking.comparisons import rank
+    from .ranking.evaluation import read_evaluation
 
     __version__: str
 
-__all__ = ["add_loco_config", "convert_from_d2", "convert_to_d2", "load_backbone", "load_encoder"]
+__all__ = [
+    "add_loco_config",
+    "convert_from_d2",
+    "convert_to_d2",
+    "load_backbone",
+    "load_encoder",
+    "rank",
+    "read_evaluation",
+]
 _PLACES = {  # a package is called convert: the functions are public under the names of their commands
     "add_loco_config": ("config", "add_loco_config"),
     "convert_from_d2": ("convert.conversion", "convert_back"),
     "convert_to_d2": ("convert.conversion", "convert"),
     "load_backbone": ("convert.loading", "load_backbone"),
     "load_encoder": ("convert.encoder", "load_encoder"),
+    "rank": ("ranking.comparisons", "rank"),
+    "read_evaluation": ("ranking.evaluation", "read_evaluation"),
 }
 
 

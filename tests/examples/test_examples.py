@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+from made_up_evaluation import evaluation_folder  # noqa: F401
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
@@ -39,6 +40,12 @@ def test_own_method():
     history = load("own_method").main(steps=2)
     assert [list(losses) for losses in history] == [["res2", "res3", "res4", "res5"]] * 2
     assert all(math.isfinite(loss) for losses in history for loss in losses.values())
+
+
+def test_rank_checkpoints(evaluation_folder):  # noqa: F811
+    rows = load("rank_checkpoints").main([str(evaluation_folder)])
+    assert list(rows) == ["loco", "simclr", "random_resnet18"] and rows["loco"][0] == 7.0
+    assert rows["loco"][1].startswith("loco is above chance") and rows["random_resnet18"][1] == "the control"
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
