@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     lock_folder(args.output)
     identify(plan.settings, args)
     plan.settings.write(args.output)
+    if plan.settings.seeds > args.seeds:
+        print(f"all rows have {plan.settings.seeds} seeds: an earlier call asked for them", flush=True)
     write_recipes(plan)
     link_images(plan)
     return run_steps(plan, args)
