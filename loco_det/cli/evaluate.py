@@ -9,6 +9,7 @@ is not run again; one that was interrupted goes on from its last checkpoint. OUT
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import signal
 import sys
@@ -80,10 +81,12 @@ def run(args: argparse.Namespace) -> int:
     """
     from pretrain.files.lock import lock_folder
 
-    from .common.evaluation import identify, make_plan, named_rows, write_recipes
+    from .common.evaluation import identify, link_images, make_plan, named_rows, write_recipes
 
     check(args)
     rows = named_rows(args.checkpoints, args.seeds)
+    if args.output.is_dir() and not args.plan:
+        lock_folder(args.output)  # before its settings are read, which another evaluation may be about to write
     plan = make_plan(args, rows)
     if args.plan:
         show(plan, args.jobs)
@@ -91,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
     lock_folder(args.output)
     identify(plan.settings, args)
     plan.settings.write(args.output)
+    if plan.settings.seeds > args.seeds:
+        print(f"all rows have {plan.settings.seeds} seeds: an earlier call asked for them", flush=True)
     write_recipes(plan)
+    link_images(plan)
     return run_steps(plan, args)
 
 
@@ -107,11 +113,11 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--budget minutes trains a light head on cached features: leave out --protocol finetune")
     if args.lrs != ["auto"]:
         try:
-            args.lrs = [float(rate) for rate in args.lrs]
+            args.lrs = [float(f"{float(rate):g}") for rate in args.lrs]  # as folders are called, and configs have it
         except ValueError:
             raise ValueError(f"--lrs takes auto, or numbers: {' '.join(args.lrs)}") from None
-        if min(args.lrs) <= 0:
-            raise ValueError(f"--lrs must be above 0: {' '.join(map(str, args.lrs))}")
+        if not all(0 < rate < math.inf for rate in args.lrs):
+            raise ValueError(f"--lrs must be above 0, and finite: {' '.join(map(str, args.lrs))}")
     if args.protocol is None:
         args.protocol = ["frozen"] + ["finetune"] * (args.budget != "minutes")
         args.protocol += ["probe", "knn"] if args.labelled else []
@@ -128,7 +134,10 @@ def show(plan: Plan, jobs: int) -> None:
     for number, step in enumerate(steps, 1):
         about = "done" if step.is_done else f"{duration(step.seconds) if step.seconds else 'time not known'}"
         about += f", {step.size / 1e6:.0f} MB" if step.size and not step.is_done else ""
-        _, line = child_command(step.tool, *step.words())
+        try:
+            _, line = child_command(step.tool, *step.words())
+        except ValueError as error:  # no rate can be chosen
+            line = f"not run: {error}"
         print(f"[{number}/{len(steps)}] {for_terminal(step.title)} ({about})\n    {for_terminal(line)}")
     seconds, size = total(steps, jobs)
     where = "this machine's cores" if plan.device == "cpu" else plan.device
@@ -148,7 +157,7 @@ def run_steps(plan: Plan, args: argparse.Namespace) -> int:
     from ..ranking.scheduler import run_all
     from .common.evaluation import FEATURES
     from .common.invocation import child_command
-    from .common.steps import Runner
+    from .common.steps import Runner, prune
 
     steps, settings = plan.steps(), plan.settings
     gpus = args.num_gpus if torch.cuda.is_available() and args.jobs * args.num_gpus > 1 else 0
@@ -161,6 +170,8 @@ def run_steps(plan: Plan, args: argparse.Namespace) -> int:
             row.problem = f"refused: {line}"
 
     done = [step for step in steps if step.is_done]
+    for step in done:
+        prune(step)  # a killed evaluation may not have come to it
     if done:
         print(f"{len(done)} of {len(steps)} steps are done already", flush=True)
     signals: list[int] = []

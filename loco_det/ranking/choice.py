@@ -49,7 +49,7 @@ def chosen_rate(folder: Path, rates: list[float]) -> float | None:
         None while runs of the grid are missing.
 
     Raises:
-        ValueError: if every rate's loss exploded, or a results.json is damaged.
+        ValueError: if no rate has an AP, or a results.json is damaged.
     """
     if len(rates) == 1:
         return rates[0]
@@ -59,5 +59,10 @@ def chosen_rate(folder: Path, rates: list[float]) -> float | None:
     aps = {rate: ap for rate, ap in sorted(found.items()) if ap is not None}
     if not aps:
         grid = ", ".join(f"{rate:g}" for rate in rates)
-        raise ValueError(f"{folder}: the loss exploded at every learning rate of {grid}: give lower ones, --lrs")
+        if all((folder / folder_of(rate) / FAILED).exists() for rate in rates):
+            raise ValueError(f"{folder}: the loss exploded at every learning rate of {grid}: give lower ones, --lrs")
+        raise ValueError(
+            f"{folder}: no learning rate of {grid} has an AP on the held-out images, which may have no object: give a "
+            "single one, --lrs"
+        )
     return max(aps, key=lambda rate: aps[rate])

@@ -1,5 +1,6 @@
 """The data that checkpoints are evaluated on: a known name, or COCO files of the user's own."""
 
+import os
 import re
 import statistics
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from pretrain.files.atomic import sha256_of
+from pretrain.files.image_folders import list_images
 
 from ..data.coco_files import read_coco
 from ..data.datasets import quick_check
@@ -37,6 +39,7 @@ class Data:
         side: the images' shorter side that the recipe resizes to; None: the config's.
         record: what evaluation.yaml says of them.
         notes: what a reader of the figures has to know, a sentence each.
+        mixed: files of the training images, if their folder holds other images, too, such as those to test on.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Data:
     side: int | None = None
     record: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    mixed: list[Path] = field(default_factory=list)
 
 
 def find_data(words: Sequence[str], root: Path, masks: bool = True) -> Data:
@@ -92,6 +96,7 @@ def find_data(words: Sequence[str], root: Path, masks: bool = True) -> Data:
         min(max(round(side / 32) * 32, 96), 384) if side < SMALL else None,
         record,
         _missing(contents, classes["train"], words),
+        _if_mixed(words[1], contents["train"]),
     )
 
 
@@ -100,6 +105,12 @@ def _name(folder):
     name = folder.parent.name if folder.name == "annotations" else folder.name
     name = re.sub(r"\W+", "_", name) or "custom"
     return f"own_{name}" if f"{name}_train" in MetadataCatalog.list() else name
+
+
+def _if_mixed(folder, content):
+    """Files of the training images; none if their folder holds no others."""
+    files = {os.path.normpath(os.path.join(folder, image["file_name"])) for image in content["images"]}
+    return sorted(map(Path, files)) if {*map(os.path.normpath, list_images(folder))} - files else []
 
 
 def _missing(contents, classes, words):

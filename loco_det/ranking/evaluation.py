@@ -103,11 +103,11 @@ class Evaluation:
 
     @property
     def test_images(self) -> int | None:
-        """Number of test images, from the settings or else from an analysis; None: not known."""
-        if known := self.data.get("test_images"):
-            return known
+        """Number of test images, from an analysis, as they may be drawn from all; or else from the settings; None: not
+        known."""
         runs = (run for row in self.rows for protocol in self.detectors for run in row.runs(protocol))
-        return next((count for run in runs if whole(count := run.analysis.get("images"))), None)
+        found = next((count for run in runs if whole(count := run.analysis.get("images"))), None)
+        return found or self.data.get("test_images")
 
     def control_of(self, row: Row) -> Row | None:
         """The random control of a row: that of its architecture; None if there is none, or it is one itself."""

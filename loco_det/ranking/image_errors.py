@@ -31,7 +31,9 @@ class ImageErrors:
             task: "bbox" or "segm".
         """
         samples = [self._sample(tuple(run.folder for run in runs), task) for runs in (first, second)]
-        return difference(samples[0], samples[1]) if samples[0] and samples[1] else None
+        if not samples[0] or not samples[1] or samples[0].images != samples[1].images:
+            return None
+        return difference(samples[0], samples[1])
 
     def _sample(self, folders: tuple[Path, ...], task: str) -> Sampled | None:
         key = folders, task
@@ -44,11 +46,12 @@ class ImageErrors:
         return self.known[key]
 
     def _truth(self, folder: Path) -> Path | str | None:
-        """The test images' annotations: of the user's own data, as an evaluator wrote them, or of a registered set."""
+        """The test images' annotations: as an evaluator wrote them, which may be of some drawn from the test images; of
+        the user's own data; or of a registered set."""
+        if written := sorted((folder / PREDICTIONS).parent.glob("*_coco_format.json")):
+            return written[0]
         own = (self.evaluation.data.get("test") or {}).get("json")
         if isinstance(own, str):
             return own
-        if written := sorted((folder / PREDICTIONS).parent.glob("*_coco_format.json")):
-            return written[0]
         name = {"coco": "coco_2017_val"}.get(str(self.evaluation.data.get("name")))
         return MetadataCatalog.get(name).json_file if name else None

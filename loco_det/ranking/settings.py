@@ -16,6 +16,7 @@ from pretrain.files.yaml_files import parse_yaml
 from .recipes import PROTOCOLS
 
 FILE = "evaluation.yaml"
+OWN_FILES = (FILE, "commands.txt", "index.html", "results.csv", "results.json")
 VERSION = 1
 MOST_SEEDS = 1000
 _WORDS = maybe([text])
@@ -53,7 +54,7 @@ SCHEMA = {
         }
     ],
 }
-FIXED = ("data", "budget", "rates", "held_out", "options", "overlays", "labelled")
+FIXED = ("data", "budget", "held_out", "options", "overlays")
 
 
 @dataclass
@@ -144,14 +145,18 @@ def join_before(settings: Settings, folder: Path) -> Settings:
         folder: of the evaluation.
 
     Raises:
-        ValueError: if the folder holds an evaluation of other settings, or a row of the same name that is another
-            checkpoint.
+        ValueError: if the folder holds an evaluation of other settings, a row of the same name that is another
+            checkpoint, or files of something else; or if a row has neither one checkpoint nor one for each seed.
     """
     before = read_settings(folder)
     if before is None:
+        if other := [name for name in OWN_FILES[1:] if (folder / name).exists()]:
+            raise ValueError(f"{folder} has the {other[0]} of something else: choose another --output")
         return settings
     now = asdict(settings)
-    changed = [key for key in FIXED if key != "rates" and before.get(key) != now[key]]
+    changed = [key for key in FIXED if before.get(key) != now[key]]
+    labelled = before.get("labelled") or []
+    changed += ["labelled"] if labelled and settings.labelled not in ([], labelled) else []
     shared = set(before.get("rates") or {}) & set(settings.rates)
     changed += [f"rates of {name}" for name in sorted(shared) if before["rates"][name] != settings.rates[name]]
     if changed:
@@ -170,8 +175,17 @@ def join_before(settings: Settings, folder: Path) -> Settings:
             )
         if not row:
             kept.append(Candidate(**{key: known[key] for key in Candidate.__dataclass_fields__ if known.get(key)}))
+            if kept[-1].control:  # nobody names it, to try it again
+                kept[-1].problem = ""
     settings.rows = sorted([*kept, *settings.rows], key=lambda row: row.control)  # controls are last
     settings.protocols = [*dict.fromkeys([*(before.get("protocols") or []), *settings.protocols])]
     settings.rates = {**(before.get("rates") or {}), **settings.rates}
     settings.seeds = max(settings.seeds, before.get("seeds") or 0)
+    settings.labelled = settings.labelled or labelled
+    for row in settings.rows:
+        if len(row.checkpoints) not in (1, settings.seeds):
+            raise ValueError(
+                f"{folder} would have {settings.seeds} seeds in all rows, but {row.name} has {len(row.checkpoints)} "
+                "checkpoints: one, or one for each seed"
+            )
     return settings

@@ -12,6 +12,7 @@ from .recipes import DETECTORS, HELD_OUT, Recipe
 from .settings import Candidate, Settings
 
 CHOSEN = "CHOSEN"  # stands for a learning rate that is not known yet
+LINKS = "training_images"  # folder of links to them, where their own holds others, too
 BN_BATCHES = 100  # of the control's calibration, the least that pretrain.py does without units
 
 
@@ -114,7 +115,7 @@ class Plan:
         batch = min(64, images)
         pairs = {
             "MODEL.ENCODER": row.architecture,
-            "DATASETS.TRAIN": self.data.images,
+            "DATASETS.TRAIN": self.folder / LINKS if self.data.mixed else self.data.images,
             "INPUT.CROP_SIZE": self.data.side // 2 if self.data.side else 224,
             "SOLVER.IMS_PER_BATCH": batch,
             "SOLVER.EPOCHS": f"{BN_BATCHES / (images // batch):.6g}",

@@ -103,7 +103,9 @@ class Runner:
     def _environment(self, job):
         env = dict(os.environ)
         if self.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(str(job * self.gpus + i) for i in range(self.gpus))
+            known = [name for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+            places = range(job * self.gpus, (job + 1) * self.gpus)
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(known[place] if known else str(place) for place in places)
         if self.jobs > 1:
             env.setdefault("OMP_NUM_THREADS", str(max(usable_cores() // self.jobs, 1)))
         return env

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ import yaml
 from checkout import ROOT
 from child_processes import child_environment
 
-from loco_det.cli.common.evaluation import name_of, named_rows
+from loco_det.cli.common.evaluation import link_images, name_of, named_rows
 from loco_det.cli.evaluate import parser
 from loco_det.demo_scenes.writing import make_demo_data
+from loco_det.ranking.data import find_data
+from loco_det.ranking.settings import Candidate
 from pretrain.encoders import build_encoder
 
 NARROW = ("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 16,
@@ -59,6 +62,8 @@ def call(call_tool):
         ("hf://someone/resnet-50", "resnet-50"),
         ("moco_v2_800ep", "moco_v2_800ep"),
         ("a folder/über net.pkl", "über_net"),
+        ("..hidden.pth", "hidden"),
+        ("...pth", "checkpoint"),
     ],
 )
 def test_a_row_is_called_by_its_file(checkpoint, name):
@@ -82,6 +87,11 @@ def test_rows_may_be_named(tmp_path):
         (["nothing.pth"], "nothing.pth: no such file"),
         (["a=moco_v2_800ep,moco_v2_200ep"], "2 checkpoints, but --seeds 3: one, or one for each seed"),
         (["random_resnet50=moco_v2_800ep"], "names with random_ are of the controls"),
+        (["features=moco_v2_800ep"], "features is what the evaluation calls a file of its own: name the row"),
+        (["frozen.yaml=moco_v2_800ep"], "frozen.yaml is what the evaluation calls a file of its own"),
+        (["..=moco_v2_800ep"], "..=moco_v2_800ep: no such file"),
+        (["moco_v2_800ep", "--lrs", "nan"], "--lrs must be above 0, and finite: nan"),
+        (["moco_v2_800ep", "--opts", "MODEL.WEIGHTS", "a.pkl"], "--opts MODEL.WEIGHTS: the evaluation sets this key"),
         (["moco_v2_800ep", "--seeds", "0"], "--seeds is 0, but must be at least 1"),
         (["moco_v2_800ep", "--lrs", "fast"], "--lrs takes auto, or numbers: fast"),
         (["moco_v2_800ep", "--lrs", "0.1", "-0.2"], "--lrs must be above 0"),
@@ -94,11 +104,37 @@ def test_rows_may_be_named(tmp_path):
 def test_bad_input(call, capfd, tmp_path, monkeypatch, words, message):
     """One line, exit code 2, and no folder."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
-    assert call(*words, "--output", tmp_path / "out") == 2
+    assert call("--output", tmp_path / "out", *words) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and error.startswith("error: ")
     assert re.search(message, error), error
     assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_of_ones_own_data(call, capfd, tmp_path, scenes, checkpoint):
+    content = json.loads(scenes[0].read_text())
+    content["images"] = content["images"][:4]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in ids]
+    few = tmp_path / "few.json"
+    few.write_text(json.dumps(content))
+    words = [checkpoint, "--data", few, *scenes[1:], "--plan", "--output", tmp_path / "out"]
+    assert call(*words) == 2
+    assert "4 training images are too few to choose a learning rate on 20 % of them" in capfd.readouterr().err
+    assert call(*words, "--lrs", 0.1, "--protocol", "frozen") == 0
+    # the folder has six more images, on which the control must not be calibrated
+    assert f"DATASETS.TRAIN {tmp_path / 'out' / 'training_images'} " in capfd.readouterr().out
+
+
+def test_links_to_the_training_images(tmp_path, scenes):
+    data = find_data([*map(str, scenes)], tmp_path)
+    assert data.mixed == []
+    data.mixed = sorted(scenes[1].iterdir())[:2]
+    rows = [Candidate("random_resnet18", ["random"], True, "resnet18")]
+    plan = types.SimpleNamespace(folder=tmp_path, data=data, settings=types.SimpleNamespace(rows=rows))
+    link_images(plan)
+    assert [path.resolve() for path in sorted((tmp_path / "training_images").iterdir())] == data.mixed
+    assert os.listdir(tmp_path) == ["training_images"]
 
 
 def test_the_plan_runs_nothing(call, capfd, tmp_path, scenes, checkpoint):
@@ -163,6 +199,21 @@ def test_what_is_done_is_not_done_again(evaluated, run_tool, scenes, checkpoint)
     words[words.index(0.02)] = 0.03
     other = run_tool("evaluate.py", f"good={checkpoint}", *words, "--output", out, "--opts", *NARROW)
     assert other.returncode == 2 and "other settings (rates of frozen)" in other.stderr
+
+
+def test_a_checkpoint_that_was_replaced_is_refused(evaluated, run_tool, scenes, checkpoint):
+    """The figures that are there are not those of the file that now has its name."""
+    out, _ = evaluated
+    words = ["--data", *scenes, "--lrs", 0.01, 0.02, "--seeds", 1, "--protocol", "frozen", "--no-control"]
+    content, before = checkpoint.read_bytes(), (out / "evaluation.yaml").read_text()
+    torch.manual_seed(1)
+    torch.save(build_encoder("resnet18").state_dict(), checkpoint)
+    try:
+        done = run_tool("evaluate.py", f"good={checkpoint}", *words, "--output", out, "--opts", *NARROW)
+    finally:
+        checkpoint.write_bytes(content)
+    assert done.returncode == 2 and f"{checkpoint} has been replaced since {out / 'good'} was made of it" in done.stderr
+    assert (out / "evaluation.yaml").read_text() == before
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

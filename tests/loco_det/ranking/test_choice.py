@@ -42,3 +42,15 @@ def test_all_explode(tmp_path):
         write(tmp_path, rate, None)
     with pytest.raises(ValueError, match="exploded at every learning rate of 0.01, 0.02, 0.04: give lower ones, --lrs"):
         chosen_rate(tmp_path, RATES)
+
+
+def test_no_rate_has_an_ap(tmp_path):
+    """Held-out images without objects are not blamed on the learning rates."""
+    for rate in RATES:
+        (tmp_path / folder_of(rate)).mkdir()
+        results = DetectionResults(results={"bbox": {}}, dataset="held_out", problems=[])
+        results.write(tmp_path / folder_of(rate) / "results.json")
+    with pytest.raises(
+        ValueError, match="0.04 has an AP on the held-out images, which may have no object: give a single"
+    ):
+        chosen_rate(tmp_path, RATES)

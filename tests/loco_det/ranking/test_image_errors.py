@@ -61,3 +61,18 @@ def test_annotations_that_an_evaluator_has_written(predicted):
     assert ImageErrors(evaluation)(runs, runs, "bbox") is None
     truth.rename(runs[0].folder / "inference" / "voc_2007_test_coco_format.json")
     assert ImageErrors(evaluation)(runs, runs, "bbox").half == 0
+
+
+def test_images_drawn_from_the_test_images(predicted):
+    """A light head may be tested on some of them: those that it was not tested on are no misses."""
+    folder, truth = predicted
+    content = json.loads(truth.read_text())
+    for part, key in (("images", "id"), ("annotations", "image_id")):
+        content[part] = [one for one in content[part] if one[key] <= 7]
+    evaluation = read_evaluation(folder)
+    rows = [frozen(evaluation, name) for name in ("loco", "random_resnet18")]
+    drawn = [row[0].folder / "inference" / "streets_test_drawn7_coco_format.json" for row in rows]
+    drawn[0].write_text(json.dumps(content))
+    assert ImageErrors(evaluation)(*rows, "bbox") is None  # the other one's are 8
+    drawn[1].write_text(json.dumps(content))
+    assert ImageErrors(evaluation)(*rows, "bbox").images == 7

@@ -32,7 +32,7 @@ def test_every_key_either_counts_or_does_not():
      ("MODEL.BACKBONE.FREEZE_AT", 2), ("MODEL.ROI_HEADS.NUM_CLASSES", 3), ("MODEL.RPN.NMS_THRESH", 0.6),
      ("MODEL.ANCHOR_GENERATOR.SIZES", [[16]]), ("MODEL.META_ARCHITECTURE", "RetinaNet"), ("TEST.AUG.ENABLED", True),
      ("MODEL.BACKBONE.NAME", "build_resnet_backbone"), ("MODEL.FPN.IN_FEATURES", ["res5"]),
-     ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)],
+     ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False), ("MODEL.LIGHT_HEAD.WIDTH", 32)],
 )  # fmt: skip
 def test_other_settings_have_another_key(key, value):
     wanted, found = comparability(config(), FACTS), comparability(config([(key, value)]), FACTS)

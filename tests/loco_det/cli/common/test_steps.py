@@ -111,6 +111,9 @@ def test_each_job_has_its_share_of_the_machine(stand_in, monkeypatch, tmp_path):
     step = stand_in(shown, output=output)
     Runner([step], jobs=4, gpus=2).run(step, 1, 3)
     assert output.read_text() == "2 6,7\n"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-a,GPU-b")  # the user's own
+    Runner([step], jobs=2, gpus=2).run(step, 1, 1)
+    assert output.read_text() == "4 GPU-a,GPU-b\n"
     Runner([step]).run(step, 1, 0)
     assert output.read_text().startswith("None")
 
