@@ -167,7 +167,7 @@ def run_steps(plan: Plan, args: argparse.Namespace) -> int:
         problems[step] = line
         if step.tool == "convert_to_d2.py":
             row = next(row for row in settings.rows if row.name == step.row)
-            row.problem = f"refused: {line}"
+            row.problem = f"not converted: {line}"
 
     done = [step for step in steps if step.is_done]
     for step in done:

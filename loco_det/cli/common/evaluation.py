@@ -42,7 +42,8 @@ def named_rows(words: list[str], seeds: int) -> list[Candidate]:
         checkpoints = [word]
         if found:
             text = found[2]
-            checkpoints = [text] if os.path.lexists(text) or "://" in text else text.split(",")
+            commas = r",(?=\w+://)" if "://" in text else ","  # an address may have commas of its own
+            checkpoints = [text] if os.path.lexists(text) else re.split(commas, text)
         if len(checkpoints) not in (1, seeds):
             raise ValueError(f"{word}: {len(checkpoints)} checkpoints, but --seeds {seeds}: one, or one for each seed")
         for checkpoint in checkpoints:

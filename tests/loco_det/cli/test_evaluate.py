@@ -76,6 +76,9 @@ def test_rows_may_be_named(tmp_path):
     a, b, odd, comma = (str(tmp_path / name) for name in ("a.pth", "b.pth", "x=y.pth", "c,d.pth"))
     rows = named_rows([f"one={a}", f"two={a},{b}", odd, f"three={comma}", "moco_v2_800ep"], 2)
     assert [row.checkpoints for row in rows] == [[a], [a, b], [odd], [comma], ["moco_v2_800ep"]]
+    addresses = ["https://example.org/a,b.pth", "https://example.org/c.pth"]
+    assert named_rows([f"x={','.join(addresses)}"], 2)[0].checkpoints == addresses
+    assert named_rows([f"y={addresses[0]}"], 2)[0].checkpoints == addresses[:1]
     assert [row.name for row in rows] == ["one", "two", "x_y", "three", "moco_v2_800ep"]
 
 
