@@ -30,6 +30,7 @@ from pretrain.learning.build import build_learner
 KINDS = ("pickle", "yaml", "encoder", "unsafe", "paths", "markup")  # unsafe: a config that switches protection off
 ESCAPE = "\x1b]0;owned\x07"  # sets the title of a terminal
 NAME = f"{ESCAPE}<script>alert(1)</script>\n| x | $a_{{$"  # of a class
+EVALUATE = ("--lrs", 0.01, "--no-control")
 LIGHT = "configs/evaluate/light_small.yaml"
 NO_TOOLS = {"install_detectron2.py"}  # of a pinned archive
 
@@ -128,7 +129,7 @@ class Files:
 
     def evaluation(self, checkpoint, *options, json=None):
         json, images = json or self.good / "demo/coco/annotations/instances_train.json", self.good / "demo/coco/train"
-        return [checkpoint, "--data", json, images, json, images, "--no-control", "--output", self.out(), *options]
+        return [checkpoint, "--data", json, images, json, images, *EVALUATE, "--output", self.out(), *options]
 
     def pretraining(self, *options, config="configs/pretrain/demo_loco.yaml", images=None, flags=()):
         keys = [*PRETRAIN, "DATASETS.TRAIN", images or self.good / "classes", "OUTPUT_DIR", self.out(), *options]
