@@ -47,7 +47,7 @@ def test_a_command_is_parsed_by_its_tool(page, module, words, monkeypatch, capsy
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
     main = importlib.import_module(f"loco_det.cli.{module}").main
-    if module in ("pretrain", "train_net", "linear_probe", "knn", "evaluate", "light_head") and not words:
+    if module in ("pretrain", "train_net", "linear_probe", "knn", "evaluate", "light_head", "slurm") and not words:
         return  # named in a sentence
     with pytest.raises(ParsedError) as caught:
         main(words)
