@@ -41,8 +41,9 @@ def add_arguments(parser):
     parser.add_argument("--backbones", nargs="+", default=[], metavar="[NAME=]FILE.pkl")
     parser.add_argument("--data", nargs="+", action="append", default=[], metavar=("NAME", "FILE"),
                         help="NAME TRAIN.json IMAGES TEST.json IMAGES [KEY VALUE ...]; may be repeated")  # fmt: skip
-    parser.add_argument("--runs", type=Path, help="folder of the runs (default: a temporary one)")
-    parser.add_argument("--full-runs", type=Path, nargs="+", default=[], metavar="FOLDER", help="of finished runs")
+    parser.add_argument("--shared", action="store_true", help="the machine does other work, too: leave out the times")
+    parser.add_argument("--runs", help="folder of the runs (default: a temporary one)")
+    parser.add_argument("--full-runs", nargs="+", default=[], metavar="FOLDER", help="of finished runs")
     configs = "of all data sets, or one for each"
     parser.add_argument("--full-config", nargs="+", default=["configs/demo_coco_loco_frozen.yaml"], help=configs)
     parser.add_argument("--light-config", nargs="+", default=["configs/evaluate/light_small.yaml"], help=configs)
@@ -130,7 +131,7 @@ def calibrate(args, backbones, data, folder, configs):
     """Runs of all backbones on one data set, and what comes out of them."""
     from pretrain.files.atomic import sha256_of
 
-    options, known, rows = pairs(data), older(args.full_runs, data[0]), {}
+    options, known, rows = pairs(data), older([Path(folder) for folder in args.full_runs], data[0]), {}
     for name, weights in backbones.items():
         place = folder / data[0] / name.replace("/", "_")
         weights = weights if weights == "random" else Path(weights).resolve()
@@ -156,14 +157,12 @@ def calibrate(args, backbones, data, folder, configs):
 def measure(args):
     backbones = named(args.backbones)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (args.runs or Path(temporary)).resolve()
-        args.runs, args.full_runs = args.runs and str(args.runs), [path.resolve() for path in args.full_runs]
+        folder = Path(args.runs or temporary).resolve()
         sets = args.data or [scenes(folder)]
         configs = [of_each(words, len(sets)) for words in (args.full_config, args.light_config)]
         found = {
             data[0]: calibrate(args, backbones, data, folder, pair) for data, *pair in zip(sets, *configs, strict=True)
         }
-        args.full_runs = [str(path) for path in args.full_runs]
         return found
 
 
@@ -185,31 +184,28 @@ def scenes(folder):
 
 
 def markdown(record):
-    texts = []
+    texts, shared = [], record["settings"]["shared"]
     for data, found in record["results"].items():
         order = sorted(found["rows"].items(), key=lambda row: -statistics.mean(run["ap"] for run in row[1]["full"]))
-        lines = []
+        heads, lines = ["encoder", ">Mask R-CNN, box AP", ">light head, box AP"], []
+        heads += [] if shared else [">Mask R-CNN, s", ">first seed, s", ">later, s"]
         for name, row in order:
             aps, seconds = ([[run[key] for run in row[kind]] for kind in KINDS] for key in ("ap", "seconds"))
             later = f"{statistics.mean(seconds[1][1:]):.0f}" if seconds[1][1:] else "-"
-            lines.append([name, common.spread(aps[0]), common.spread(aps[1]),
-                          f"{statistics.mean(seconds[0]):.0f}", f"{seconds[1][0]:.0f}", later])  # fmt: skip
-        heads = [
-            "encoder",
-            ">Mask R-CNN, box AP",
-            ">light head, box AP",
-            ">Mask R-CNN, s",
-            ">first seed, s",
-            ">later, s",
-        ]
-        speed = found["speed_up"]
+            times = [] if shared else [f"{statistics.mean(seconds[0]):.0f}", f"{seconds[1][0]:.0f}", later]
+            lines.append([name, common.spread(aps[0]), common.spread(aps[1]), *times])
         ranks = ", ".join(f"{name.capitalize()} {found[name]:.2f}" for name in ("kendall", "spearman")
                           if found[name] is not None)  # fmt: skip
-        over = f", {speed['seeds']:.1f}x over all seeds" if speed["seeds"] else ""
-        later = f", {speed['later']:.1f}x with stored features" if "later" in speed else ""
-        texts.append(f"{data}: {ranks or 'no ranking, all APs are equal'}. The light head is {speed['first']:.1f}x as "
-                     f"fast with its features to compute{later}{over}.\n\n{common.table(heads, lines)}")  # fmt: skip
+        speed = "" if shared else f" {speed_text(found['speed_up'])}"
+        texts.append(f"{data}: {ranks or 'no ranking, all APs are equal'}.{speed}\n\n{common.table(heads, lines)}")
     return "\n\n".join(texts)
+
+
+def speed_text(speed):
+    """How much faster the light head is, in a sentence."""
+    over = f", {speed['seeds']:.1f}x over all seeds" if speed["seeds"] else ""
+    later = f", {speed['later']:.1f}x with stored features" if "later" in speed else ""
+    return f"The light head is {speed['first']:.1f}x as fast with its features to compute{later}{over}."
 
 
 if __name__ == "__main__":

@@ -100,7 +100,15 @@ def block(name: str) -> str:
     return f"    {record['command']}\n\n{common.head(record)}. {benchmark.markdown(record)}"
 
 
-SHORT = {"methods": methods, "memory": memory, "demo_table": demo_table}
+def light_head_times() -> str:
+    """How much faster the light head is, measured on an idle machine."""
+    from benchmarks import light_head
+
+    record = read("light_head_times")
+    return f"    {record['command']}\n\n{common.head(record)}. {light_head.markdown(record)}"
+
+
+SHORT = {"methods": methods, "memory": memory, "demo_table": demo_table, "light_head_times": light_head_times}
 
 
 def rendered(text: str) -> str:

@@ -78,6 +78,8 @@ class Runner:
             return
         if step.output:
             write_whole(step.output, printed)
+        if not step.is_done:  # after SIGTERM, training ends well with a checkpoint
+            raise StepFailedError("it has stopped before its end: the same command goes on from there")
         prune(step)
         self._say(f"{head}: finished in {duration(time.time() - start)}")
 

@@ -42,7 +42,7 @@ def test_progress_and_the_command_are_shown(stand_in, capfd, tmp_path):
 
 
 def test_an_interrupted_run_is_resumed(stand_in, capfd, tmp_path):
-    step = stand_in("print(sys.argv)", folder=tmp_path / "run")
+    step = stand_in(f"open({str(tmp_path / 'run' / 'done')!r}, 'w')", folder=tmp_path / "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last_checkpoint").touch()
     Runner([step]).run(step, 1, 0)
@@ -69,6 +69,13 @@ def test_a_failure_is_its_last_line(stand_in, capfd):
     with pytest.raises(StepFailedError, match="ZeroDivisionError"):
         Runner([step]).run(step, 1, 0)
     assert "context" in capfd.readouterr().err
+
+
+def test_a_step_that_ends_well_without_its_last_file_is_not_done(stand_in):
+    """As training does after SIGTERM, with a checkpoint."""
+    step = stand_in("print('saved')")
+    with pytest.raises(StepFailedError, match="stopped before its end"):
+        Runner([step]).run(step, 1, 0)
 
 
 def test_a_loss_that_explodes_while_a_rate_is_chosen_is_an_answer(stand_in, tmp_path):
