@@ -32,7 +32,9 @@ class Runner:
 
     Attributes:
         steps: all of them.
-        commands: the command lines of those that were run, as a user would type them.
+        jobs: how many run at a time.
+        gpus: for each job.
+        stopped: whether no more are started.
     """
 
     def __init__(self, steps: list[Step], jobs: int = 1, gpus: int = 0) -> None:
