@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from .low_shot import checksum, draw
+from .subsets import register_subset
 
 logger = logging.getLogger(__name__)
 ENDING = re.compile(r"_drawn\d+$")
@@ -49,10 +50,7 @@ def _register(name: str, count: int) -> str:
         raise ValueError(f"data set {name}: two images have the same id")
     subset = f"{name}_drawn{count}"
     if subset not in DatasetCatalog.list():
-        left_out = ("name", "json_file", "evaluator_type")
-        metadata = {key: value for key, value in MetadataCatalog.get(name).as_dict().items() if key not in left_out}
-        DatasetCatalog.register(subset, functools.partial(list, drawn))
-        MetadataCatalog.get(subset).set(evaluator_type="coco", **metadata)
+        register_subset(subset, name, functools.partial(list, drawn), is_evaluated=True)
         sums = checksum(sorted(ids))
         logger.info(f"{name}: {count} of {len(records)} images are used, SHA-256 of the ids {sums}")
     return subset

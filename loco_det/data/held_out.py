@@ -7,11 +7,11 @@ of the annotations. All checkpoints, learning rates and seeds share one draw.
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from .low_shot import checksum, draw
+from .subsets import register_subset
 
 logger = logging.getLogger(__name__)
 FIT, HELD_OUT = "_fit", "_held_out"  # endings of the names of the two parts
@@ -49,14 +49,7 @@ def _register(name, percent):
     parts = {FIT: [], HELD_OUT: []}
     for record in records:
         parts[HELD_OUT if record["image_id"] in held_out else FIT].append(record)
-    metadata = MetadataCatalog.get(name).as_dict()
-    metadata = {key: value for key, value in metadata.items() if key not in ("name", "json_file", "evaluator_type")}
     for ending, part in parts.items():
-        DatasetCatalog.register(name + ending, functools.partial(_same, part))
-        MetadataCatalog.get(name + ending).set(evaluator_type="coco", **metadata)
+        register_subset(name + ending, name, functools.partial(list, part), is_evaluated=True)
     sums = checksum(sorted(held_out))
     logger.info(f"{name}: {len(held_out)} of {len(ids)} images are held out, SHA-256 of the ids {sums}")
-
-
-def _same(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return records

@@ -22,7 +22,9 @@ import hashlib
 import logging
 from collections.abc import Collection, Iterable
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
+
+from .subsets import register_subset
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +66,11 @@ def register_low_shot(base: str = "coco_2017_train") -> None:
     Args:
         base: a registered data set in Detectron2's format whose images have ids; its name is the prefix of the sets'.
     """
-    metadata = MetadataCatalog.get(base).as_dict()
-    metadata = {key: value for key, value in metadata.items() if key not in ("name", "evaluator_type")}
     for label, size in SIZES.items():
         for seed in SEEDS:
             name = f"{base}_{label}_seed{seed}"
             if name not in DatasetCatalog.list():
-                DatasetCatalog.register(name, functools.partial(_load, name, base, size, seed))
-                MetadataCatalog.get(name).set(**metadata)
+                register_subset(name, base, functools.partial(_load, name, base, size, seed), is_evaluated=False)
 
 
 def _load(name, base, size, seed):

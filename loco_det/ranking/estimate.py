@@ -37,7 +37,7 @@ def training_seconds(recipe: Recipe, protocol: str, device: str, cores: int, gpu
     kind = "cuda" if device.startswith("cuda") else "cpu"
     seconds = SECONDS[kind, _heads(recipe), protocol] * recipe.images * recipe.megapixels * recipe.iterations
     if recipe.tool == "light_head.py":
-        seconds /= 5  # at least that: docs/light_head.md
+        seconds /= 5  # about that: docs/light_head.md
     return seconds / gpus if kind == "cuda" else seconds * CORES / cores
 
 
