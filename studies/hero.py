@@ -57,7 +57,7 @@ def draw(found: dict[str, dict[str, list[float]]]) -> Figure:
             axes.set_title(f"{column} (%)", loc="left", fontweight="bold", fontsize=11)
         axes.set_yticklabels([])
         figure.suptitle(
-            "What the backbone is worth: Mask R-CNN after minutes, three seeds (make demo)", x=0.01, ha="left"
+            "What the backbone is worth: Mask R-CNN after minutes, three seeds of the demo", x=0.01, ha="left"
         )
     return figure
 

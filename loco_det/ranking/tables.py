@@ -123,18 +123,20 @@ def size_table(evaluation: Evaluation, rows: Iterable[Row], protocol: str) -> Ta
 
 
 def class_table(evaluation: Evaluation, rows: Iterable[Row], protocol: str) -> Table:
-    """Box AP of each class, the mean over the seeds, a column for each encoder."""
+    """Box AP of each class, the mean over the seeds, a column for each encoder; empty for one class, whose AP is that
+    of all."""
     rows = [row for row in rows if any(figure_of(run) is not None for run in row.runs(protocol))]
     table = Table([Column("class"), number("objects", PLAIN)])
     table.columns += [Column(row.name, PERCENT, style="number", key=f"row {row.name}") for row in rows]
     runs = {row.name: list(row.runs(protocol)) for row in rows}
     every = [run for found in runs.values() for run in found]
     classes = dict.fromkeys(name for run in every for name in run.detection.thing_classes or [])
-    for name in classes or dict.fromkeys(evaluation.data.get("classes") or []):
+    classes = classes or dict.fromkeys(evaluation.data.get("classes") or [])
+    for name in classes:
         cells: dict[str, Any] = {"class": name, "objects": _objects(every, name)}
         cells |= {f"row {row}": mean_of(found, "bbox", f"AP-{name}") for row, found in runs.items()}
         table.rows.append(cells)
-    return table.without_empty(["objects"]) if rows else Table([])
+    return table.without_empty(["objects"]) if rows and len(classes) > 1 else Table([])
 
 
 def cost_table(evaluation: Evaluation, rows: Iterable[Row]) -> Table:

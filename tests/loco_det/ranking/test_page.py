@@ -168,6 +168,16 @@ def test_a_light_head_says_so(evaluation_folder):
     assert json.loads((evaluation_folder / "results.json").read_text())["light_head"] is True
 
 
+def test_a_single_class_has_no_table_of_its_own(evaluation_folder):
+    """Its AP is that of all, and Detectron2 gives none by class."""
+    for path in evaluation_folder.rglob("results.json"):
+        content = json.loads(path.read_text())
+        if content.get("kind") == "detection":
+            path.write_text(json.dumps(content | {"thing_classes": ["car"]}))
+    page = Page(write_ranking(evaluation_folder)[0])
+    assert "By class" not in page.text and "AP by class" not in page.text and "By size" in page.text
+
+
 def test_nothing_but_plans(evaluation_folder):
     """Before the first run, and with all rows refused."""
     for name in ("loco", "simclr", "random_resnet18"):
