@@ -12,6 +12,7 @@ from .gradcache import embed, in_chunks
 from .plan import make_plan
 from .replay import uncached_autocast
 from .segments import Segment
+from .tape import Watch, unwatched
 from .ties import tie_backward
 
 
@@ -117,6 +118,7 @@ class LocalLearner(nn.Module):
         chunk: int = 0,
         ready: local.Ready = lambda parameters: None,
         prepare: Callable[[Tensor], Tensor] = lambda views: views,
+        watch: Watch = unwatched,
     ) -> dict[str, Tensor]:
         """Accumulate the gradients of all losses into ``.grad``.
 
@@ -131,6 +133,7 @@ class LocalLearner(nn.Module):
                 unit runs. With chunks it is called for the last chunk only.
             prepare: function of views, such as normalisation, which is called with one chunk at a time. With chunks it
                 is called twice for each, both times with the same random numbers of torch.
+            watch: see :func:`.local.forward_backward`.
 
         Returns:
             Name of each unit -> its loss, a detached scalar; "tie" -> the penalty, if there are ties.
@@ -143,7 +146,7 @@ class LocalLearner(nn.Module):
             return gradient
 
         def backward(part: Tensor, gradient_of: local.LossGradient, when_final: local.Ready) -> None:
-            local.forward_backward(prepare(part), self.plan, self.decoders, gradient_of, when_final, noise)
+            local.forward_backward(prepare(part), self.plan, self.decoders, gradient_of, when_final, noise, watch)
 
         with uncached_autocast(views.device):  # passes without a graph (chunk, recompute) must not fill its cache
             if self.ties:

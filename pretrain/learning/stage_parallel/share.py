@@ -73,7 +73,9 @@ class Share:
             for unit, sections in plan.sections.items()
         }
         self._continuing = {
-            unit for unit, sections in plan.sections.items() if sections[-1].segments[-1].index < min(own)
+            unit
+            for unit, sections in plan.sections.items()
+            if self._sections[unit] and sections[-1].segments[-1].index < min(own)
         }
         top = self.segments[-1]
         from_above = [] if self.is_highest else [unit for unit in top.losses if unit != top.top_of]
@@ -87,6 +89,11 @@ class Share:
     def units(self) -> list[str]:
         """Names of the units whose losses are on this device."""
         return [segment.top_of for segment in self.segments if segment.top_of is not None]
+
+    @property
+    def gradients(self) -> tuple[int, int]:
+        """How many gradients come from above in a step, and how many go down."""
+        return len(self._direct) + len(self._handed_on), len(self._continuing)
 
     def late_parameters(self) -> list[nn.Parameter]:
         """The parameters that learn one batch late."""
