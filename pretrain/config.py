@@ -107,6 +107,7 @@ def get_cfg() -> Config:
     # Stages of each device, such as [["res2", "res3"], ["res4", "res5"]]; []: chosen by measured times
     _C.MODEL.STAGE_PARALLEL.SPLIT = []
     _C.MODEL.STAGE_PARALLEL.LATE = False  # use gradients from the device above one batch later: nobody waits for them
+    _C.MODEL.STAGE_PARALLEL.TRACE = 0  # iterations whose passes go to trace.json (Chrome, Perfetto) and timeline.png
 
     _C.MODEL.DECODER = CN()
     _C.MODEL.DECODER.STAGES = 0  # copies of the encoder's next stages, not shared with it (Table 4); -1: all the rest
@@ -157,7 +158,8 @@ def check(cfg: CN) -> None:
         "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "KNN.K": 1, "LOSS.LAMBDA": 0, "MODEL.NOISE": 0,
         "MODEL.DECODER.STAGES": -1, "MODEL.DECODER.TIE": 0, "MODEL.DECODER.CONV_BLOCKS": 0,
         "MODEL.DECODER.EXPANSION": 0, "MODEL.DECODER.MLP_LAYERS": 1, "MODEL.DECODER.HIDDEN_DIM": 1,
-        "MODEL.DECODER.OUT_DIM": 1, "MODEL.STAGE_PARALLEL.DEVICES": 1, "SEED": 0, "SOLVER.IMS_PER_CHUNK": 0,
+        "MODEL.DECODER.OUT_DIM": 1, "MODEL.STAGE_PARALLEL.DEVICES": 1,
+        "MODEL.STAGE_PARALLEL.TRACE": 0, "SEED": 0, "SOLVER.IMS_PER_CHUNK": 0,
         "SOLVER.IMS_PER_BATCH": 2 if cfg.MODEL.UNITS else 1,  # one image has no negatives
         "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.LOG_PERIOD": 1,
         "SOLVER.CHECKPOINTS_KEPT": 1, "SOLVER.BIAS_LR_FACTOR": 0,
@@ -199,8 +201,9 @@ def check(cfg: CN) -> None:
         )
     if not all(isinstance(part, list | tuple) and all(isinstance(s, str) for s in part) for part in parallel.SPLIT):
         raise ValueError(f"MODEL.STAGE_PARALLEL.SPLIT is {parallel.SPLIT}, but must be a list of lists of stage names")
-    if parallel.LATE and parallel.DEVICES == 1:
-        raise ValueError("MODEL.STAGE_PARALLEL.LATE is without effect on one device: set DEVICES to 2 or more")
+    for key in ("LATE", "TRACE"):
+        if parallel[key] and parallel.DEVICES == 1:
+            raise ValueError(f"MODEL.STAGE_PARALLEL.{key} is without effect on one device: set DEVICES to 2 or more")
     if cfg.MODEL.DECODER.TIE and not cfg.MODEL.DECODER.STAGES:
         raise ValueError("MODEL.DECODER.TIE ties copies of stages: set MODEL.DECODER.STAGES to 1 or more")
 

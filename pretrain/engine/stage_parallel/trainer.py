@@ -27,6 +27,7 @@ from .memory import memory_line, resident
 from .ports import NetworkPorts
 from .split import refuse_split, with_split
 from .stop import StopTogether
+from .trace import FIRST, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ class StageTrainer(Trainer):
         self.ports = NetworkPorts(mesh, device, self.peers.lost, self.share.gradients)
         self.figures = Figures(mesh, [len(units) + 3 for units in self.units], self.peers.lost)
         self.stop = StopTogether(mesh, self.ports)
+        steps = min(self.cfg.MODEL.STAGE_PARALLEL.TRACE, self.max_iter - self.start_iter - FIRST)
+        self.trace = Trace(mesh, self.start_iter, steps, self.cfg.MODEL.DEVICE)
         lines = comm.gather(memory_line(self.peers.names[comm.get_rank()], self.learner, self.optimizer))
         for line in lines:
             logger.info(line)
@@ -137,23 +140,27 @@ class StageTrainer(Trainer):
 
     def run_step(self) -> None:
         """One iteration of this process's stages."""
-        start = time.perf_counter()
+        start, self.trace.iteration = time.perf_counter(), self.iter
         self._seed()
         views, data_time = None, 0.0
         if self.share.is_lowest:
             self.ports.is_last = self.iter + 1 == self.max_iter or self.stop.is_wanted()
             views, data_time = self._next_views()
         with torch.autocast(torch.device(self.cfg.MODEL.DEVICE).type, torch.bfloat16, self.cfg.SOLVER.AMP.ENABLED):
-            losses = self.share.forward_backward(self.ports, views, self.reduce_gradients, self._prepare)
-        self.reduce_gradients.wait()
-        grad_norm = refuse_divergence(losses, self.parts, self.cfg.SOLVER.MAX_LOSS, self.iter, self.mesh.data)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            losses = self.share.forward_backward(
+                self.ports, views, self.reduce_gradients, self._prepare, self.trace.watch
+            )
+        with self.trace.watch("update", ""):
+            self.reduce_gradients.wait()
+            grad_norm = refuse_divergence(losses, self.parts, self.cfg.SOLVER.MAX_LOSS, self.iter, self.mesh.data)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         of_units = [losses[unit].item() for unit in self.units[self.mesh.stage]]
         self.figures.put(self.iter, [*of_units, grad_norm, resident(self.cfg.MODEL.DEVICE), self.ports.bytes])
         if (self.iter + 1) % self.cfg.SOLVER.LOG_PERIOD == 0 or self.ports.is_last:
             self._log_figures()
         self._put_times(start, data_time)
+        self.trace.end_step(self.cfg.OUTPUT_DIR, [", ".join(parts) for parts in self.cfg.MODEL.STAGE_PARALLEL.SPLIT])
 
     def _log_figures(self) -> None:
         """On process 0: wait for the figures of all stages until this iteration, and log them."""
@@ -166,7 +173,7 @@ class StageTrainer(Trainer):
                 for stage, (*_, memory, sent) in enumerate(figures):
                     logger.info(
                         f"{self.peers.names[stage * self.mesh.copies]}: {memory / 1e6:.0f} MB of memory at most, "
-                        f"{sent / 2e6:.1f} MB sent a step"
+                        f"{sent / 2e6:.3g} MB sent a step"
                     )
 
     def _drain(self) -> None:

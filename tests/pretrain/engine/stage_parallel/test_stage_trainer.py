@@ -86,6 +86,7 @@ if rank == 0:
     for name, keys in RULES.items():
         trainer(f"one {name}", **keys).train()
 join()
+trainer("traced", devices=count, split=SPLITS[count], **{"MODEL.STAGE_PARALLEL.TRACE": 2}).train()
 for name, keys in RULES.items():
     t = trainer(f"several {name}", devices=count, split=SPLITS[count], **keys)
     t.train()
@@ -98,6 +99,9 @@ torch.distributed.destroy_process_group()
 def test_all_rules_learn_what_one_process_learns(run_ranks, tmp_path, count):
     write_noise_images(tmp_path / "images", 8)
     run_ranks(count, ALL_RANKS + ALL_RULES, count, tmp_path, OMP_NUM_THREADS="1")
+    events = json.loads((tmp_path / "traced" / "trace.json").read_text())["traceEvents"]
+    assert {event["pid"] for event in events} == set(range(count)) and (tmp_path / "traced" / "timeline.png").exists()
+    assert {event["args"]["iteration"] for event in events if event["ph"] == "X"} == {2, 3}
     for name in ("loco", "gim", "blockwise"):
         one, several = (contents(tmp_path, f"{kind} {name}") for kind in ("one", "several"))
         assert_same(several, one)
