@@ -164,6 +164,7 @@ def best_split(
     devices: int,
     seconds: Callable[[list[int]], float],
     boundaries: Sequence[int],
+    weights: Sequence[float] | None = None,
 ) -> list[int]:
     """Where devices begin, so that a step takes the least time, found by moving one
     beginning at a time.
@@ -172,14 +173,15 @@ def best_split(
         blocks: number of blocks.
         devices: number of devices.
         seconds: duration of a step, from the first blocks of all devices but the lowest.
-        boundaries: first blocks of stages, without 0: the search begins with the best choice among them, or with as
-            many blocks on each device, if that is better.
+        boundaries: first blocks of stages, without 0: the search begins with the best choice among them, or with
+            :func:`balanced` weights, if that is better.
+        weights: of the blocks; None: all the same.
 
     Returns:
         The first blocks of all devices but the lowest, in rising order.
     """
     of = functools.cache(lambda choice: seconds(list(choice)))
-    even = tuple(round(blocks * device / devices) for device in range(1, devices))
+    even = tuple(balanced(weights or [1.0] * blocks, devices))
     best: tuple[int, ...] = min([*itertools.combinations(boundaries, devices - 1), even], key=of)
     while True:
         moved = [
@@ -191,3 +193,25 @@ def best_split(
         if of(better) >= of(best):
             return list(best)
         best = better
+
+
+def balanced(weights: Sequence[float], devices: int) -> list[int]:
+    """Where devices begin, so that the largest sum of weights on one device is the least.
+
+    Args:
+        weights: of the blocks, at least as many as devices.
+        devices: number of devices.
+
+    Returns:
+        The first blocks of all devices but the lowest, in rising order.
+    """
+    sums = [0.0, *itertools.accumulate(weights)]
+
+    @functools.cache
+    def best(stop: int, count: int) -> tuple[float, tuple[int, ...]]:
+        if count == 1:
+            return sums[stop], ()
+        choices = ((start, best(start, count - 1)) for start in range(count - 1, stop))
+        return min((max(most, sums[stop] - sums[start]), (*before, start)) for start, (most, before) in choices)
+
+    return list(best(len(weights), devices)[1])

@@ -11,8 +11,10 @@ from torch import Tensor
 from ...encoders import Encoder
 from ..learner import LocalLearner
 from ..plan import make_plan
-from ..units import name_of
+from ..units import name_of, read_units
 from .simulation import Times, best_split, simulate
+
+KINDS = ("forward", "input gradient", "full backward", "update")
 
 
 def split_at(starts: Sequence[int], encoder: Encoder) -> list[list[str]]:
@@ -93,5 +95,8 @@ def choose_split(
 
     sizes = [len(stage) for stage in encoder.stages]
     boundaries = [sum(sizes[:k]) for k in range(1, len(sizes))]
-    starts = best_split(sum(sizes), devices, seconds, boundaries)
+    weights = [sum(times.get((kind, block), 0.0) for kind in KINDS) for block in range(sum(sizes))]
+    for unit in read_units(units, encoder):
+        weights[unit.blocks[-1]] += times.get(("loss", unit.name), 0.0)
+    starts = best_split(sum(sizes), devices, seconds, boundaries, weights)
     return split_at(starts, encoder), seconds(starts), seconds([])

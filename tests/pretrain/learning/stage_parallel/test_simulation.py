@@ -10,7 +10,7 @@ from test_share import SPLITS, VIEWS
 from tiny_learner import LOCO, RULES, TinyEncoder, make
 
 from pretrain.learning.plan import make_plan
-from pretrain.learning.stage_parallel.simulation import best_split, program, simulate
+from pretrain.learning.stage_parallel.simulation import balanced, best_split, program, simulate
 from pretrain.learning.stage_parallel.times import choose_split, measure, split_at
 
 BLOCKS = range(8)
@@ -89,6 +89,7 @@ def test_the_best_split_is_found():
     for devices in (2, 3, 4):
         best = min(longest(starts) for starts in itertools.combinations(range(1, 8), devices - 1))
         assert longest(best_split(8, devices, longest, [2, 4, 6])) == best
+        assert longest(balanced(weights, devices)) == best
     assert best_split(8, 8, longest, [2, 4, 6]) == [1, 2, 3, 4, 5, 6, 7]
 
 
