@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -325,9 +326,11 @@ for rank in range(3):
 if pid:  # the parent: kills one of them, and notes how the others end
     while not os.path.exists(f"{folder}/running"):
         time.sleep(0.1)
-    os.kill(victim, signal.SIGKILL)
+    os.kill(victim, int(sys.argv[5]))
     begun, ends = time.monotonic(), []
-    for _ in range(3):
+    for number in range(3):
+        if number == 2 and int(sys.argv[5]) == signal.SIGSTOP:
+            os.kill(victim, signal.SIGKILL)
         ended, status = os.wait()
         ends.append((ended == victim, os.waitstatus_to_exitcode(status), time.monotonic() - begun))
     torch.save(ends, f"{folder}/ends.pt")
@@ -349,11 +352,14 @@ else:
 """
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
-def test_the_end_of_one_process_ends_all(run_tool, tmp_path, victim):
+@pytest.mark.parametrize(
+    ("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGSTOP)]
+)
+def test_the_end_of_one_process_ends_all(run_tool, tmp_path, victim, number):
+    """Also of one whose connections stay open, as those of a machine that is gone do."""
     write_noise_images(tmp_path / "images", 8)
     helper = ROOT / "tests" / "helpers" / "ranks.py"
-    done = run_tool(helper, 1, ALL_RANKS + DEAD, 3, tmp_path, victim, timeout=120, OMP_NUM_THREADS="1")
+    done = run_tool(helper, 1, ALL_RANKS + DEAD, 3, tmp_path, victim, int(number), timeout=120, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     ends = torch.load(tmp_path / "ends.pt")
     assert sorted(code for killed, code, _ in ends if not killed) == [1, 1]
