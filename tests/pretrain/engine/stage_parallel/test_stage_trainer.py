@@ -367,3 +367,28 @@ def test_the_end_of_one_process_ends_all(run_tool, tmp_path, victim, number):
     name = ["process 0 (res2)", "process 1 (res3, res4[:1])", "process 2 (res4[1:], res5)"][victim]
     told = [line for line in done.stderr.splitlines() if line.startswith("process ")]
     assert len(told) == 2 and all(f"{name} has ended; go on with --resume" in line for line in told), done.stderr
+
+
+KNN = """
+torch.set_default_dtype(torch.float32)  # as kNN's images
+keys = {"KNN.TRAIN": f"{folder}/labelled", "KNN.PERIOD": 1.0, "KNN.K": 1, "SOLVER.LOG_PERIOD": 2, **RULES["gim"]}
+if rank == 0:
+    trainer("one", **keys).train()
+join()
+trainer("several", devices=2, split=SPLITS[2], **keys).train()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_knn_sees_the_whole_encoder(run_two_ranks, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    for label in "ab":
+        write_noise_images(tmp_path / "labelled" / label, 3)
+    run_two_ranks(ALL_RANKS + KNN, 2, tmp_path, OMP_NUM_THREADS="1")
+    one, several = (
+        [{key: value for key, value in line.items() if "time" not in key and "second" not in key} for line in found]
+        for found in (lines(tmp_path, "one"), lines(tmp_path, "several"))
+    )
+    assert sum("knn/res5-top1" in line for line in one) == 3
+    assert one == several
+    assert_same(contents(tmp_path, "several"), contents(tmp_path, "one"), 0)
