@@ -100,6 +100,15 @@ def get_cfg() -> Config:
     _C.MODEL.RECOMPUTE = []  # stages, or blocks as "res3[:2]", that run forward again in backward, to save memory
     _C.MODEL.COMPILE = False  # torch.compile for decoders and for stages that only one loss reaches
 
+    # Several devices share the stages of one network (docs/stage_parallel.md). Processes: a multiple of DEVICES, which
+    # divide the batch
+    _C.MODEL.STAGE_PARALLEL = CN()
+    _C.MODEL.STAGE_PARALLEL.DEVICES = 1  # that train a run of stages each; 1: every process has the whole network
+    # Stages of each device, such as [["res2", "res3"], ["res4", "res5"]]; []: chosen by measured times
+    _C.MODEL.STAGE_PARALLEL.SPLIT = []
+    _C.MODEL.STAGE_PARALLEL.LATE = False  # use gradients from the device above one batch later: nobody waits for them
+    _C.MODEL.STAGE_PARALLEL.TRACE = 0  # iterations whose passes go to trace.json (Chrome, Perfetto) and timeline.png
+
     _C.MODEL.DECODER = CN()
     _C.MODEL.DECODER.STAGES = 0  # copies of the encoder's next stages, not shared with it (Table 4); -1: all the rest
     _C.MODEL.DECODER.TIE = 0.0  # weight of the L2 penalty that ties these copies to the originals (Table 5)
@@ -149,7 +158,8 @@ def check(cfg: CN) -> None:
         "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "KNN.K": 1, "LOSS.LAMBDA": 0, "MODEL.NOISE": 0,
         "MODEL.DECODER.STAGES": -1, "MODEL.DECODER.TIE": 0, "MODEL.DECODER.CONV_BLOCKS": 0,
         "MODEL.DECODER.EXPANSION": 0, "MODEL.DECODER.MLP_LAYERS": 1, "MODEL.DECODER.HIDDEN_DIM": 1,
-        "MODEL.DECODER.OUT_DIM": 1, "SEED": 0, "SOLVER.IMS_PER_CHUNK": 0,
+        "MODEL.DECODER.OUT_DIM": 1, "MODEL.STAGE_PARALLEL.DEVICES": 1,
+        "MODEL.STAGE_PARALLEL.TRACE": 0, "SEED": 0, "SOLVER.IMS_PER_CHUNK": 0,
         "SOLVER.IMS_PER_BATCH": 2 if cfg.MODEL.UNITS else 1,  # one image has no negatives
         "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.LOG_PERIOD": 1,
         "SOLVER.CHECKPOINTS_KEPT": 1, "SOLVER.BIAS_LR_FACTOR": 0,
@@ -183,6 +193,17 @@ def check(cfg: CN) -> None:
             raise ValueError(f"{key} is {value_of(cfg, key)!r}: choose {' or '.join(known)}")
     if not all(isinstance(unit, list | tuple) and all(isinstance(s, str) for s in unit) for unit in cfg.MODEL.UNITS):
         raise ValueError(f"MODEL.UNITS is {cfg.MODEL.UNITS}, but must be a list of lists of stage names")
+    parallel = cfg.MODEL.STAGE_PARALLEL
+    if parallel.SPLIT and len(parallel.SPLIT) != parallel.DEVICES:
+        raise ValueError(
+            f"MODEL.STAGE_PARALLEL.SPLIT has {len(parallel.SPLIT)} devices, but MODEL.STAGE_PARALLEL.DEVICES is "
+            f"{parallel.DEVICES}"
+        )
+    if not all(isinstance(part, list | tuple) and all(isinstance(s, str) for s in part) for part in parallel.SPLIT):
+        raise ValueError(f"MODEL.STAGE_PARALLEL.SPLIT is {parallel.SPLIT}, but must be a list of lists of stage names")
+    for key in ("LATE", "TRACE"):
+        if parallel[key] and parallel.DEVICES == 1:
+            raise ValueError(f"MODEL.STAGE_PARALLEL.{key} is without effect on one device: set DEVICES to 2 or more")
     if cfg.MODEL.DECODER.TIE and not cfg.MODEL.DECODER.STAGES:
         raise ValueError("MODEL.DECODER.TIE ties copies of stages: set MODEL.DECODER.STAGES to 1 or more")
 

@@ -1,6 +1,7 @@
 """Shared by all tests: number of threads, and where the command lines are."""
 
 import contextlib
+import functools
 import gc
 import itertools
 import json
@@ -92,17 +93,23 @@ def run_tool(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_two_ranks(run_tool):
-    """Run ``python -c CODE RANK ARGUMENTS`` for ranks 0 and 1 at the same time; both have to end well.
+def run_ranks(run_tool):
+    """Run ``python -c CODE RANK ARGUMENTS`` for some ranks at the same time; all have to end well.
 
-    ``run_two_ranks(code, *arguments, timeout=240, **environment)``
+    ``run_ranks(count, code, *arguments, timeout=240, **environment)``
     """
 
-    def run(code, *arguments, timeout=240, **environment):
-        done = run_tool(HELPERS / "two_ranks.py", code, *arguments, timeout=timeout, **environment)
+    def run(count, code, *arguments, timeout=240, **environment):
+        done = run_tool(HELPERS / "ranks.py", count, code, *arguments, timeout=timeout, **environment)
         assert done.returncode == 0, done.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_two_ranks(run_ranks):
+    """As ``run_ranks``, for ranks 0 and 1: ``run_two_ranks(code, *arguments, timeout=240, **environment)``."""
+    return functools.partial(run_ranks, 2)
 
 
 @pytest.fixture(scope="session")

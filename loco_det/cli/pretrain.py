@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
     from pretrain.config import check, get_cfg
     from pretrain.engine.logs import start_logs
-    from pretrain.engine.trainer import Trainer
+    from pretrain.engine.stage_parallel.trainer import trainer_of
     from pretrain.files.checkpoints import checkpoint_names, write_config
     from pretrain.processes.cpu import prepare_cpu
     from pretrain.readout.knn import knn_evaluator
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         start_logs(cfg.OUTPUT_DIR, "fvcore", "pretrain")
         prepare_cpu(cfg.MODEL.DEVICE, cfg.MODEL.KEEP_FREED_MEMORY)
         seed_all_rng(cfg.SEED)
-        trainer = Trainer(cfg, args.resume, knn_evaluator(cfg))
+        trainer = trainer_of(cfg)(cfg, args.resume, knn_evaluator(cfg))
         if comm.is_main_process():
             write_config(trainer.cfg)
         environment = collect_env_info().partition("PyTorch built with")[0]

@@ -128,13 +128,7 @@ def build_loader(cfg: CN, images: Sequence[str], start: int, rank: int = 0, worl
             be divided among the processes.
     """
     batch = cfg.SOLVER.IMS_PER_BATCH
-    if batch % world_size:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} cannot be divided among {world_size} processes")
-    if len(images) < batch:
-        raise ValueError(
-            f"{len(images)} images are fewer than SOLVER.IMS_PER_BATCH {batch}: an image would be its own negative; "
-            f"set SOLVER.IMS_PER_BATCH to {len(images)} or less"
-        )
+    refuse_batch(batch, len(images), world_size)
     workers = cfg.DATALOADER.NUM_WORKERS
     return Loader(
         TwoViews(images, SimCLRView(cfg.INPUT, colour=not cfg.INPUT.ON_DEVICE), cfg.SEED),
@@ -145,3 +139,23 @@ def build_loader(cfg: CN, images: Sequence[str], start: int, rank: int = 0, worl
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=2 if workers else None,
     )
+
+
+def refuse_batch(batch: int, images: int, world_size: int) -> None:
+    """Refuse a batch that the data do not allow.
+
+    Args:
+        batch: SOLVER.IMS_PER_BATCH.
+        images: number of training images.
+        world_size: number of processes that divide a batch.
+
+    Raises:
+        ValueError: as :func:`build_loader`.
+    """
+    if batch % world_size:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {batch} cannot be divided among {world_size} processes")
+    if images < batch:
+        raise ValueError(
+            f"{images} images are fewer than SOLVER.IMS_PER_BATCH {batch}: an image would be its own negative; "
+            f"set SOLVER.IMS_PER_BATCH to {images} or less"
+        )

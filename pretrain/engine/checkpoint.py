@@ -25,7 +25,8 @@ from ..files.safe_load import read_own
 
 # Keys that may change when a run is resumed, because no weight depends on them
 FREE = {
-    "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.KEEP_FREED_MEMORY", "MODEL.RECOMPUTE", "DATALOADER.NUM_WORKERS",
+    "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.KEEP_FREED_MEMORY", "MODEL.RECOMPUTE", "MODEL.STAGE_PARALLEL.DEVICES",
+    "MODEL.STAGE_PARALLEL.SPLIT", "MODEL.STAGE_PARALLEL.TRACE", "DATALOADER.NUM_WORKERS",
     "DATASETS.TRAIN", "DATASETS.MAX_UNREADABLE", "KNN.TRAIN", "KNN.TEST", "KNN.PERIOD", "KNN.K", "KNN.TEMPERATURE",
     "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.LOG_PERIOD", "SOLVER.MAX_LOSS",
 }  # fmt: skip
@@ -101,17 +102,26 @@ class AtomicCheckpointer(Checkpointer):
         self.mine = [name for name in reversed(checkpoint_names(self.save_dir)) if name != "model_final.pth"]
         saved = torch.load(found, map_location="cpu", weights_only=True)
         try:
-            self.model.load_state_dict(saved["model"])
-            for key, obj in self.checkpointables.items():
-                obj.load_state_dict(saved[key])
+            self._take(saved)
             return int(saved["iteration"])
         except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
             why = " ".join(str(error).split())[:300]
             raise ValueError(f"{found} is not of this run ({why}): start anew without --resume") from error
 
+    def _take(self, saved: Mapping[str, Any]) -> None:
+        """Load the content of a checkpoint."""
+        self.model.load_state_dict(saved["model"])
+        for key, obj in self.checkpointables.items():
+            obj.load_state_dict(saved[key])
+
+    def _states(self) -> dict[str, Any]:
+        """What a checkpoint holds of the run: "model", and the states of the checkpointables."""
+        return {"model": self.model.state_dict()} | {k: obj.state_dict() for k, obj in self.checkpointables.items()}
+
     def _check(self, content: Mapping[str, Any]) -> None:
         """Raise ValueError for a checkpoint of another run, KeyError or TypeError for a file that is none of ours."""
-        self._refuse_another_run(saved_config(content), content["run"])
+        older = {"MODEL.STAGE_PARALLEL.LATE": False}  # of checkpoints that do not have the key yet
+        self._refuse_another_run(older | saved_config(content), content["run"])
 
     def _refuse_another_run(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         refuse_other_config(self.save_dir, differing_keys(self.cfg, config, FREE))
@@ -145,16 +155,16 @@ class AtomicCheckpointer(Checkpointer):
         """
         if not self.save_to_disk:
             return
-        model = self.model.state_dict()
-        for key, tensor in model.items():
+        states = self._states()
+        for key, tensor in states["model"].items():
             if not torch.isfinite(tensor).all():
                 raise FloatingPointError(
                     f"{key} is not finite, so that {name}.pth is not written: start anew with a lower SOLVER.BASE_LR "
                     "or a longer warm-up; the checkpoints before it are kept"
                 )
         data = {"format": FORMAT, "encoder": self.cfg.MODEL.ENCODER, "config": self.cfg.dump(), "run": self.run}
-        data.update(model=model, **kwargs)
-        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(model=states.pop("model"), **kwargs)
+        data.update(states)
         self.logger.info(f"Saving checkpoint to {os.path.join(self.save_dir, name)}.pth")
         write_whole(os.path.join(self.save_dir, f"{name}.pth"), lambda f: torch.save(data, f))
         self.tag_last_checkpoint(f"{name}.pth")

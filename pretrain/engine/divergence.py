@@ -13,6 +13,7 @@ def refuse_divergence(
     parts: Mapping[str, Sequence[torch.nn.Parameter]],
     max_loss: float,
     iteration: int,
+    group: torch.distributed.ProcessGroup | None = None,
 ) -> float:
     """Check losses and gradients, to be called in every process between backward pass and optimiser step.
 
@@ -23,6 +24,7 @@ def refuse_divergence(
         parts: name of a part of the network -> its parameters; errors name the part.
         max_loss: SOLVER.MAX_LOSS.
         iteration: for the error message.
+        group: the processes that divide the batch; None: all.
 
     Returns:
         The L2 norm of the whole gradient.
@@ -32,7 +34,7 @@ def refuse_divergence(
     """
     grads = {part: [p.grad for p in params if p.grad is not None] for part, params in parts.items()}
     norms = {part: torch.nn.utils.get_total_norm(g) for part, g in grads.items() if g}
-    worst = worst_of_processes([*losses.values(), *norms.values()])
+    worst = worst_of_processes([*losses.values(), *norms.values()], group)
     worst_norms = dict(zip(norms, worst[len(losses) :], strict=True))
     wrong = [
         f"loss_{name} is {'not finite' if math.isinf(loss) else f'{loss:.4g}, above SOLVER.MAX_LOSS {max_loss:g}'}"

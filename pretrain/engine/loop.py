@@ -42,6 +42,6 @@ def hooks_of_every_loop(
         # Before any checkpoint: a run that goes on from it must not lack the line
         chosen.append(hooks.PeriodicWriter([TerminalWriter(max_iter), *writers], cfg.SOLVER.LOG_PERIOD))
     chosen.append(stop)  # before all that takes time: after SIGTERM there may be seconds left
-    if comm.is_main_process():
+    if comm.is_main_process() or stop.saves_everywhere:
         chosen.append(hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
     return chosen, writers

@@ -36,7 +36,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Args:
         cfg: the SOLVER node.
-        model: the module to train.
+        model: the module to train. Parameters without memory ("meta") belong to another process.
 
     Returns:
         LARS, SGD or AdamW with a learning rate of BASE_LR * IMS_PER_BATCH / 256, for BN and biases times
@@ -45,8 +45,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         ValueError: if OPTIMIZER is not known.
     """
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]  # weights and biases of BN, and all other biases
+    own = [p for p in model.parameters() if not p.is_meta]
+    weights = [p for p in own if p.ndim > 1]
+    rest = [p for p in own if p.ndim <= 1]  # weights and biases of BN, and all other biases
     groups = [{"params": weights, "weight_decay": cfg.WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
     lr = cfg.BASE_LR * cfg.IMS_PER_BATCH / 256
     groups[1]["lr"] = lr * cfg.BIAS_LR_FACTOR

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..data.loader import build_loader
 from ..files.image_folders import list_images, names_digest
 from ..files.images import UNREADABLE, read_image
 from ..learning.build import build_learner
+from ..learning.learner import LocalLearner
 from ..processes.distributed import GradientReducer, broadcast_state
 from ..processes.signals import Terminated
 from ..processes.sigterm_hook import StopOnSigterm
@@ -81,36 +82,58 @@ class Trainer(TrainerBase):
         )
         if large and comm.is_main_process():
             logger.warning(large)
-        self.images = images = list_images(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        self.images, self.num_images, digest = self._find_images()
         # Without units only BN's running averages change; 100 iterations make them independent of their start
-        self.max_iter = max(1 if cfg.MODEL.UNITS else 100, round(solver.EPOCHS * (len(images) // solver.IMS_PER_BATCH)))
-        self.learner = build_learner(cfg)
+        iterations = round(solver.EPOCHS * (self.num_images // solver.IMS_PER_BATCH))
+        self.max_iter = max(1 if cfg.MODEL.UNITS else 100, iterations)
+        self.learner = self._build_learner()
         self.optimizer = build_optimizer(solver, self.learner)
         self.scheduler = build_scheduler(solver, self.optimizer, self.max_iter)
-        self.checkpointer = AtomicCheckpointer(
-            cfg,
-            self.learner,
-            len(images),
-            names_digest(images, cfg.DATASETS.TRAIN),
-            save_to_disk=comm.is_main_process(),
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-        )
+        self.checkpointer = self._build_checkpointer(digest)
         stages = zip(self.learner.encoder.stage_names, self.learner.encoder.stages, strict=True)
         self.parts = {name: list(stage.parameters()) for name, stage in stages}  # whose gradients are checked
         self.parts.update({f"{name}'s decoder": list(d.parameters()) for name, d in self.learner.decoders.items()})
         self.start_iter = self.checkpointer.resume() + 1 if resume else 0
-        broadcast_state(self.learner)
-        self.reduce_gradients = GradientReducer()
-        self.loader = build_loader(cfg, images, self.start_iter, comm.get_rank(), comm.get_world_size())
+        self._begin()
         self.unreadable: set[str] = set()
         self.mean, self.std = (
             torch.tensor(value, device=cfg.MODEL.DEVICE).view(3, 1, 1)
             for value in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
         )
         self.augment = DeviceAugment(cfg.INPUT) if cfg.INPUT.ON_DEVICE else None
-        self.stop = StopOnSigterm()
         self.register_hooks(self._build_hooks())
+
+    def _find_images(self) -> tuple[list[str], int, str]:
+        """The training images, their number, and the digest of their names."""
+        images = list_images(self.cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        return images, len(images), names_digest(images, self.cfg.DATASETS.TRAIN)
+
+    def _build_learner(self) -> LocalLearner:
+        return build_learner(self.cfg)
+
+    def _build_checkpointer(self, digest: str) -> AtomicCheckpointer:
+        """
+        Args:
+            digest: of the images' names.
+        """
+        return AtomicCheckpointer(
+            self.cfg,
+            self.learner,
+            self.num_images,
+            digest,
+            save_to_disk=comm.is_main_process(),
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+        )
+
+    def _begin(self) -> None:
+        """What depends on the iteration at which the run begins, and on the other processes."""
+        broadcast_state(self.learner)
+        self.group: torch.distributed.ProcessGroup | None = None  # of the processes that divide the batch: all
+        self.rank, self.world_size = comm.get_rank(), comm.get_world_size()  # among them
+        self.reduce_gradients = GradientReducer()
+        self.loader = build_loader(self.cfg, self.images, self.start_iter, self.rank, self.world_size)
+        self.stop = StopOnSigterm()
 
     def _build_hooks(self) -> list[HookBase]:
         solver = self.cfg.SOLVER
@@ -119,7 +142,7 @@ class Trainer(TrainerBase):
             self.cfg, self.optimizer, self.scheduler, self.checkpointer, self.stop, self.max_iter
         )
         if self.evaluator:
-            period = max(1, round(self.evaluator.period * (len(self.images) // solver.IMS_PER_BATCH)))
+            period = max(1, round(self.evaluator.period * (self.num_images // solver.IMS_PER_BATCH)))
             chosen.append(Evaluation(period, self._evaluate, writers, self.stop))
             passes = times_due(self.start_iter, self.max_iter, period) * self.evaluator.images
             extras.append((self.evaluator.name, passes * FEATURES_OF_IMAGE / solver.IMS_PER_BATCH))
@@ -153,20 +176,23 @@ class Trainer(TrainerBase):
         if comm.is_main_process() and self.start_iter == 0:
             view = SimCLRView(self.cfg.INPUT)  # the whole augmentation, also if the device does a part of it
             save_views(os.path.join(self.cfg.OUTPUT_DIR, "views.png"), self._sample_images(), view, self.cfg.SEED)
-        self.batches = iter(self.loader)
+        self._open_loader()
         self.learner.train()
         try:
             super().train(self.start_iter, self.max_iter)
         except Terminated:
             pass
 
+    def _open_loader(self) -> None:
+        self.batches = iter(self.loader)
+
     def _log_plan(self) -> None:
-        solver, processes = self.cfg.SOLVER, comm.get_world_size()
-        local = solver.IMS_PER_BATCH // processes
+        solver = self.cfg.SOLVER
+        local = solver.IMS_PER_BATCH // self.world_size
         logger.info(
-            f"{self.cfg.MODEL.ENCODER}, units {self.cfg.MODEL.UNITS}, {len(self.images)} images, {self.max_iter} "
-            f"iterations, {processes} processes; images per step: {solver.IMS_PER_BATCH}, per process: {local}, "
-            f"per chunk: {min(solver.IMS_PER_CHUNK or local, local)}; peak learning rate: "
+            f"{self.cfg.MODEL.ENCODER}, units {self.cfg.MODEL.UNITS}, {self.num_images} images, {self.max_iter} "
+            f"iterations, {comm.get_world_size()} processes; images per step: {solver.IMS_PER_BATCH}, "
+            f"per process: {local}, per chunk: {min(solver.IMS_PER_CHUNK or local, local)}; peak learning rate: "
             f"{self.optimizer.param_groups[0]['initial_lr']:.6g} = {solver.BASE_LR} * {solver.IMS_PER_BATCH} / 256"
         )
 
@@ -178,14 +204,10 @@ class Trainer(TrainerBase):
                 continue  # the training loop counts and logs it
 
     def run_step(self) -> None:
-        """One iteration. All random generators are seeded by (SEED, iteration, process), so that a resumed run has the
-        same bits and no generator's state is stored."""
+        """One iteration."""
         start = time.perf_counter()
-        seed_all_rng(int(np.random.SeedSequence([self.cfg.SEED, self.iter, comm.get_rank()]).generate_state(1)[0]))
-        views, unreadable = next(self.batches)
-        data_time = time.perf_counter() - start
-        self._note_unreadable(unreadable)
-        views = views.to(self.cfg.MODEL.DEVICE, non_blocking=True)  # keeps channels_last
+        self._seed()
+        views, data_time = self._next_views()
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
             losses = self.learner.forward_backward(
                 views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients, self._prepare
@@ -194,11 +216,25 @@ class Trainer(TrainerBase):
         grad_norm = refuse_divergence(losses, self.parts, self.cfg.SOLVER.MAX_LOSS, self.iter)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        put_losses({name: loss.item() for name, loss in losses.items()}, grad_norm, self.iter)
+        self._put_times(start, data_time)
+
+    def _seed(self) -> None:
+        """Seed all random generators by (SEED, iteration, process), so that a resumed run has the same bits and no
+        generator's state is stored."""
+        seed_all_rng(int(np.random.SeedSequence([self.cfg.SEED, self.iter, self.rank]).generate_state(1)[0]))
+
+    def _next_views(self) -> tuple[torch.Tensor, float]:
+        """The views of a batch, (2B, 3, S, S) uint8, on the device, and how many seconds they took."""
+        start = time.perf_counter()
+        views, unreadable = next(self.batches)
+        data_time = time.perf_counter() - start
+        self._note_unreadable(unreadable)
+        return views.to(self.cfg.MODEL.DEVICE, non_blocking=True), data_time  # keeps channels_last
+
+    def _put_times(self, start: float, data_time: float) -> None:
+        """Log how long the iteration that began at ``start`` has taken."""
         storage = get_event_storage()
-        storage.put_scalars(**{f"loss_{name}": loss.item() for name, loss in losses.items()})
-        if len(losses) > 0:
-            storage.put_scalar("total_loss", sum(loss.item() for loss in losses.values()))
-        storage.put_scalar("grad_norm", grad_norm)
         storage.put_scalar("data_time", data_time)
         storage.put_scalar("images_per_second", self.cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start))
 
@@ -207,14 +243,24 @@ class Trainer(TrainerBase):
         return ((self.augment(views) if self.augment else views) - self.mean) / self.std
 
     def _note_unreadable(self, paths: Iterable[str]) -> None:
-        if comm.get_world_size() > 1 and (self.iter + 1) % self.cfg.SOLVER.LOG_PERIOD == 0:
-            paths = itertools.chain(paths, *comm.all_gather(sorted(self.unreadable)))  # what the others have met
+        if self.world_size > 1 and (self.iter + 1) % self.cfg.SOLVER.LOG_PERIOD == 0:
+            others = comm.all_gather(sorted(self.unreadable), self.group)
+            paths = itertools.chain(paths, *others)  # what the others have met
         for path in set(paths) - self.unreadable:
             self.unreadable.add(path)
-            share = len(self.unreadable) / len(self.images)
+            share = len(self.unreadable) / self.num_images
             logger.warning(f"unreadable image left out ({len(self.unreadable)} so far, {share:.2%}): {path}")
             if share > self.cfg.DATASETS.MAX_UNREADABLE:
                 raise OSError(
-                    f"{len(self.unreadable)} of {len(self.images)} images are unreadable, more than "
+                    f"{len(self.unreadable)} of {self.num_images} images are unreadable, more than "
                     f"DATASETS.MAX_UNREADABLE {self.cfg.DATASETS.MAX_UNREADABLE}; the last: {path}"
                 )
+
+
+def put_losses(losses: Mapping[str, float], grad_norm: float, iteration: int) -> None:
+    """Log the losses of an iteration by the names of their units, their sum, and the norm of the gradient."""
+    scalars = {f"loss_{name}": loss for name, loss in losses.items()}
+    if losses:
+        scalars["total_loss"] = sum(losses.values())
+    for name, value in {**scalars, "grad_norm": grad_norm}.items():
+        get_event_storage().put_scalar(name, value, cur_iter=iteration)

@@ -23,8 +23,12 @@ Module = TypeVar("Module", bound=nn.Module)
 Loss = Callable[[Tensor, Tensor], Tensor]  # embeddings of two views, (B, D) each -> scalar
 
 
-def build_learner(cfg: CfgNode) -> LocalLearner:
+def build_learner(cfg: CfgNode, group: torch.distributed.ProcessGroup | None = None) -> LocalLearner:
     """The learner of a config, on its device in channels_last; with several processes on GPUs BN is synchronised.
+
+    Args:
+        cfg: the config.
+        group: the processes that divide the batch; None: all.
 
     Raises:
         ValueError: if the encoder, the loss, a unit or another name is not known.
@@ -37,18 +41,19 @@ def build_learner(cfg: CfgNode) -> LocalLearner:
         if stage not in encoder.stage_names:
             raise ValueError(f"MODEL.UNITS: {unit} does not end with one of {', '.join(encoder.stage_names)}")
         decoder, tied = _build_decoder(cfg, encoder, list(encoder.stage_names).index(stage), unit[-1])
-        decoders[unit[-1]] = _for_device(decoder, cfg)
+        decoders[unit[-1]] = _for_device(decoder, cfg, group)
         ties += tied
     learner = LocalLearner(
-        _for_device(encoder, cfg),
+        _for_device(encoder, cfg, group),
         cfg.MODEL.UNITS,
         decoders,
-        build_loss(cfg.LOSS),
+        build_loss(cfg.LOSS, group),
         shared_gradient=cfg.MODEL.SHARED_GRADIENT,
         noise=cfg.MODEL.NOISE,
         recompute=cfg.MODEL.RECOMPUTE,
         ties=ties,
         tie_weight=cfg.MODEL.DECODER.TIE,
+        split=cfg.MODEL.STAGE_PARALLEL.SPLIT,
     )
     learner = learner.to(cfg.MODEL.DEVICE).to(memory_format=torch.channels_last)
     if cfg.MODEL.COMPILE:
@@ -64,12 +69,13 @@ def _initialised(encoder: Module, cfg: CfgNode) -> Module:
     return encoder
 
 
-def _for_device(module: Any, cfg: CfgNode) -> Any:
+def _for_device(module: Any, cfg: CfgNode, group: torch.distributed.ProcessGroup | None) -> Any:
     """The module with layers replaced by those that suit the device. The parameters stay the same objects."""
     if cfg.MODEL.DEVICE == "cpu":
         return module if cfg.MODEL.COMPILE else use_small_map_convs(module)
     # torch has no SyncBatchNorm for the CPU
-    return nn.SyncBatchNorm.convert_sync_batchnorm(module) if comm.get_world_size() > 1 else module
+    processes = comm.get_world_size() if group is None else group.size()
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module, group) if processes > 1 else module
 
 
 def _build_decoder(cfg: CfgNode, encoder: Encoder, stage: int, top: str) -> tuple[Decoder, Ties]:
@@ -127,15 +133,19 @@ def _width(encoder: Encoder, top: str) -> int:
     return h.shape[1]
 
 
-def build_loss(cfg: CfgNode) -> Loss:
+def build_loss(cfg: CfgNode, group: torch.distributed.ProcessGroup | None = None) -> Loss:
     """The loss of a LOSS node.
+
+    Args:
+        cfg: the node.
+        group: the processes that divide the batch; None: all.
 
     Raises:
         ValueError: if its name is not known.
     """
     losses: dict[str, Loss] = {
-        "info_nce": functools.partial(info_nce, temperature=cfg.TEMPERATURE),
-        "barlow_twins": functools.partial(barlow_twins, lambd=cfg.LAMBDA),
+        "info_nce": functools.partial(info_nce, temperature=cfg.TEMPERATURE, group=group),
+        "barlow_twins": functools.partial(barlow_twins, lambd=cfg.LAMBDA, group=group),
     }
     if cfg.NAME not in losses:
         raise ValueError(f"unknown LOSS.NAME {cfg.NAME!r}: choose one of {', '.join(losses)}")

@@ -12,6 +12,7 @@ from .gradcache import embed, in_chunks
 from .plan import make_plan
 from .replay import uncached_autocast
 from .segments import Segment
+from .tape import Watch, unwatched
 from .ties import tie_backward
 
 
@@ -52,6 +53,7 @@ class LocalLearner(nn.Module):
         recompute: Iterable[str] = (),
         ties: Iterable[tuple[nn.Parameter, nn.Parameter]] = (),
         tie_weight: float = 0.0,
+        split: Sequence[Sequence[str]] = (),
     ) -> None:
         """
         Args:
@@ -70,10 +72,12 @@ class LocalLearner(nn.Module):
                 first graph for that loss, see local.py: in LoCo ``res5`` here changes nothing.
             ties: pairs of parameters, a decoder's and the encoder's, which an L2 penalty ties (Table 5).
             tie_weight: the penalty is this times the sum of squared differences.
+            split: a list of consecutive stages or slices of stages for each device, if several devices share the
+                stages (:class:`.stage_parallel.share.Share`).
 
         Raises:
-            ValueError: if a unit is not possible (see :func:`read_units`), a stage or an option is not known, or the
-                decoders are not those of the units.
+            ValueError: if a unit or the split is not possible (see :func:`read_units` and :func:`read_split`), a stage
+                or an option is not known, or the decoders are not those of the units.
         """
         super().__init__()
         self.encoder = encoder
@@ -81,7 +85,7 @@ class LocalLearner(nn.Module):
         self.loss = loss
         self.shared_gradient, self.noise = shared_gradient, noise
         self.ties, self.tie_weight = list(ties), tie_weight
-        self.plan = make_plan(encoder, units, recompute, shared_gradient)
+        self.plan = make_plan(encoder, units, recompute, shared_gradient, split)
         if decoders.keys() != self.plan.sections.keys():
             names = [", ".join(of) or "none" for of in (self.plan.sections, decoders)]
             raise ValueError(f"each unit needs one decoder of its name: units {names[0]}; decoders {names[1]}")
@@ -114,6 +118,7 @@ class LocalLearner(nn.Module):
         chunk: int = 0,
         ready: local.Ready = lambda parameters: None,
         prepare: Callable[[Tensor], Tensor] = lambda views: views,
+        watch: Watch = unwatched,
     ) -> dict[str, Tensor]:
         """Accumulate the gradients of all losses into ``.grad``.
 
@@ -128,6 +133,7 @@ class LocalLearner(nn.Module):
                 unit runs. With chunks it is called for the last chunk only.
             prepare: function of views, such as normalisation, which is called with one chunk at a time. With chunks it
                 is called twice for each, both times with the same random numbers of torch.
+            watch: see :func:`.local.forward_backward`.
 
         Returns:
             Name of each unit -> its loss, a detached scalar; "tie" -> the penalty, if there are ties.
@@ -136,11 +142,11 @@ class LocalLearner(nn.Module):
         noise = self.noise if self.training else 0.0
 
         def loss_gradient(unit: str, z: Tensor) -> Tensor:
-            losses[unit], gradient = self._loss_and_gradient(z)
+            losses[unit], gradient = self.loss_and_gradient(z)
             return gradient
 
         def backward(part: Tensor, gradient_of: local.LossGradient, when_final: local.Ready) -> None:
-            local.forward_backward(prepare(part), self.plan, self.decoders, gradient_of, when_final, noise)
+            local.forward_backward(prepare(part), self.plan, self.decoders, gradient_of, when_final, noise, watch)
 
         with uncached_autocast(views.device):  # passes without a graph (chunk, recompute) must not fill its cache
             if self.ties:
@@ -158,7 +164,7 @@ class LocalLearner(nn.Module):
                 backward(views, loss_gradient, ready)
         return losses
 
-    def _loss_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, a detached scalar, of the embeddings ``z`` of both views, (2B, D), and d loss / d z."""
         z = z.detach().requires_grad_()
         loss = self.loss(*z.chunk(2))

@@ -59,6 +59,7 @@ The options of the learner change this as follows:
 - ``ready``: parallel processes average gradients as soon as they are final.
 - ``chunk``: GradCache calls this schedule for a few images at a time (gradcache.py).
 - ``ties``: their gradient is added before the schedule starts (ties.py).
+- ``split``: several devices share the stages, each with its part of this schedule (stage_parallel/).
 """
 
 from collections.abc import Callable
@@ -67,7 +68,7 @@ import torch
 from torch import Tensor, nn
 
 from .plan import Plan, Section
-from .tape import Tape, forward
+from .tape import Tape, Watch, forward, unwatched
 
 LossGradient = Callable[[str, Tensor], Tensor]  # a unit's name, its embeddings (2B, D) -> d loss / d embeddings
 Ready = Callable[[list[nn.Parameter]], object]  # takes parameters whose gradients are final
@@ -80,6 +81,7 @@ def forward_backward(
     loss_gradient: LossGradient,
     ready: Ready,
     noise: float = 0.0,
+    watch: Watch = unwatched,
 ) -> None:
     """Run forward from the images upwards, and at the top of each unit back down that unit.
 
@@ -91,22 +93,26 @@ def forward_backward(
         ready: called once for each unit, before the next segment runs forward, with the parameters for which this was
             the last loss: those of the decoder, and of the sections that no later loss reaches.
         noise: see :func:`add_noise`.
+        watch: every pass runs inside the context that it returns: "forward", "input gradient" or "full backward" and
+            the name of a segment, or "loss" and the name of a unit.
     """
-    tape: Tape = {}
+    tape = Tape(watch=watch)
     h = views
     del views  # this variable would hold the images to the end of the step
     for segment in plan.segments:
-        h = forward(segment, h, noise, tape)
+        with watch("forward", segment.name):
+            h = forward(segment, h, noise, tape)
         unit = segment.top_of
         if unit is not None:
-            tape[segment.index].gradient = _decoder_backward(unit, decoders[unit], h, loss_gradient)
+            with watch("loss", unit):
+                tape[segment.index].gradient = decoder_backward(unit, decoders[unit], h, loss_gradient)
             # Autocast is for forward passes only. A segment that runs forward again restores it (replay.py).
             with torch.autocast(h.device.type, enabled=False):
-                final = _walk_down(unit, plan.sections[unit], tape)
+                final = walk_down(unit, plan.sections[unit], tape)
             ready([*decoders[unit].parameters(), *final])
 
 
-def _decoder_backward(unit: str, decoder: nn.Module, h: Tensor, loss_gradient: LossGradient) -> Tensor | None:
+def decoder_backward(unit: str, decoder: nn.Module, h: Tensor, loss_gradient: LossGradient) -> Tensor | None:
     """Backward through the decoder; return the gradient at its input.
 
     Args:
@@ -126,13 +132,16 @@ def _decoder_backward(unit: str, decoder: nn.Module, h: Tensor, loss_gradient: L
     return h.grad
 
 
-def _walk_down(unit: str, sections: list[Section], tape: Tape) -> list[nn.Parameter]:
+def walk_down(unit: str, sections: list[Section], tape: Tape, continues: bool = False) -> list[nn.Parameter]:
     """Carry the gradient of one loss from the top of its unit down to the bottom.
 
     Args:
-        unit: name of the unit and its loss. The entry of the unit's top segment holds the gradient of the loss.
+        unit: name of the unit and its loss. The entry of the top segment of ``sections`` holds the gradient of the
+            loss.
         sections: of the unit, from the top down.
         tape: the entries of the unit's segments. Those that no later loss reaches are removed.
+        continues: whether the unit continues below these sections, on another device, which gets the gradient as soon
+            as it is computed (:meth:`Tape.hand_down`).
 
     Returns:
         The parameters of the segments that no later loss reaches. Their gradients are final.
@@ -140,7 +149,7 @@ def _walk_down(unit: str, sections: list[Section], tape: Tape) -> list[nn.Parame
     final: list[nn.Parameter] = []
     for section in sections:
         top_index = section.segments[0].index  # a variable with the entry itself would hold its tensors too long
-        continues_below = section is not sections[-1]
+        continues_below = continues or section is not sections[-1]
         is_last_loss = section.losses[-1] == unit
         is_only_trainer = section.trained_by == (unit,)
         if unit in section.trained_by:
@@ -162,16 +171,18 @@ def _input_gradient(section: Section, tape: Tape, is_last_loss: bool) -> None:
     for segment in section.segments:
         # The last loss keeps it anyway: its full backward comes next, on the same graph.
         keep_graph = is_last_loss or not segment.recompute
-        tape[segment.index - 1].gradient = tape[segment.index].input_gradient(keep_graph)
+        with tape.watch("input gradient", segment.name):
+            tape.hand_down(segment, tape[segment.index].input_gradient(keep_graph))
 
 
 def _full_backward(section: Section, tape: Tape, to_input: bool) -> None:
     """Turn the gradient at a section's output into parameter gradients; into its input gradient too if ``to_input``."""
     for segment in section.segments:
-        if to_input or segment is not section.segments[-1]:
-            tape[segment.index - 1].gradient = tape.pop(segment.index).full_backward(to_input=True)
-        else:
-            tape.pop(segment.index).full_backward(to_input=False)
+        with tape.watch("full backward", segment.name):
+            if to_input or segment is not section.segments[-1]:
+                tape.hand_down(segment, tape.pop(segment.index).full_backward(to_input=True))
+            else:
+                tape.pop(segment.index).full_backward(to_input=False)
 
 
 def _leave_to_later_loss(section: Section, tape: Tape) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..encoders import Encoder
 from .segments import Segment, cut
-from .units import read_units
+from .units import read_split, read_units
 
 
 @dataclass(eq=False)
@@ -37,15 +37,21 @@ class Plan:
 
     Attributes:
         segments: from the image upwards.
-        sections: name of each unit -> its sections from the top down.
+        sections: name of each unit -> its sections from the top down. A section is on one device.
+        devices: the segments of each device, from the image upwards; one device has all of them.
     """
 
     segments: list[Segment]
     sections: dict[str, list[Section]]
+    devices: list[list[Segment]]
 
 
 def make_plan(
-    encoder: Encoder, units: Iterable[Sequence[str]], recompute: Iterable[str] = (), shared_gradient: str = "all"
+    encoder: Encoder,
+    units: Iterable[Sequence[str]],
+    recompute: Iterable[str] = (),
+    shared_gradient: str = "all",
+    split: Sequence[Sequence[str]] = (),
 ) -> Plan:
     """Plan which losses reach and train which segments.
 
@@ -54,24 +60,33 @@ def make_plan(
         units: names of consecutive stages or slices of stages, for each unit.
         recompute: stages or slices of stages, each block of which becomes a segment that is recomputed.
         shared_gradient: a section of several units is trained by "all" their losses, or by the "upper"most one only.
+        split: names of consecutive stages or slices of stages, for each device; empty: one device.
 
     Raises:
-        ValueError: if a unit is not possible (see :func:`read_units`), or a stage or an option is not known.
+        ValueError: if a unit or the split is not possible (see :func:`read_units` and :func:`read_split`), or a stage
+            or an option is not known.
     """
     if shared_gradient not in ("all", "upper"):
         raise ValueError(f"shared_gradient is {shared_gradient!r}: choose all or upper")
     parsed = read_units(units, encoder)
-    segments = cut(encoder, parsed, recompute)
-    sections = {unit.name: sections_of(unit.name, segments, shared_gradient) for unit in parsed}
-    return Plan(segments, sections)
+    runs = read_split(split, encoder)
+    segments = cut(encoder, parsed, recompute, (run.start for run in runs))
+    devices = [[segment for segment in segments if segment.blocks.start in run] for run in runs]
+    sections = {
+        unit.name: [
+            section for device in reversed(devices) for section in sections_of(unit.name, device, shared_gradient)
+        ]
+        for unit in parsed
+    }
+    return Plan(segments, sections, devices)
 
 
 def sections_of(unit: str, segments: list[Segment], shared_gradient: str = "all") -> list[Section]:
-    """The sections of a unit, from the top down.
+    """The sections of a unit on a device, from the top down.
 
     Args:
         unit: its name.
-        segments: all segments of the encoder, from the image upwards.
+        segments: of the encoder, or of one device, from the image upwards.
         shared_gradient: see :func:`make_plan`.
     """
     inside = [segment for segment in reversed(segments) if unit in segment.losses]

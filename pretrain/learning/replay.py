@@ -27,13 +27,17 @@ class RandomState(NamedTuple):
         """The present state of the generators."""
         return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None, device)
 
+    def go_on(self) -> None:
+        """Let the generators of this process go on from this state."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
+
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         """Draw the numbers that followed this state; afterwards the generators go on as if nothing was drawn."""
         with torch.random.fork_rng([] if self.cuda is None else [self.device]):
-            torch.set_rng_state(self.cpu)
-            if self.cuda is not None:
-                torch.cuda.set_rng_state(self.cuda, self.device)
+            self.go_on()
             yield
 
 

@@ -1,4 +1,4 @@
-"""Read the config option MODEL.UNITS: stages, "res3", and slices of stages, "res3[:1]", become ranges of blocks."""
+"""Read the config's stages, "res3", and slices of stages, "res3[:1]", of units and of devices: ranges of blocks."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -53,6 +53,47 @@ def read_unit(parts: Sequence[str], encoder: Encoder) -> Unit:
     if not blocks or blocks != list(range(blocks[0], blocks[-1] + 1)):
         raise ValueError(f"unit {parts} is not a run of consecutive stages of {list(encoder.stage_names)}")
     return Unit(parts[-1], range(blocks[0], blocks[-1] + 1))
+
+
+def read_split(split: Sequence[Sequence[str]], encoder: Encoder) -> list[range]:
+    """Read which device has which blocks of an encoder.
+
+    Args:
+        split: names of consecutive stages or slices of stages, for each device, such as [["res2", "res3"], ["res4",
+            "res5"]]; empty: one device has all.
+        encoder: whose stages they are.
+
+    Returns:
+        Indices of the blocks of each device, counted from the image through all stages.
+
+    Raises:
+        ValueError: if a stage is not known, a device has no run of consecutive blocks, or the devices together do not
+            have each block once, in the order of the stages.
+    """
+    count = sum(len(stage) for stage in encoder.stages)
+    runs = [read_unit(parts, encoder).blocks for parts in split] or [range(count)]
+    for parts, run, stop in zip(split, runs, [0, *(run.stop for run in runs)], strict=False):
+        if run.start != stop:
+            what = "leaves out" if run.start > stop else "has again"
+            block = min(stop, run.start)
+            name = name_of(range(block, block + 1), encoder)
+            raise ValueError(f"{list(parts)} {what} {name}: each block belongs to one device, in the stages' order")
+    if runs[-1].stop != count:
+        missing = name_of(range(runs[-1].stop, runs[-1].stop + 1), encoder)
+        raise ValueError(f"no device has {missing}: each block belongs to one device")
+    return runs
+
+
+def name_of(blocks: range, encoder: Encoder) -> str:
+    """Name of some blocks of one stage: the stage, or a slice of it, such as "res3[1:2]"."""
+    first = 0
+    for name, stage in zip(encoder.stage_names, encoder.stages, strict=True):
+        stop = first + len(stage)
+        if blocks.start < stop:
+            whole = blocks == range(first, stop)
+            return name if whole else f"{name}[{blocks.start - first}:{blocks.stop - first}]"
+        first = stop
+    raise IndexError(f"block {blocks.start} of {first}")
 
 
 def blocks_of(part: str, encoder: Encoder) -> range:

@@ -26,7 +26,10 @@ class StopOnSigterm(HookBase):
 
     Attributes:
         ended: SIGTERM has ended long work; no other may begin.
+        saves_everywhere: whether all processes have to save together.
     """
+
+    saves_everywhere = False
 
     trainer: Any  # TrainerBase with a checkpointer
 
@@ -49,11 +52,15 @@ class StopOnSigterm(HookBase):
     def after_step(self) -> None:
         self._remove_temporary()
         iteration = self.trainer.iter
-        if iteration + 1 < self.trainer.max_iter and any_process(self.received):  # the last one saves anyway
-            if comm.is_main_process():
+        if iteration + 1 < self.trainer.max_iter and self._ends_here():  # the last one saves anyway
+            if comm.is_main_process() or self.saves_everywhere:
                 self.trainer.checkpointer.save(_name(iteration), iteration=iteration)
             self._say(iteration)
             raise Terminated(0)
+
+    def _ends_here(self) -> bool:
+        """Whether the iteration at hand is the last one, the same answer in all processes."""
+        return any_process(self.received)
 
     def after_train(self) -> None:
         self._remove_temporary()
@@ -69,7 +76,7 @@ class StopOnSigterm(HookBase):
             Terminated: after SIGTERM, with exit code 0.
         """
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
-        if comm.is_main_process():
+        if comm.is_main_process() or self.saves_everywhere:
             self._save(iteration)
         try:
             with stop_at_once(functools.partial(self._say, iteration), 0):

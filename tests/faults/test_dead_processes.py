@@ -61,17 +61,22 @@ def command_of(pid):
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
+NUM_GPUS, STAGES = ("--num-gpus", "2"), ("MODEL.STAGE_PARALLEL.DEVICES", 2)
+
+
 @pytest.mark.parametrize(
-    ("launcher", "options", "word"),
+    ("launcher", "options", "word", "keys"),
     [
-        pytest.param((), ("--num-gpus", "2"), "spawn_main", marks=pytest.mark.fault("dead rank: --num-gpus")),
-        pytest.param(TORCHRUN, (), "tools/pretrain.py", marks=pytest.mark.fault("dead rank: torchrun")),
+        pytest.param((), NUM_GPUS, "spawn_main", (), marks=pytest.mark.fault("dead rank: --num-gpus")),
+        pytest.param((), NUM_GPUS, "spawn_main", STAGES, marks=pytest.mark.fault("dead rank: stages, --num-gpus")),
+        pytest.param(TORCHRUN, (), "tools/pretrain.py", (), marks=pytest.mark.fault("dead rank: torchrun")),
+        pytest.param(TORCHRUN, (), "tools/pretrain.py", STAGES, marks=pytest.mark.fault("dead rank: stages, torchrun")),
     ],
-    ids=["--num-gpus", "torchrun"],
+    ids=["--num-gpus", "--num-gpus, stages", "torchrun", "torchrun, stages"],
 )
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_dead_rank_ends_the_others(root, out, launcher, options, word, rank):
-    command = [*launcher, "tools/pretrain.py", *options, *pretraining(root, out), "SOLVER.EPOCHS", 500.0]
+def test_a_dead_rank_ends_the_others(root, out, launcher, options, word, keys, rank):
+    command = [*launcher, "tools/pretrain.py", *options, *pretraining(root, out), "SOLVER.EPOCHS", 500.0, *keys]
     env = child_environment(OMP_NUM_THREADS="1")
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=env, text=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip

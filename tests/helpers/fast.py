@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-STARTS_PROCESSES = {"run_tool", "tool_server", "run_two_ranks"}  # fixtures
+STARTS_PROCESSES = {"run_tool", "tool_server", "run_ranks", "run_two_ranks"}  # fixtures
 LONG_CODE = re.compile(
     r"subprocess|sys\.executable|Process\(|fork\(|num_workers=[1-9]"  # starts processes
     r"|(?<!re)\.compile\(|compile=True|torch\.compile|torch\.export"  # compiles

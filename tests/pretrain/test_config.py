@@ -1,8 +1,8 @@
-"""Keys whose values are of several types."""
+"""Keys whose values are of several types; values that are refused."""
 
 import pytest
 
-from pretrain.config import get_cfg
+from pretrain.config import check, get_cfg
 from pretrain.readout.config import get_cfg as readout_cfg
 
 KEY = "SOLVER.AMP.ENABLED"
@@ -44,3 +44,22 @@ def test_groups_that_are_none_are_left_to_yacs(cfg, tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises((ValueError, KeyError, AssertionError)):
         cfg.merge_from_file(str(tmp_path / "config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"SPLIT": [["res2", "res3"], ["res4", "res5"]]}, "SPLIT has 2 devices, but MODEL.STAGE_PARALLEL.DEVICES is 1"),
+        ({"DEVICES": 3, "SPLIT": [["res2"], ["res3"]]}, "SPLIT has 2 devices, but MODEL.STAGE_PARALLEL.DEVICES is 3"),
+        ({"DEVICES": 2, "SPLIT": ["res2", "res3"]}, "must be a list of lists of stage names"),
+        ({"DEVICES": 0}, "MODEL.STAGE_PARALLEL.DEVICES is 0, but must be at least 1"),
+        ({"DEVICES": 2, "TRACE": -1}, "MODEL.STAGE_PARALLEL.TRACE is -1, but must be at least 0"),
+        ({"LATE": True}, "MODEL.STAGE_PARALLEL.LATE is without effect on one device"),
+        ({"TRACE": 3}, "MODEL.STAGE_PARALLEL.TRACE is without effect on one device"),
+    ],
+)
+def test_stages_on_several_devices_that_are_refused(keys, why):
+    cfg = get_cfg()
+    cfg.merge_from_list([part for key, value in keys.items() for part in (f"MODEL.STAGE_PARALLEL.{key}", value)])
+    with pytest.raises(ValueError, match=why):
+        check(cfg)

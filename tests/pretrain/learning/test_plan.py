@@ -47,3 +47,17 @@ def test_losses_come_in_the_order_of_the_forward_pass():
 def test_other_options_are_refused():
     with pytest.raises(ValueError, match="choose all or upper"):
         make_plan(TinyEncoder(), [], shared_gradient="lower")
+
+
+def test_sections_end_where_a_device_begins():
+    split = [["res2", "res3[:1]"], ["res3[1:]", "res4", "res5"]]
+    plan = make_plan(TinyEncoder(), LOCO, split=split)
+    assert [[segment.name for segment in device] for device in plan.devices] == [
+        ["res2", "res3[0:1]"],
+        ["res3[1:2]", "res4", "res5"],
+    ]
+    assert sections(LOCO, split=split)["res4"] == [
+        ([3], ("res4", "res5"), ("res4", "res5")),
+        ([2], ("res3", "res4"), ("res3", "res4")),
+        ([1], ("res3", "res4"), ("res3", "res4")),
+    ]

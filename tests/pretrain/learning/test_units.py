@@ -4,7 +4,7 @@ import pytest
 from tiny_learner import LOCO, TinyEncoder
 
 from pretrain.learning.learner import LocalLearner
-from pretrain.learning.units import Unit, blocks_of, read_unit, read_units
+from pretrain.learning.units import Unit, blocks_of, read_split, read_unit, read_units
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,33 @@ def test_units_that_cannot_be(units, message):
         read_units(units, TinyEncoder())
     with pytest.raises(ValueError, match=message):
         LocalLearner(TinyEncoder(), units, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("split", "runs"),
+    [
+        ([], [range(8)]),
+        ([["res2", "res3"], ["res4", "res5"]], [range(4), range(4, 8)]),
+        ([["res2", "res3[:1]"], ["res3[1:]"], ["res4", "res5"]], [range(3), range(3, 4), range(4, 8)]),
+    ],
+)
+def test_split(split, runs):
+    assert read_split(split, TinyEncoder()) == runs
+
+
+@pytest.mark.parametrize(
+    ("split", "why"),
+    [
+        ([["res2"], ["res4", "res5"]], r"\['res4', 'res5'\] leaves out res3\[0:1\]"),
+        ([["res3"], ["res4", "res5"]], r"\['res3'\] leaves out res2\[0:1\]"),
+        ([["res2", "res3"], ["res3[1:]", "res4", "res5"]], r"has again res3\[1:2\]"),
+        ([["res4", "res5"], ["res2", "res3"]], "leaves out"),
+        ([["res2"], ["res3", "res4"]], r"no device has res5\[0:1\]"),
+        ([["res2", "res4"], ["res3", "res5"]], "not a run of consecutive stages"),
+        ([["res2", "res3"], ["res9"]], "'res9' is not a stage"),
+        ([["res2", "res3"], []], "not a run"),
+    ],
+)
+def test_a_split_that_is_refused(split, why):
+    with pytest.raises(ValueError, match=why):
+        read_split(split, TinyEncoder())

@@ -1,6 +1,6 @@
-"""``two_ranks.py CODE ARGUMENTS``: run the code in two forks, as ``python -c CODE RANK ARGUMENTS`` for ranks 0 and 1.
+"""``ranks.py COUNT CODE ARGUMENTS``: run the code in forks, as ``python -c CODE RANK ARGUMENTS`` for all ranks.
 
-Both have to end well: once one has failed the other is killed, as it would wait for ever, and the exit code is 1.
+All have to end well: once one has failed the others are killed, as they would wait for ever, and the exit code is 1.
 """
 
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]  # for code that imports a test file
-code, *arguments = sys.argv[1:]
+count, code, *arguments = sys.argv[1:]
 ranks = set()
-for rank in (0, 1):
+for rank in range(int(count)):
     child = os.fork()
     if child == 0:
         sys.argv = ["-c", str(rank), *arguments]

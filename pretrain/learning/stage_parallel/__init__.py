@@ -1,0 +1,1 @@
+"""Local learning on several devices, each of which trains a run of consecutive stages."""
