@@ -81,8 +81,9 @@ def _collectives(learner: LocalLearner, device: str) -> float:
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     parameters = [p for p in learner.parameters() if p.grad is not None]
     gradients = [p.grad.clone() for p in parameters if p.grad is not None]
-    reducer, figure = GradientReducer(), torch.tensor(3.0, device=device)
+    figure = torch.tensor(3.0, device=device)
     with _as_if_of_two():
+        reducer = GradientReducer()
         broadcast_state(learner)
         reducer(parameters)
         reducer.wait()  # the mean over two processes, of which only one has given its gradients

@@ -120,7 +120,8 @@ class AtomicCheckpointer(Checkpointer):
 
     def _check(self, content: Mapping[str, Any]) -> None:
         """Raise ValueError for a checkpoint of another run, KeyError or TypeError for a file that is none of ours."""
-        older = {"MODEL.STAGE_PARALLEL.LATE": False}  # of checkpoints that do not have the key yet
+        # of checkpoints that do not have the key yet; a readout's config never has it
+        older = {"MODEL.STAGE_PARALLEL.LATE": False} if "STAGE_PARALLEL" in self.cfg.MODEL else {}
         self._refuse_another_run(older | saved_config(content), content["run"])
 
     def _refuse_another_run(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:

@@ -106,8 +106,8 @@ def test_a_wrong_step_does_not_pass(monkeypatch, tmp_path):
     swapped = pretraining.step(pretraining.learner_of(cfg), torch.cat([first, second.roll(1, 0)]))
     assert not any(figure.passed for figure in pretraining.compared(swapped, wanted))
     learner = pretraining.learner_of(cfg)
-    whole = learner._loss_and_gradient
-    monkeypatch.setattr(learner, "_loss_and_gradient", lambda z: (whole(z)[0], torch.zeros_like(z)))
+    whole = learner.loss_and_gradient
+    monkeypatch.setattr(learner, "loss_and_gradient", lambda z: (whole(z)[0], torch.zeros_like(z)))
     losses, gradients = pretraining.compared(pretraining.step(learner, views), wanted)
     assert losses.passed and not gradients.passed
     assert not Figure("nothing", float("nan"), 1.0).passed and not Figure("", float("nan"), 0.0, least=True).passed
