@@ -21,7 +21,7 @@ sys.path.append(str(HELPERS))  # test folders are no packages
 from checkout import ROOT  # noqa: E402
 from child_processes import child_environment  # noqa: E402
 
-pytest_plugins = ["fast", "durations"]  # in this order: durations sorts
+pytest_plugins = ["disk", "fast", "durations"]  # in this order: durations sorts
 
 # Started in the background of a shell, Ctrl-C is ignored, and so it would be in the command lines that are tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)

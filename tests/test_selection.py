@@ -1,5 +1,8 @@
-"""The selection ``fast``, and the order and the table of durations."""
+"""The plugins of the tests: the selection ``fast``, the order and the table of durations, and the disk."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import durations
@@ -47,3 +50,36 @@ def test_seconds_are_added_to_those_of_earlier_runs(tmp_path):
     lines = durations.table(found).splitlines()
     assert lines[0] == "    1.8 s in all, 2 tests" and "    1.8  tests" in lines
     assert "    1.0      1  tests/test_docs.py  (1.0 a)" in lines and (ROOT / "tests/test_docs.py").exists()
+
+
+MADE = """
+import pytest
+
+@pytest.fixture(scope="session")
+def long(tmp_path_factory):
+    return tmp_path_factory.mktemp("long")
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory, request):
+    request.getfixturevalue("long")
+    return tmp_path_factory.mktemp("short")
+
+def test_it(short, tmp_path):
+    {test}
+"""
+
+
+@pytest.mark.parametrize("test, left", [("pass", ["long0"]), ("raise OSError", ["long0", "short0", "test_it0"])])
+def test_folders_of_fixtures_are_removed_with_them(test, left, tmp_path):
+    (tmp_path / "test_first.py").write_text(MADE.format(test=test))
+    # at the end the session's folders are still there
+    (tmp_path / "test_last.py").write_text(
+        "def test_it(tmp_path_factory):\n"
+        "    names = [path.name for path in tmp_path_factory.getbasetemp().iterdir() if not path.is_symlink()]\n"
+        f"    assert sorted(names) == {left}\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntmp_path_retention_policy = failed\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "disk", "-p", "no:cacheprovider", "--basetemp", "base", "."]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "helpers")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert f"{1 + (test == 'pass')} passed" in done.stdout, done.stdout
