@@ -31,6 +31,7 @@ from study_tables import (
     budgets_with_runs,
     detection_table,
     grid_table,
+    late_table,
     main_table,
     seeds_line,
     settings_table,
@@ -179,6 +180,7 @@ def main(args):
             if scale != THIN18
         ),
         "rates96": grid_table(results, CROP96),
+        "late": late_table(results),
         "resnet50": stage_tables(results, THIN50),
         "detection": detection_table(results),
     }

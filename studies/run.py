@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import yaml
 from rates import FIRST_RATES, LONG, MIDDLE, RATES, SHORT, chosen_rate, missing_rates, wanted_rates
-from rows import CROP96, MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5, TUNED
+from rows import CROP96, LATE, MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TABLE4, TABLE5, TUNED
 from runner import Runner, write
 
 from loco_det.cli.common.errors import one_line_errors
@@ -137,7 +137,8 @@ class Study(Runner):
             write(folder / "recipe.yaml", cfg.dump())
             resume = ["--resume"] if (folder / "pretrain" / "last_checkpoint").exists() else []
             try:
-                self.call(run, "pretrain", "--config-file", folder / "recipe.yaml", *resume)
+                processes = ["--num-gpus", cfg.MODEL.STAGE_PARALLEL.DEVICES]
+                self.call(run, "pretrain", "--config-file", folder / "recipe.yaml", *processes, *resume)
             except RuntimeError:
                 if EXPLODED not in (folder / "log.txt").read_text():
                     raise
@@ -283,6 +284,7 @@ PHASES = {
     "resnet50": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=THIN50),
     # temperature, batch, ...
     **{scale.rpartition("_")[2]: functools.partial(Study.setting, scale=scale) for scale in list(SETTINGS)[1:]},
+    "late": lambda study: [run for epochs in (SHORT, MIDDLE) for run in study.runs(LATE, epochs, range(3))],
     "rates96": lambda study: study.rates_again(CROP96, MIDDLE),
 }
 

@@ -5,7 +5,7 @@ import statistics
 
 from collect import Figure
 from rates import LONG, MIDDLE, RATES, SHORT, chosen_rate
-from rows import MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TUNED
+from rows import LATE, MAIN, ROWS, SETTINGS, SETTINGS_ROWS, TUNED
 from run import DEMO, THIN18
 
 EXPANSION = "+expansion"  # blockwise Barlow Twins' 1x1 conv, which its own probe reads
@@ -215,6 +215,18 @@ def _readings(results, epochs, scale):
         linear, knn = (results.figure(row, epochs, kind, "res5", scale, seeds) for kind in ("linear", "knn"))
         cells.append(f"{linear} / {knn}" if linear.values else "–")
     return [len(seeds), *cells]
+
+
+def late_table(results):
+    """Every stage's linear probe where all updates are exact, and where those of all stages but one are late."""
+    lines = []
+    for epochs in (SHORT, MIDDLE):
+        if not all(results.of(row, epochs) for row in LATE):
+            continue
+        for row in LATE:
+            cells = [results.figure(row, epochs, "linear", stage) for stage in STAGES]
+            lines.append([epochs, ROWS[row].method, len(cells[0].values), *cells])
+    return table(["epochs", "updates", "seeds", *STAGES], lines, "rlr" + "r" * len(STAGES))
 
 
 def detection_table(results):

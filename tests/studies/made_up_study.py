@@ -76,6 +76,7 @@ def write_documents(root):
         "reach",
         "crops",
         "rates96",
+        "late",
         "resnet50",
         "detection",
     )

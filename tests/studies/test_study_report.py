@@ -51,6 +51,15 @@ def test_best_stage_is_chosen_on_held_out_images_and_exploded_runs_do_not_count(
     assert "| 2 of 3 |" in study_tables.stage_tables(results) and "52.0 ± 2.8" in study_tables.stage_tables(results)
 
 
+def test_late_updates_stand_below_exact_ones():
+    runs = [made_up("loco", seed, [0] * 4, [1, 2, 3, 40 + seed]) for seed in range(2)]
+    assert study_tables.late_table(study_tables.Results(runs)) == "Not run yet."
+    runs += [made_up("loco_late", seed, [0] * 4, [1, 2, 3, 30 + seed]) for seed in range(2)]
+    exact, late = study_tables.late_table(study_tables.Results(runs)).splitlines()[2:]
+    assert exact.split("|")[1:4] == ["      5 ", " LoCo                                   ", "     2 "]
+    assert "40.5 ± 0.7" in exact and "30.5 ± 0.7" in late and "late" in late
+
+
 def test_settings_stand_below_the_scale_that_they_change(faked):
     """Each on the seeds that all of its rows have; nothing is shown until one of them was run."""
 

@@ -62,6 +62,14 @@ def test_settings_differ_in_one_thing(tmp_path, data):
             assert str(other[key]) in said and str(first[key]) in said
 
 
+def test_late_updates_differ_in_nothing_else(tmp_path, data):
+    study = study_of(tmp_path, data)
+    exact, late = (flat(study.recipe(Run(THIN18, row, 0.002, SHORT, 0))) for row in rows.LATE)
+    changed = {key for key in exact if exact[key] != late[key]}
+    assert changed == {"OUTPUT_DIR", *(f"MODEL.STAGE_PARALLEL.{key}" for key in ("DEVICES", "SPLIT", "LATE"))}
+    assert late["MODEL.STAGE_PARALLEL.LATE"] and late["MODEL.STAGE_PARALLEL.DEVICES"] == 4
+
+
 def test_receptive_fields_are_what_reaches_the_middle():
     """Of weights above zero and an image of zeros but for one column: what is not zero has seen it."""
     for name, stages in (("resnet18x0.125", ("res2", "res3", "res4")), ("resnet50x0.125", ("res2", "res3"))):
