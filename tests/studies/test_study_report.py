@@ -52,9 +52,10 @@ def test_best_stage_is_chosen_on_held_out_images_and_exploded_runs_do_not_count(
 
 
 def test_late_updates_stand_below_exact_ones():
-    runs = [made_up("loco", seed, [0] * 4, [1, 2, 3, 40 + seed]) for seed in range(2)]
+    runs = [made_up("loco", 0, [0] * 4, [0] * 4, rate=rate) for rate in (RATES[1], RATES[3])]
+    runs += [made_up("loco", seed, [9] * 4, [1, 2, 3, 40 + seed]) for seed in range(2)]
     assert study_tables.late_table(study_tables.Results(runs)) == "Not run yet."
-    runs += [made_up("loco_late", seed, [0] * 4, [1, 2, 3, 30 + seed]) for seed in range(2)]
+    runs += [made_up("loco_late", seed, [9] * 4, [1, 2, 3, 30 + seed]) for seed in range(2)]
     exact, late = study_tables.late_table(study_tables.Results(runs)).splitlines()[2:]
     assert exact.split("|")[1:4] == ["      5 ", " LoCo                                   ", "     2 "]
     assert "40.5 ± 0.7" in exact and "30.5 ± 0.7" in late and "late" in late
@@ -175,7 +176,7 @@ def test_report_of_an_unfinished_study(report, faked, tmp_path):
     (tmp_path / "findings.md").write_text("none\n")
     done = report(faked.folder, "--root", tmp_path, findings=tmp_path / "findings.md")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "docs" / "study.md").read_text().count("Not run yet.") == 11
+    assert (tmp_path / "docs" / "study.md").read_text().count("Not run yet.") == 12
     (tmp_path / "docs" / "study.json").write_text("{}")
     done = report("--record", tmp_path / "docs" / "study.json", "--root", tmp_path)
     assert done.returncode == 2 and "no study.json with runs" in done.stderr and done.stderr.count("\n") == 1
