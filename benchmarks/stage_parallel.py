@@ -9,6 +9,8 @@ after round. A step is forward, backward and the optimiser's step (LARS) of two 
 - "one process": LoCo, GIM, or SimCLR end to end, alone.
 - "exact", "late": two processes that share the stages (MODEL.STAGE_PARALLEL), split by the measured times of the
   blocks.
+- "two runs at once": two processes that train a network each, and send each other nothing: what the machine's cores
+  give together, which share its memory and caches. No way to share one network can be faster.
 - "divided batch": two processes, each with the whole network and half of the batch, that average their gradients.
 - "GPipe m": SimCLR end to end with torch.distributed.pipelining.ScheduleGPipe and m micro-batches, split so that the
   blocks' forward and backward times are balanced. BN, and the loss, see a micro-batch: GPipe cannot give a loss over
@@ -54,6 +56,7 @@ ROWS = {  # name -> rule, how, processes
     "LoCo, divided batch": ("loco", "ddp", 2),
     "GIM, one process": ("gim", "one", 1),
     "GIM, exact": ("gim", "exact", 2),
+    "GIM, two runs at once": ("gim", "twice", 2),
     "end to end, one process": ("all", "one", 1),
     "end to end, GPipe 4": ("all", "gpipe 4", 2),
     "end to end, GPipe 8": ("all", "gpipe 8", 2),
@@ -173,19 +176,21 @@ def step_of(row, encoder, settings, rank, split):
     torch.manual_seed(0)
     if how.startswith("gpipe"):
         return gpipe_step(encoder, batch, size, rank, split, int(how.split()[1]))
-    if how in ("one", "ddp"):
+    if how in ("one", "twice", "ddp"):
         cfg = config(rule, encoder, size, batch)
-        learner, reducer = build_learner(cfg), GradientReducer()
-        optimizer, views = build_optimizer(cfg.SOLVER, learner), random_views(batch // count, size)
+        learner, reducer = build_learner(cfg), GradientReducer() if how == "ddp" else lambda parameters: None
+        optimizer = build_optimizer(cfg.SOLVER, learner)
+        views = random_views(batch // count if how == "ddp" else batch, size)
         weights = sum(p.numel() * p.element_size() for p in learner.parameters())
 
         def step(last=False):
             learner.forward_backward(views, ready=reducer)
-            reducer.wait()
+            if how == "ddp":
+                reducer.wait()
             optimizer.step()
             optimizer.zero_grad()
 
-        return step, lambda steps: weights * steps if count > 1 else 0
+        return step, lambda steps: weights * steps if how == "ddp" else 0
     return stage_step(config(rule, encoder, size, batch, count, split, how == "late"), rank)
 
 
@@ -288,13 +293,16 @@ def run_rank(rank, store, what, row, encoder, settings, split):
     if count > 1:
         dist.barrier()
     before, start, cpu = sent(WARM), time.perf_counter(), time.process_time()
-    for number in range(steps):
-        step(number + 1 == steps)
+    for _ in range(steps):
+        step()
     own = (time.perf_counter() - start) / steps
     found = {"cpu": (time.process_time() - cpu) / steps, "sent": (sent(WARM + steps) - before) / steps}
     if count > 1:
         dist.barrier()
-    found |= {"seconds": max(own, (time.perf_counter() - start) / steps), "memory": common.memory("VmHWM") - idle}
+    networks = count if ROWS[row][1] == "twice" else 1
+    found["seconds"] = max(own, (time.perf_counter() - start) / steps) / networks
+    found["memory"] = common.memory("VmHWM") - idle
+    step(last=True)
     if count > 1:
         dist.destroy_process_group()
     return found
@@ -353,7 +361,7 @@ def child(what, *arguments):
 
 def add_arguments(parser):
     parser.add_argument("--encoders", nargs="+", default=["resnet50", "presnet50"], help="that are measured")
-    parser.add_argument("--simulated", nargs="+", default=["resnet50", "resnet152", "presnet50"])
+    parser.add_argument("--simulated", nargs="*", default=["resnet50", "resnet152", "presnet50"])
     parser.add_argument("--batch", type=int, default=32, help="images, two views each (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="pixels (%(default)s)")
     parser.add_argument("--steps", type=int, default=6)
