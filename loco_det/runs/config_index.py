@@ -19,10 +19,10 @@ HEAD = """# Configs
 
 - **Names** are `TASK/DATA/ENCODER_METHOD_EPOCHS.yaml`; EPOCHS are those of the pretraining.
   `pretrain/imagenet/resnet50_loco_800ep.yaml` pretrains an encoder; `pretrain/ablations/` has other decoders and other
-  sharing, for 100 epochs of a ResNet-50, and variants of blockwise learning. `detection/coco_frozen/resnet50_loco_800ep.yaml` trains a detector on that
-  encoder: the folder names the data, what is trained, and the network and schedule where there are several
-  (`coco_finetune_fpn_1x`). `readout/imagenet/linear.yaml` is a linear probe; `readout/cached.yaml` and
-  `readout/knn.yaml` are for any data.
+  sharing, for 100 epochs of a ResNet-50, and variants of blockwise learning.
+  `detection/coco_frozen/resnet50_loco_800ep.yaml` trains a detector on that encoder: the folder names the data, what is
+  trained, and the network and schedule where there are several (`coco_finetune_fpn_1x`). `readout/imagenet/linear.yaml`
+  is a linear probe; `readout/cached.yaml` and `readout/knn.yaml` are for any data.
 - **`_BASE_`**: a config holds only what differs from the file, or the files, that it names as `_BASE_`. A file whose
   name begins with `_` is only a base for others.
 - **Start** with the four configs at the top level. They are configs of the folders under short names. The other ones

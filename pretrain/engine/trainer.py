@@ -220,7 +220,7 @@ class Trainer(TrainerBase):
         grad_norm = refuse_divergence(losses, self.parts, self.cfg.SOLVER.MAX_LOSS, self.iter)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        put_losses({name: loss.item() for name, loss in losses.items()}, grad_norm, self.iter)
+        put_losses({name: loss.item() for name, loss in losses.items()}, grad_norm, self.iter, not self.turns)
         self._put_times(start, data_time)
 
     def _unit(self) -> str | None:
@@ -272,10 +272,18 @@ class Trainer(TrainerBase):
                 )
 
 
-def put_losses(losses: Mapping[str, float], grad_norm: float, iteration: int) -> None:
-    """Log the losses of an iteration by the names of their units, their sum, and the norm of the gradient."""
-    scalars = {f"loss_{name}": loss for name, loss in losses.items()}
+def put_losses(losses: Mapping[str, float], grad_norm: float, iteration: int, smooth: bool = True) -> None:
+    """Log the losses of an iteration by the names of their units, their sum, and the norm of the gradient.
+
+    Args:
+        losses: name of each unit -> its loss.
+        grad_norm: L2 norm of the whole gradient.
+        iteration: of both.
+        smooth: whether writers may smooth the sum and the norm over iterations: not if they are of another unit then.
+    """
+    storage = get_event_storage()
+    for name, loss in losses.items():
+        storage.put_scalar(f"loss_{name}", loss, cur_iter=iteration)
     if losses:
-        scalars["total_loss"] = sum(losses.values())
-    for name, value in {**scalars, "grad_norm": grad_norm}.items():
-        get_event_storage().put_scalar(name, value, cur_iter=iteration)
+        storage.put_scalar("total_loss", sum(losses.values()), smoothing_hint=smooth, cur_iter=iteration)
+    storage.put_scalar("grad_norm", grad_norm, smoothing_hint=smooth, cur_iter=iteration)
