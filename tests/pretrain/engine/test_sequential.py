@@ -172,7 +172,8 @@ def test_resumed_in_any_turn_the_bits_are_the_same(images, tmp_path, keys):
         assert_same_state(resumed.learner.state_dict(), whole)
         for line, expected in zip((out / "metrics.json").read_text().splitlines(), lines[last + 1 :], strict=True):
             a, b = json.loads(line), json.loads(expected)
-            assert a.keys() == b.keys() and all(a[key] == b[key] for key in ("total_loss", "grad_norm", "lr"))
+            assert [key for key in a if "loss" in key] == [key for key in b if "loss" in key]
+            assert all(a[key] == b[key] for key in ("total_loss", "grad_norm", "lr"))
 
 
 def test_knn_between_steps_changes_nothing(images, tmp_path):
