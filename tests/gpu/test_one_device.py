@@ -62,7 +62,7 @@ def test_a_step_of_pretraining_is_on_one_device(monkeypatch, tmp_path, options):
     trainer.batches, trainer.iter = iter(trainer.loader), 0
     with meta_for_gpu(monkeypatch) as mode, EventStorage():
         trainer.run_step()
-    assert mode.operations > 500
+    assert mode.operations > 300
     state = trainer.optimizer.state.values()
     assert {t.device.type for s in state for t in s.values() if isinstance(t, torch.Tensor) and t.dim()} <= {"meta"}
 

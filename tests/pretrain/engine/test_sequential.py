@@ -110,10 +110,11 @@ def states_of_a_run(made):
     return states
 
 
-def test_one_unit_changes_at_a_time(images, tmp_path, caplog):
-    """11 iterations: 3, 3, 2 and 3. All of the unit changes, BN's averages too, and nothing else."""
+@pytest.mark.parametrize("optimizer", ["LARS", "AdamW"])
+def test_one_unit_changes_at_a_time(images, tmp_path, caplog, optimizer):
+    """11 iterations: 3, 3, 2 and 3. All of the unit changes, BN's averages too, and nothing else: no decay either."""
     logging.getLogger("pretrain").propagate = True  # other tests have it log to a file
-    made = trainer(config(images, tmp_path))
+    made = trainer(config(images, tmp_path, **{"SOLVER.OPTIMIZER": optimizer, "SOLVER.WEIGHT_DECAY": 0.01}))
     with caplog.at_level(logging.INFO):
         states = states_of_a_run(made)
     whose = ["res2"] * 3 + ["res3"] * 3 + ["res4"] * 2 + ["res5"] * 3
