@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .learning.build import build_learner
     from .learning.decoders import Decoder
     from .learning.learner import LocalLearner
-    from .learning.losses import barlow_twins, info_nce
+    from .learning.losses import barlow_twins, info_nce, vicreg
 
     __version__: str
 
@@ -29,6 +29,7 @@ __all__ = [
     "get_cfg",
     "info_nce",
     "load_encoder",
+    "vicreg",
 ]
 _MODULES = {
     "Decoder": "learning.decoders",
@@ -41,6 +42,7 @@ _MODULES = {
     "get_cfg": "config",
     "info_nce": "learning.losses",
     "load_encoder": "engine.checkpoint",
+    "vicreg": "learning.losses",
 }
 
 

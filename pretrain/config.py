@@ -115,15 +115,19 @@ def get_cfg() -> Config:
     _C.MODEL.DECODER.CONV_BLOCKS = 1  # residual conv blocks before the pooling (LoCo, Sec. 4.2); 0: SimCLR's head
     _C.MODEL.DECODER.DOWNSAMPLE = True  # stride 2 in the first conv block (65.1 against 63.6, Table 4)
     _C.MODEL.DECODER.EXPANSION = 0  # channels of a 1x1 conv, BN and ReLU before the pooling (blockwise: 2048); 0: none
+    # Numbers that the pooling keeps of a map: means over the cells of a grid, as many as give these with the channels
+    # ("LSP", local spatial pooling, of blockwise: 2048); 0: the mean over the map ("GSP", global spatial pooling)
+    _C.MODEL.DECODER.POOL_FEATURES = 0
     _C.MODEL.DECODER.MLP_LAYERS = 2
     _C.MODEL.DECODER.HIDDEN_DIM = 2048  # of the MLP; not stated in the paper, SimCLR's for ResNet-50
     _C.MODEL.DECODER.OUT_DIM = 128
     _C.MODEL.DECODER.OUT_BN = True  # BN without offset after the last layer; not stated in the paper, SimCLR's code
 
     _C.LOSS = CN()
-    _C.LOSS.NAME = "info_nce"  # or barlow_twins
+    _C.LOSS.NAME = "info_nce"  # or barlow_twins or vicreg
     _C.LOSS.TEMPERATURE = 0.1  # of info_nce; not stated in the LoCo paper; SimCLR's
     _C.LOSS.LAMBDA = 0.0051  # of barlow_twins: weight of the off-diagonal terms
+    _C.LOSS.VICREG = [25.0, 25.0, 1.0]  # of vicreg: weights of invariance, variance and covariance (lambda, mu, nu)
     _C.LOSS.SCALE = 1.0  # of every loss (blockwise Barlow Twins: 0.024)
 
     _C.SOLVER = CN()
@@ -136,6 +140,9 @@ def get_cfg() -> Config:
     _C.SOLVER.WEIGHT_DECAY = 1e-6  # not stated in the LoCo paper; SimCLR's paper (its code: 1e-4). None on BN, biases
     _C.SOLVER.EPOCHS = 800.0  # may be a fraction
     _C.SOLVER.WARMUP_EPOCHS = 10.0
+    # Units learn one after the other, from the image upwards, each for an equal share of EPOCHS with a warm-up of
+    # WARMUP_EPOCHS and a cosine of its own; stages below the learning unit are frozen, stages above do not run
+    _C.SOLVER.SEQUENTIAL = False
     _C.SOLVER.MAX_LOSS = 1e6  # stop when a unit's loss exceeds it
     _C.SOLVER.CHECKPOINT_PERIOD = 5000  # iterations
     _C.SOLVER.CHECKPOINTS_KEPT = 3  # the newest ones, and model_final.pth
@@ -157,9 +164,9 @@ def check(cfg: CN) -> None:
     least = {
         "DATALOADER.NUM_WORKERS": 0, "INPUT.CROP_SIZE": 1, "KNN.K": 1, "LOSS.LAMBDA": 0, "MODEL.NOISE": 0,
         "MODEL.DECODER.STAGES": -1, "MODEL.DECODER.TIE": 0, "MODEL.DECODER.CONV_BLOCKS": 0,
-        "MODEL.DECODER.EXPANSION": 0, "MODEL.DECODER.MLP_LAYERS": 1, "MODEL.DECODER.HIDDEN_DIM": 1,
-        "MODEL.DECODER.OUT_DIM": 1, "MODEL.STAGE_PARALLEL.DEVICES": 1,
-        "MODEL.STAGE_PARALLEL.TRACE": 0, "SEED": 0, "SOLVER.IMS_PER_CHUNK": 0,
+        "MODEL.DECODER.EXPANSION": 0, "MODEL.DECODER.POOL_FEATURES": 0, "MODEL.DECODER.MLP_LAYERS": 1,
+        "MODEL.DECODER.HIDDEN_DIM": 1, "MODEL.DECODER.OUT_DIM": 1,
+        "MODEL.STAGE_PARALLEL.DEVICES": 1, "MODEL.STAGE_PARALLEL.TRACE": 0, "SEED": 0, "SOLVER.IMS_PER_CHUNK": 0,
         "SOLVER.IMS_PER_BATCH": 2 if cfg.MODEL.UNITS else 1,  # one image has no negatives
         "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "SOLVER.LOG_PERIOD": 1,
         "SOLVER.CHECKPOINTS_KEPT": 1, "SOLVER.BIAS_LR_FACTOR": 0,
@@ -188,7 +195,10 @@ def check(cfg: CN) -> None:
         raise ValueError(f"INPUT.CROP_AREA is {cfg.INPUT.CROP_AREA}, but a crop cannot be more than 1, the whole image")
     if cfg.INPUT.JITTER[3] > 0.5:
         raise ValueError(f"INPUT.JITTER is {cfg.INPUT.JITTER}, but hue, the last, is at most 0.5 turns")
-    for key, known in (("MODEL.SHARED_GRADIENT", ("all", "upper")), ("LOSS.NAME", ("info_nce", "barlow_twins"))):
+    if len(cfg.LOSS.VICREG) != 3 or min(cfg.LOSS.VICREG) < 0 or not any(cfg.LOSS.VICREG):
+        raise ValueError(f"LOSS.VICREG is {cfg.LOSS.VICREG}, but must be three numbers, none below 0 and one above")
+    choices = {"MODEL.SHARED_GRADIENT": ("all", "upper"), "LOSS.NAME": ("info_nce", "barlow_twins", "vicreg")}
+    for key, known in choices.items():
         if value_of(cfg, key) not in known:
             raise ValueError(f"{key} is {value_of(cfg, key)!r}: choose {' or '.join(known)}")
     if not all(isinstance(unit, list | tuple) and all(isinstance(s, str) for s in unit) for unit in cfg.MODEL.UNITS):

@@ -99,4 +99,6 @@ def decoder(cfg):
         parts.append(blocks if keys.DOWNSAMPLE else f"{blocks} without downsampling")
     if keys.EXPANSION:
         parts.append(f"1x1 conv to {keys.EXPANSION}")
+    if keys.POOL_FEATURES:
+        parts.append(f"local pooling to {keys.POOL_FEATURES}")
     return " + ".join([*parts, f"{keys.MLP_LAYERS}-layer MLP"])

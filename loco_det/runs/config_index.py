@@ -19,10 +19,10 @@ HEAD = """# Configs
 
 - **Names** are `TASK/DATA/ENCODER_METHOD_EPOCHS.yaml`; EPOCHS are those of the pretraining.
   `pretrain/imagenet/resnet50_loco_800ep.yaml` pretrains an encoder; `pretrain/ablations/` has other decoders and other
-  sharing, for 100 epochs of a ResNet-50. `detection/coco_frozen/resnet50_loco_800ep.yaml` trains a detector on that
-  encoder: the folder names the data, what is trained, and the network and schedule where there are several
-  (`coco_finetune_fpn_1x`). `readout/imagenet/linear.yaml` is a linear probe; `readout/cached.yaml` and
-  `readout/knn.yaml` are for any data.
+  sharing, for 100 epochs of a ResNet-50, and variants of blockwise learning.
+  `detection/coco_frozen/resnet50_loco_800ep.yaml` trains a detector on that encoder: the folder names the data, what is
+  trained, and the network and schedule where there are several (`coco_finetune_fpn_1x`). `readout/imagenet/linear.yaml`
+  is a linear probe; `readout/cached.yaml` and `readout/knn.yaml` are for any data.
 - **`_BASE_`**: a config holds only what differs from the file, or the files, that it names as `_BASE_`. A file whose
   name begins with `_` is only a base for others.
 - **Start** with the four configs at the top level. They are configs of the folders under short names. The other ones
@@ -41,6 +41,7 @@ OTHERS = {  # folder -> title, what its configs are for
 PAPERS = {
     "LoCo": "Xiong, Ren, Urtasun 2020, arXiv 2008.01342",
     "Barlow Twins": "Zbontar et al. 2021, arXiv 2103.03230",
+    "VICReg": "Bardes et al. 2022, arXiv 2105.04906",
     "Blockwise SSL": "Siddiqui et al. 2023, arXiv 2302.01647",
     "MoCo": "He et al. 2020, arXiv 1911.05722",
     "SimCLR": "Chen et al. 2020, arXiv 2002.05709",

@@ -28,7 +28,7 @@ from .analysis_file import read_analysis
 _DECODER = {
     "CONV_BLOCKS": whole,
     "MLP_LAYERS": lambda value: value is None or (whole(value) and value < 100),
-    **dict.fromkeys(("STAGES", "EXPANSION", "HIDDEN_DIM", "OUT_DIM"), maybe(whole)),
+    **dict.fromkeys(("STAGES", "EXPANSION", "POOL_FEATURES", "HIDDEN_DIM", "OUT_DIM"), maybe(whole)),
     "TIE": maybe(number),
     "DOWNSAMPLE": maybe(flag),
 }

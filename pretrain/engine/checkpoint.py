@@ -30,6 +30,11 @@ FREE = {
     "DATASETS.TRAIN", "DATASETS.MAX_UNREADABLE", "KNN.TRAIN", "KNN.TEST", "KNN.PERIOD", "KNN.K", "KNN.TEMPERATURE",
     "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.LOG_PERIOD", "SOLVER.MAX_LOSS",
 }  # fmt: skip
+# What checkpoints without these keys were trained with
+LATER_KEYS: dict[str, Any] = {
+    "MODEL.STAGE_PARALLEL.LATE": False, "MODEL.DECODER.POOL_FEATURES": 0, "LOSS.VICREG": [25.0, 25.0, 1.0],
+    "SOLVER.SEQUENTIAL": False,
+}  # fmt: skip
 
 
 def load_encoder(path: str | os.PathLike[str], encoder: Encoder | None = None) -> Encoder:
@@ -120,8 +125,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def _check(self, content: Mapping[str, Any]) -> None:
         """Raise ValueError for a checkpoint of another run, KeyError or TypeError for a file that is none of ours."""
-        # of checkpoints that do not have the key yet; a readout's config never has it
-        older = {"MODEL.STAGE_PARALLEL.LATE": False} if "STAGE_PARALLEL" in self.cfg.MODEL else {}
+        older = LATER_KEYS if "STAGE_PARALLEL" in self.cfg.MODEL else {}  # a readout's config never has them
         self._refuse_another_run(older | saved_config(content), content["run"])
 
     def _refuse_another_run(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:

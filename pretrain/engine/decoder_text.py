@@ -18,7 +18,11 @@ def decoder_text(keys: Mapping[str, Any], full: bool = False) -> str:
     parts.append(_blocks(keys, full))
     if keys.get("EXPANSION"):
         parts.append(f"1x1 conv to {keys['EXPANSION']} channels, BN, ReLU" if full else f"1x1 conv {keys['EXPANSION']}")
-    parts += ["global average pooling"] if full else []
+    if keys.get("POOL_FEATURES"):
+        cells = f"average pooling over cells to {keys['POOL_FEATURES']} features"
+        parts.append(cells if full else f"local pooling {keys['POOL_FEATURES']}")
+    elif full:
+        parts.append("global average pooling")
     layers = keys.get("MLP_LAYERS") or 2
     widths = [keys.get("HIDDEN_DIM")] * (layers - 1) + [keys.get("OUT_DIM")]
     mlp = f"MLP {'-'.join(map(str, widths))}"

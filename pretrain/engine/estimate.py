@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from .sequential import Turns
+
 logger = logging.getLogger(__name__)
 ENOUGH = 10.0  # seconds of iterations, two at least, before their duration is estimated
 TOO_LONG = 5.0  # seconds; steps of the configs for a CPU take less
@@ -37,21 +39,31 @@ def warning_of_size(device: str, images: int, height: int, width: int, seconds: 
 
 
 class TimeEstimate(HookBase):
-    """Logs once, after the first seconds, how long the run takes; nothing in runs that are shorter."""
+    """Logs once, after the first seconds, how long the run takes; nothing in runs that are shorter.
 
-    def __init__(self, device: str, extras: Iterable[tuple[str, float]] = ()) -> None:
+    Of units that learn one after the other, whose iterations differ, it logs how long each turn takes.
+    """
+
+    def __init__(self, device: str, extras: Iterable[tuple[str, float]] = (), turns: Turns | None = None) -> None:
         """
         Args:
             device: for the log line, such as "cpu".
             extras: other work until the end of the run: name, and duration in iterations.
+            turns: of the units that learn one after the other; None: all at once.
         """
         self.device, self.extras = device, [(name, count) for name, count in extras if count]
+        self.turns = turns
 
     def before_train(self) -> None:
         self.times: list[float] | None = []  # None: the line is logged
         self.last: float | None = None
+        self.first = self.trainer.start_iter
 
     def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self.turns and self.turns.begins_at(done):
+            self.times, self.last, self.first = [], None, done
+            return
         if self.times is None:
             return
         now = time.perf_counter()
@@ -65,6 +77,13 @@ class TimeEstimate(HookBase):
 
     def _text(self, seconds: float) -> str:
         trainer = self.trainer
+        if self.turns:
+            iterations = self.turns.stop_of(trainer.iter) - self.first
+            extras = "".join(f", without {name}," for name, _ in self.extras)
+            return (
+                f"about {duration(seconds * iterations)} for {iterations} iterations of the unit of "
+                f"{self.turns.unit_at(trainer.iter)} at {duration(seconds)} each{extras} on {self.device}"
+            )
         iterations = trainer.max_iter - trainer.start_iter
         parts = [f"{name} (about {duration(count * seconds)})" for name, count in self.extras]
         total = seconds * (iterations + sum(count for _, count in self.extras))

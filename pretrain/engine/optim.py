@@ -14,6 +14,8 @@ from fvcore.common.param_scheduler import (
 )
 from torch import nn
 
+from .sequential import Turns, TurnsScheduler
+
 
 def lars(weights: list[dict], rest: list[dict], **options: Any) -> torch.optim.Optimizer:
     """LARS of the SimCLR family: trust coefficient 0.001, neither weight decay nor adaptation of BN and biases.
@@ -60,26 +62,35 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     raise ValueError(f"unknown SOLVER.OPTIMIZER {cfg.OPTIMIZER!r}: choose one of LARS, SGD, AdamW")
 
 
-def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer, max_iter: int) -> LRMultiplier:
+def build_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer, max_iter: int, turns: Turns | None = None
+) -> LRMultiplier:
     """Linear warm-up from 0 over WARMUP_EPOCHS of EPOCHS, then a cosine to 0 without restarts.
+
+    Units that learn one after the other share EPOCHS equally, and each has a warm-up and a cosine of its own.
 
     Args:
         cfg: the SOLVER node.
         optimizer: whose learning rates are scaled.
         max_iter: iterations in the run.
+        turns: of the units that learn one after the other; None: all at once.
 
     Raises:
-        ValueError: if the warm-up is not shorter than the run.
+        ValueError: if the warm-up is not shorter than the run, or than a turn.
     """
-    warmup = cfg.WARMUP_EPOCHS / cfg.EPOCHS
+    parts = len(turns.units) if turns else 1
+    warmup = cfg.WARMUP_EPOCHS / (cfg.EPOCHS / parts)
     if not 0 <= warmup < 1:
-        raise ValueError(f"SOLVER.WARMUP_EPOCHS {cfg.WARMUP_EPOCHS} must be less than SOLVER.EPOCHS {cfg.EPOCHS}")
+        shared = f" / {parts} units (SOLVER.SEQUENTIAL)" if turns else ""
+        raise ValueError(
+            f"SOLVER.WARMUP_EPOCHS {cfg.WARMUP_EPOCHS} must be less than SOLVER.EPOCHS {cfg.EPOCHS}{shared}"
+        )
     schedule: ParamScheduler = CosineParamScheduler(1, 0)
     if warmup:
         schedule = CompositeParamScheduler(
             [LinearParamScheduler(0, 1), schedule], [warmup, 1 - warmup], ["rescaled", "rescaled"]
         )
-    return LRMultiplier(optimizer, schedule, max_iter)
+    return LRMultiplier(optimizer, TurnsScheduler(schedule, turns) if turns else schedule, max_iter)
 
 
 class WeightsLRScheduler(hooks.LRScheduler):

@@ -34,6 +34,7 @@ from .evaluation import EncoderEvaluator, Evaluation
 from .loop import hooks_of_every_loop
 from .optim import build_optimizer, build_scheduler
 from .precision import with_precision
+from .sequential import turns_of
 
 logger = logging.getLogger(__name__)
 # Measured with LoCo and a ResNet-50 at 224 pixels, in float32 (2 cores of an AMD EPYC)
@@ -47,8 +48,8 @@ class Trainer(TrainerBase):
     With several processes BN is synchronised on GPUs. On the CPU, where torch has no SyncBatchNorm, every process
     normalises its own part of the batch. BN statistics in the checkpoint, and logged losses, are those of process 0.
 
-    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of each unit, their sum ``total_loss``, ``grad_norm``,
-    ``lr``, ``images_per_second``, ``time`` and ``data_time`` (seconds), and ``eta_seconds``.
+    ``metrics.json`` and TensorBoard get ``loss_<top stage>`` of each unit that learns, their sum ``total_loss``,
+    ``grad_norm``, ``lr``, ``images_per_second``, ``time`` and ``data_time`` (seconds), and ``eta_seconds``.
 
     Attributes:
         cfg: the config, with SOLVER.AMP.ENABLED True or False in place of auto.
@@ -88,7 +89,8 @@ class Trainer(TrainerBase):
         self.max_iter = max(1 if cfg.MODEL.UNITS else 100, iterations)
         self.learner = self._build_learner()
         self.optimizer = build_optimizer(solver, self.learner)
-        self.scheduler = build_scheduler(solver, self.optimizer, self.max_iter)
+        self.turns = turns_of(cfg, self.learner, self.max_iter)
+        self.scheduler = build_scheduler(solver, self.optimizer, self.max_iter, self.turns)
         self.checkpointer = self._build_checkpointer(digest)
         stages = zip(self.learner.encoder.stage_names, self.learner.encoder.stages, strict=True)
         self.parts = {name: list(stage.parameters()) for name, stage in stages}  # whose gradients are checked
@@ -146,7 +148,7 @@ class Trainer(TrainerBase):
             chosen.append(Evaluation(period, self._evaluate, writers, self.stop))
             passes = times_due(self.start_iter, self.max_iter, period) * self.evaluator.images
             extras.append((self.evaluator.name, passes * FEATURES_OF_IMAGE / solver.IMS_PER_BATCH))
-        chosen.append(TimeEstimate(self.cfg.MODEL.DEVICE, extras))
+        chosen.append(TimeEstimate(self.cfg.MODEL.DEVICE, extras, self.turns))
         if comm.is_main_process():
             chosen.append(hooks.PeriodicWriter([LossPlot(self.cfg)], solver.CHECKPOINT_PERIOD))
         return chosen
@@ -189,8 +191,9 @@ class Trainer(TrainerBase):
     def _log_plan(self) -> None:
         solver = self.cfg.SOLVER
         local = solver.IMS_PER_BATCH // self.world_size
+        turns = " one after the other" if self.turns else ""
         logger.info(
-            f"{self.cfg.MODEL.ENCODER}, units {self.cfg.MODEL.UNITS}, {self.num_images} images, {self.max_iter} "
+            f"{self.cfg.MODEL.ENCODER}, units {self.cfg.MODEL.UNITS}{turns}, {self.num_images} images, {self.max_iter} "
             f"iterations, {comm.get_world_size()} processes; images per step: {solver.IMS_PER_BATCH}, "
             f"per process: {local}, per chunk: {min(solver.IMS_PER_CHUNK or local, local)}; peak learning rate: "
             f"{self.optimizer.param_groups[0]['initial_lr']:.6g} = {solver.BASE_LR} * {solver.IMS_PER_BATCH} / 256"
@@ -208,16 +211,28 @@ class Trainer(TrainerBase):
         start = time.perf_counter()
         self._seed()
         views, data_time = self._next_views()
+        unit = self._unit()
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.cfg.SOLVER.AMP.ENABLED):
             losses = self.learner.forward_backward(
-                views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients, self._prepare
+                views, self.cfg.SOLVER.IMS_PER_CHUNK, self.reduce_gradients, self._prepare, only=unit
             )
         self.reduce_gradients.wait()
         grad_norm = refuse_divergence(losses, self.parts, self.cfg.SOLVER.MAX_LOSS, self.iter)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        put_losses({name: loss.item() for name, loss in losses.items()}, grad_norm, self.iter)
+        put_losses({name: loss.item() for name, loss in losses.items()}, grad_norm, self.iter, not self.turns)
         self._put_times(start, data_time)
+
+    def _unit(self) -> str | None:
+        """The unit that learns; None: all at once."""
+        if self.turns is None:
+            return None
+        unit = self.turns.unit_at(self.iter)
+        if self.turns.begins_at(self.iter):
+            stop = self.turns.stop_of(self.iter)
+            logger.info(f"the unit of {unit} learns alone, from iteration {self.iter + 1} to {stop}")
+            broadcast_state(self.learner)  # frozen BN averages are those of process 0, as after --resume
+        return unit
 
     def _seed(self) -> None:
         """Seed all random generators by (SEED, iteration, process), so that a resumed run has the same bits and no
@@ -257,10 +272,18 @@ class Trainer(TrainerBase):
                 )
 
 
-def put_losses(losses: Mapping[str, float], grad_norm: float, iteration: int) -> None:
-    """Log the losses of an iteration by the names of their units, their sum, and the norm of the gradient."""
-    scalars = {f"loss_{name}": loss for name, loss in losses.items()}
+def put_losses(losses: Mapping[str, float], grad_norm: float, iteration: int, smooth: bool = True) -> None:
+    """Log the losses of an iteration by the names of their units, their sum, and the norm of the gradient.
+
+    Args:
+        losses: name of each unit -> its loss.
+        grad_norm: L2 norm of the whole gradient.
+        iteration: of both.
+        smooth: whether writers may smooth the sum and the norm over iterations: not if they are of another unit then.
+    """
+    storage = get_event_storage()
+    for name, loss in losses.items():
+        storage.put_scalar(f"loss_{name}", loss, cur_iter=iteration)
     if losses:
-        scalars["total_loss"] = sum(losses.values())
-    for name, value in {**scalars, "grad_norm": grad_norm}.items():
-        get_event_storage().put_scalar(name, value, cur_iter=iteration)
+        storage.put_scalar("total_loss", sum(losses.values()), smoothing_hint=smooth, cur_iter=iteration)
+    storage.put_scalar("grad_norm", grad_norm, smoothing_hint=smooth, cur_iter=iteration)

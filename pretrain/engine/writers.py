@@ -163,7 +163,9 @@ class TerminalWriter(EventWriter):
             return  # the line is logged already, or the step has failed
         self.written = storage.iter
         smooth = {name: history.median(20) for name, history in storage.histories().items()}
-        losses = "  ".join(f"{name}: {value:.4f}" for name, value in smooth.items() if "loss" in name)
+        latest = {name: entry for name, entry in storage.latest_with_smoothing_hint(20).items() if "loss" in name}
+        newest = max((iteration for _, iteration in latest.values()), default=None)  # not those of an earlier unit
+        losses = "  ".join(f"{name}: {value:.4f}" for name, (value, iteration) in latest.items() if iteration == newest)
         logger.info(
             f"eta: {self._eta(storage) or 'unknown'}  iter: {storage.iter + 1}/{self.max_iter}  {losses}  "
             f"lr: {storage.history('lr').latest():.5g}  {smooth['images_per_second']:.1f} images/s  "

@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from ..encoders import Encoder, build_encoder
 from .decoders import Decoder
 from .learner import LocalLearner
-from .losses import barlow_twins, info_nce
+from .losses import barlow_twins, info_nce, vicreg
 from .small_maps import use_small_map_convs
 from .units import blocks_of
 
@@ -106,6 +106,7 @@ def _build_decoder(cfg: CfgNode, encoder: Encoder, stage: int, top: str) -> tupl
         bottleneck=encoder.channels[-1] > 512,
         groups=getattr(encoder, "groups", [1] * len(encoder.stages))[last],
         expansion=keys.EXPANSION,
+        pool_features=keys.POOL_FEATURES,
         mlp_layers=keys.MLP_LAYERS,
         hidden_dim=keys.HIDDEN_DIM,
         out_dim=keys.OUT_DIM,
@@ -146,6 +147,7 @@ def build_loss(cfg: CfgNode, group: torch.distributed.ProcessGroup | None = None
     losses: dict[str, Loss] = {
         "info_nce": functools.partial(info_nce, temperature=cfg.TEMPERATURE, group=group),
         "barlow_twins": functools.partial(barlow_twins, lambd=cfg.LAMBDA, group=group),
+        "vicreg": functools.partial(vicreg, weights=cfg.VICREG, group=group),
     }
     if cfg.NAME not in losses:
         raise ValueError(f"unknown LOSS.NAME {cfg.NAME!r}: choose one of {', '.join(losses)}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from .pooling import GlobalAvgPool
+from .pooling import GlobalAvgPool, LocalAvgPool
 
 
 def _conv_block(channels: int, stride: int, bottleneck: bool, groups: int) -> nn.Module:
@@ -29,9 +29,10 @@ class Decoder(nn.Sequential):
 
     In this order, everything but the pooling and the MLP being optional: copies of the encoder's next stages (LoCo,
     Table 4), residual conv blocks, of which LoCo has one with downsampling (Sec. 4.2), a 1x1 conv with BN and ReLU
-    ("CbE", conv-based expansion of blockwise Barlow Twins, arXiv 2302.01647), global average pooling, MLP. Without the
-    options it is the head of SimCLR and of the LoCo paper's GIM. As in SimCLR's code (model_util.py) no linear layer
-    before a BN has a bias, and BN without offset may end the head.
+    ("CbE", conv-based expansion of blockwise Barlow Twins, arXiv 2302.01647), average pooling over the whole map
+    ("GSP", global spatial pooling) or over the cells of a grid ("LSP", local), MLP. Without the options it is the head
+    of SimCLR and of the LoCo paper's GIM. As in SimCLR's code (model_util.py) no linear layer before a BN has a bias,
+    and BN without offset may end the head.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Decoder(nn.Sequential):
         bottleneck: bool = True,
         groups: int = 1,
         expansion: int = 0,
+        pool_features: int = 0,
         mlp_layers: int = 2,
         hidden_dim: int = 2048,
         out_dim: int = 128,
@@ -58,10 +60,15 @@ class Decoder(nn.Sequential):
             bottleneck: bottleneck blocks (1x1, 3x3, 1x1) as in ResNet-50, or basic ones (3x3, 3x3) as in ResNet-18.
             groups: of the convs of bottleneck blocks, as in PResNet's upper stages.
             expansion: output channels of the 1x1 conv; 0: none.
+            pool_features: numbers that the pooling keeps of a map, a multiple of its channels: see
+                :class:`LocalAvgPool`. 0: one a channel, the mean over the map.
             mlp_layers: number of linear layers, at least 1.
             hidden_dim: width of the MLP's hidden layers.
             out_dim: dimension of the embedding.
             out_bn: whether BN ends the head; without it the last linear layer has a bias.
+
+        Raises:
+            ValueError: if ``pool_features`` is not a multiple of the channels.
         """
         super().__init__(*stages)
         for i in range(conv_blocks):
@@ -70,7 +77,9 @@ class Decoder(nn.Sequential):
             self.append(nn.Conv2d(channels, expansion, 1, bias=False))
             self.extend([nn.BatchNorm2d(expansion), nn.ReLU(inplace=True)])
             channels = expansion
-        self.extend([GlobalAvgPool(), nn.Flatten()])
+        several = pool_features and pool_features != channels
+        self.extend([LocalAvgPool(channels, pool_features) if several else GlobalAvgPool(), nn.Flatten()])
+        channels = pool_features or channels
         for _ in range(mlp_layers - 1):
             self.append(nn.Linear(channels, hidden_dim, bias=False))
             self.extend([nn.BatchNorm1d(hidden_dim), nn.ReLU(inplace=True)])

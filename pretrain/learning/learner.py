@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..encoders import Encoder
 from . import local
 from .gradcache import embed, in_chunks
-from .plan import make_plan
+from .plan import make_plan, plan_of_one, refuse_turns
 from .replay import uncached_autocast
 from .segments import Segment
 from .tape import Watch, unwatched
@@ -119,6 +119,7 @@ class LocalLearner(nn.Module):
         ready: local.Ready = lambda parameters: None,
         prepare: Callable[[Tensor], Tensor] = lambda views: views,
         watch: Watch = unwatched,
+        only: str | None = None,
     ) -> dict[str, Tensor]:
         """Accumulate the gradients of all losses into ``.grad``.
 
@@ -134,10 +135,18 @@ class LocalLearner(nn.Module):
             prepare: function of views, such as normalisation, which is called with one chunk at a time. With chunks it
                 is called twice for each, both times with the same random numbers of torch.
             watch: see :func:`.local.forward_backward`.
+            only: name of the unit that learns; None: all. The stages below it run in evaluation mode, with ``noise``
+                on their outputs as ever, and without a graph. The stages above do not run.
 
         Returns:
             Name of each unit -> its loss, a detached scalar; "tie" -> the penalty, if there are ties.
+
+        Raises:
+            ValueError: if ``only`` is no unit's name, or the units cannot learn one after the other.
         """
+        if only is not None:
+            self.refuse_turns()
+        plan = self.plan if only is None else plan_of_one(self.plan, only)
         losses: dict[str, Tensor] = {}
         noise = self.noise if self.training else 0.0
 
@@ -146,7 +155,7 @@ class LocalLearner(nn.Module):
             return gradient
 
         def backward(part: Tensor, gradient_of: local.LossGradient, when_final: local.Ready) -> None:
-            local.forward_backward(prepare(part), self.plan, self.decoders, gradient_of, when_final, noise, watch)
+            local.forward_backward(prepare(part), plan, self.decoders, gradient_of, when_final, noise, watch)
 
         with uncached_autocast(views.device):  # passes without a graph (chunk, recompute) must not fill its cache
             if self.ties:
@@ -155,7 +164,7 @@ class LocalLearner(nn.Module):
                 in_chunks(
                     views,
                     chunk,
-                    lambda part: embed(prepare(part), self.plan, self.decoders, noise),
+                    lambda part: embed(prepare(part), plan, self.decoders, noise),
                     loss_gradient,
                     backward,
                     ready,
@@ -163,6 +172,19 @@ class LocalLearner(nn.Module):
             else:
                 backward(views, loss_gradient, ready)
         return losses
+
+    def refuse_turns(self) -> None:
+        """Refuse units that cannot learn one after the other.
+
+        Raises:
+            ValueError: if units overlap, a stage is in none of them, or a penalty ties decoders to stages.
+        """
+        if self.ties:
+            raise ValueError(
+                "MODEL.DECODER.TIE ties decoders to stages that do not run yet: set it to 0 for units that learn one "
+                "after the other (SOLVER.SEQUENTIAL)"
+            )
+        refuse_turns(self.plan)
 
     def loss_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, a detached scalar, of the embeddings ``z`` of both views, (2B, D), and d loss / d z."""

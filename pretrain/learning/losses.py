@@ -1,5 +1,7 @@
 """Losses between the embeddings of two views: pure functions of two matrices."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn as dist_nn
@@ -62,6 +64,39 @@ def barlow_twins(z1: Tensor, z2: Tensor, lambd: float, group: dist.ProcessGroup 
         diagonal = correlation.diagonal()
         off_diagonal = correlation.square().sum() - diagonal.square().sum()
         return (diagonal - 1).square().sum() + lambd * off_diagonal
+
+
+def vicreg(
+    z1: Tensor, z2: Tensor, weights: Sequence[float] = (25.0, 25.0, 1.0), group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """The loss of VICReg (arXiv 2105.04906): invariance, variance and covariance.
+
+    As in the authors' code (facebookresearch/vicreg, main_vicreg.py), which differs from the paper's equations: the
+    invariance is the mean squared difference over images and dimensions (Eq. 5: the mean over images of the squared
+    distance), and the variance is the mean of both views' (Eq. 6: their sum). Means and covariances are those of the
+    batch of all processes; all have the same loss, and averaging parameter gradients over processes gives exactly its
+    gradient.
+
+    Args:
+        z1, z2: embeddings of the two views, (B, D); row i of both is the same image. At least two images over all
+            processes.
+        weights: of the invariance, the variance and the covariance (lambda, mu and nu).
+        group: the processes that divide the batch; None: all.
+
+    Returns:
+        The loss, a scalar.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        z = torch.stack([z1, z2])
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        n, dimensions = z.shape[1] * _size(group), z.shape[2]
+        invariance = _sum_over_processes((z[0] - z[1]).square().sum(), group) / (n * dimensions)
+        z = z - _sum_over_processes(z.sum(1, keepdim=True), group) / n
+        covariance = _sum_over_processes(z.mT @ z, group) / (n - 1)  # (2, D, D), of each view
+        variance = covariance.diagonal(dim1=1, dim2=2)
+        hinge = F.relu(1 - (variance + 1e-4).sqrt()).mean()
+        off_diagonal = (covariance.square().sum() - variance.square().sum()) / dimensions
+        return weights[0] * invariance + weights[1] * hinge + weights[2] * off_diagonal
 
 
 def _size(group: dist.ProcessGroup | None) -> int:

@@ -6,7 +6,7 @@ this gradient. Where a section learns from the upper gradient only, the other lo
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..encoders import Encoder
 from .segments import Segment, cut
@@ -79,6 +79,48 @@ def make_plan(
         for unit in parsed
     }
     return Plan(segments, sections, devices)
+
+
+def plan_of_one(plan: Plan, unit: str) -> Plan:
+    """What runs while one unit learns alone: the stages below it, frozen and without a graph, and its own.
+
+    Args:
+        plan: of all units, which :func:`refuse_turns` has not refused.
+        unit: name of the unit.
+
+    Returns:
+        The plan, with segments of the same modules.
+
+    Raises:
+        ValueError: if the unit is not known.
+    """
+    if unit not in plan.sections:
+        raise ValueError(f"no unit ends at {unit}: {', '.join(plan.sections) or 'there is none'}")
+    own = [segment for segment in plan.segments if segment.losses == (unit,)]
+    below = [
+        replace(segment, losses=(), top_of=None, recompute=False, keeps_graph=False, frozen=True)
+        for segment in plan.segments[: own[0].index]
+    ]
+    return Plan([*below, *own], {unit: plan.sections[unit]}, [[*below, *own]])
+
+
+def refuse_turns(plan: Plan) -> None:
+    """Refuse units that cannot learn one after the other, because not every stage is in one of them.
+
+    Raises:
+        ValueError: naming the first such stage or slice of a stage.
+    """
+    for segment in plan.segments:
+        if len(segment.losses) > 1:
+            raise ValueError(
+                f"{segment.name} is in the units of {' and '.join(segment.losses)}, whose gradients it needs at once: "
+                "only units that do not overlap learn one after the other (SOLVER.SEQUENTIAL)"
+            )
+        if not segment.losses:
+            raise ValueError(
+                f"no unit contains {segment.name}, which would never run in training mode: units that learn one after "
+                "the other have all stages (SOLVER.SEQUENTIAL)"
+            )
 
 
 def sections_of(unit: str, segments: list[Segment], shared_gradient: str = "all") -> list[Section]:

@@ -1,7 +1,8 @@
 """Cut an encoder into segments: runs of blocks with a graph of their own, usually a stage each."""
 
+import contextlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,7 @@ class Segment:
         keeps_graph: whether the first forward builds a graph. A segment that no loss reaches builds none. A recomputed
             segment builds one only if the loss of one of its units stands in the same stage.
         needs_input_gradient: whether a unit that contains it continues below.
+        frozen: whether it runs in evaluation mode, so that BN normalises by its running averages and keeps them.
     """
 
     index: int
@@ -43,6 +45,7 @@ class Segment:
     recompute: bool
     keeps_graph: bool
     needs_input_gradient: bool
+    frozen: bool = False
 
     def forward(self, x: Tensor, noise: float = 0.0, weights: Weights | None = None) -> Tensor:
         """Run the blocks.
@@ -55,8 +58,21 @@ class Segment:
         Returns:
             (2B, C', H', W').
         """
-        h = self.module(x) if weights is None else torch.func.functional_call(self.module, weights, (x,))
+        with evaluation_mode(self.module) if self.frozen else contextlib.nullcontext():
+            h = self.module(x) if weights is None else torch.func.functional_call(self.module, weights, (x,))
         return add_noise(h, noise) if noise and self.ends_stage else h
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; afterwards each of its modules is in the mode that it had."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def cut(

@@ -8,6 +8,7 @@ LOCO = "LoCo (Xiong, Ren, Urtasun 2020, arXiv 2008.01342)"
 GIM = "Greedy InfoMax as in the LoCo paper (GIM: arXiv 1905.11786; SimCLR's loss on every stage: arXiv 2008.01342)"
 SIMCLR = "SimCLR (arXiv 2002.05709), end to end"
 BARLOW = "Barlow Twins (arXiv 2103.03230), end to end"
+VICREG = "VICReg (arXiv 2105.04906), end to end"
 BLOCKWISE = "blockwise Barlow Twins (Siddiqui, Krueger, LeCun, Deny 2023, arXiv 2302.01647)"
 RANDOM = "random initialisation, the control: nothing but BN's running statistics follows the images"
 
@@ -22,17 +23,18 @@ def method_of(cfg: CfgNode, stages: Sequence[str]) -> tuple[str, str]:
     Returns:
         tuple: short name, and the same with its source.
     """
-    units, stages = [list(unit) for unit in cfg.MODEL.UNITS], list(stages)
-    barlow, alone = cfg.LOSS.NAME == "barlow_twins", [[stage] for stage in stages]
+    units, stages, loss = [list(unit) for unit in cfg.MODEL.UNITS], list(stages), cfg.LOSS.NAME
+    alone = [[stage] for stage in stages]
     pairs = [list(pair) for pair in zip(stages, stages[1:], strict=False)]
     if not units:
         return "random", RANDOM
     if units == [stages]:
-        return ("Barlow Twins", BARLOW) if barlow else ("SimCLR", SIMCLR)
+        return {"barlow_twins": ("Barlow Twins", BARLOW), "vicreg": ("VICReg", VICREG)}.get(loss, ("SimCLR", SIMCLR))
     if units == alone:
-        return ("blockwise Barlow Twins", BLOCKWISE) if barlow else ("GIM", GIM)
+        short = {"barlow_twins": "blockwise Barlow Twins", "vicreg": "blockwise VICReg"}.get(loss, "GIM")
+        return short, GIM if short == "GIM" else BLOCKWISE.replace("blockwise Barlow Twins", short)
     if units in (pairs, [stages[:1], *pairs]):
-        short = "LoCo with Barlow Twins' loss" if barlow else "LoCo"
+        short = {"barlow_twins": "LoCo with Barlow Twins' loss", "vicreg": "LoCo with VICReg's loss"}.get(loss, "LoCo")
         note = "" if units == pairs else f", with a further loss on {stages[0]} as in its supplement"
         return short, LOCO.replace("LoCo", short, 1) + note
     return "local learning", "local learning with units that have no name of their own"
@@ -61,21 +63,25 @@ def loss_of(cfg: CfgNode) -> str:
     loss, plural = cfg.LOSS, len(cfg.MODEL.UNITS) > 1
     if loss.NAME == "info_nce":
         text = f"InfoNCE (NT-Xent) of L2-normalised embeddings, temperature {loss.TEMPERATURE:g}"
-    else:
+    elif loss.NAME == "barlow_twins":
         text = f"Barlow Twins, λ {loss.LAMBDA:g}"
+    else:
+        text = "VICReg, {:g} x invariance + {:g} x variance + {:g} x covariance".format(*loss.VICREG)
     text += f", x {loss.SCALE:g}" if loss.SCALE != 1 else ""
-    return text + (", plain sum over the units" if plural else "")
+    how = "of one unit after the other" if cfg.SOLVER.SEQUENTIAL else "plain sum over the units"
+    return text + (f", {how}" if plural else "")
 
 
 def schedule_of(cfg: CfgNode) -> str:
     """Optimiser and learning rate."""
     s = cfg.SOLVER
     momentum = f", momentum {s.MOMENTUM:g}" if s.OPTIMIZER in ("LARS", "SGD") else ""
+    turns = f" in each of {len(cfg.MODEL.UNITS)} equal turns, stages below frozen" if s.SEQUENTIAL else ""
     bias = f" (BN and biases: x {s.BIAS_LR_FACTOR:g})" if s.BIAS_LR_FACTOR != 1 else ""
     return (
         f"{s.OPTIMIZER}{momentum}, weight decay {s.WEIGHT_DECAY:g} (none on BN and biases); learning rate "
         f"{s.BASE_LR * s.IMS_PER_BATCH / 256:g} = {s.BASE_LR:g} x {s.IMS_PER_BATCH} / 256{bias}, "
-        f"{s.WARMUP_EPOCHS:g} epochs of linear warm-up, cosine to 0"
+        f"{s.WARMUP_EPOCHS:g} epochs of linear warm-up, cosine to 0{turns}"
     )
 
 

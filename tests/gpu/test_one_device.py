@@ -25,6 +25,10 @@ OPTIONS = {
                     "SOLVER.IMS_PER_CHUNK": 2},
     "tied": {"MODEL.DECODER.STAGES": 1, "MODEL.DECODER.TIE": 1.0},
     "Barlow Twins": {"LOSS.NAME": "barlow_twins", "MODEL.DECODER.EXPANSION": 32},
+    "VICReg": {"LOSS.NAME": "vicreg", "MODEL.DECODER.CONV_BLOCKS": 0, "MODEL.DECODER.POOL_FEATURES": 512,
+               "INPUT.CROP_SIZE": 64},
+    "one after the other": {"MODEL.UNITS": [["res2", "res3"], ["res4", "res5"]], "SOLVER.SEQUENTIAL": True,
+                            "MODEL.NOISE": 0.25},
     "end to end": {"MODEL.UNITS": [["res2", "res3", "res4", "res5"]], "SOLVER.OPTIMIZER": "AdamW"},
     "PResNet": {"MODEL.ENCODER": "presnet50", "SOLVER.OPTIMIZER": "SGD", "INPUT.CROP_SIZE": 64,
                 "MODEL.UNITS": [["res6", "res7"]]},
@@ -58,7 +62,7 @@ def test_a_step_of_pretraining_is_on_one_device(monkeypatch, tmp_path, options):
     trainer.batches, trainer.iter = iter(trainer.loader), 0
     with meta_for_gpu(monkeypatch) as mode, EventStorage():
         trainer.run_step()
-    assert mode.operations > 500
+    assert mode.operations > 300
     state = trainer.optimizer.state.values()
     assert {t.device.type for s in state for t in s.values() if isinstance(t, torch.Tensor) and t.dim()} <= {"meta"}
 

@@ -193,6 +193,11 @@ def refuse_options(cfg: CfgNode) -> None:
             "SOLVER.IMS_PER_CHUNK runs every stage twice, so that all activations would be sent twice: set it to 0, "
             "or MODEL.STAGE_PARALLEL.DEVICES to 1"
         )
+    if cfg.SOLVER.SEQUENTIAL:
+        raise ValueError(
+            "SOLVER.SEQUENTIAL trains one unit at a time, so that one device would work at a time: set it to False, or "
+            "MODEL.STAGE_PARALLEL.DEVICES to 1"
+        )
     if cfg.MODEL.STAGE_PARALLEL.LATE and cfg.MODEL.COMPILE:
         raise ValueError(
             "MODEL.STAGE_PARALLEL.LATE runs stages with copies of their weights, which MODEL.COMPILE would compile "

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from pretrain.config import get_cfg
-from pretrain.engine.checkpoint import FREE, AtomicCheckpointer
+from pretrain.config import get_cfg, value_of
+from pretrain.engine.checkpoint import FREE, LATER_KEYS, AtomicCheckpointer
 from pretrain.files.atomic import remove_leftovers
 from pretrain.files.checkpoints import items_of
 from pretrain.files.image_folders import names_digest
@@ -146,6 +146,23 @@ def test_as_many_other_images_are_refused(make, tmp_path):
     del content["run"]["names"]  # of version 0.1
     torch.save(content, tmp_path / "model_0000001.pth")
     assert make(names=names_digest(dogs, "/data")).resume() == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["MODEL.STAGE_PARALLEL.LATE", "MODEL.DECODER.POOL_FEATURES", "LOSS.VICREG", "SOLVER.SEQUENTIAL"]
+)
+def test_a_run_from_before_a_key_goes_on_with_what_it_did_then(make, tmp_path, key):
+    assert dict(items_of(get_cfg()))[key] == LATER_KEYS[key]
+    run(make(), 1)
+    content = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
+    config = get_cfg().load_cfg(content["config"])
+    group, _, name = key.rpartition(".")
+    del value_of(config, group)[name]
+    torch.save({**content, "config": config.dump()}, tmp_path / "model_0000001.pth")
+    assert make().resume() == 1
+    other = {"LOSS.VICREG": [1.0, 1.0, 1.0], "MODEL.DECODER.POOL_FEATURES": 512}.get(key, True)
+    with pytest.raises(ValueError, match=f"a run with other values of {key}: "):
+        make(**{key: other}).resume()
 
 
 def test_what_does_not_change_the_weights_may_change(make):

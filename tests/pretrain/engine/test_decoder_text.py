@@ -24,6 +24,8 @@ NO_BN = "global average pooling → MLP 2048-128 (2 layers, no BN at its end)"
          "copy of all stages above, 3 conv blocks, downsampling, 1x1 conv 64, MLP 2048-128",
          "copy of all stages above → 3 residual conv blocks, the first with stride 2 → 1x1 conv to 64 channels, BN, "
          f"ReLU → {END}"),
+        ({"CONV_BLOCKS": 0, "POOL_FEATURES": 512}, "no conv block, local pooling 512, MLP 2048-128",
+         f"no conv block → {END.replace('global average pooling', 'average pooling over cells to 512 features')}"),
         ({"STAGES": 2, "CONV_BLOCKS": 0}, "copy of the next 2 stages, no conv block, MLP 2048-128",
          f"copy of the next 2 stages → no conv block → {END}"),
     ],

@@ -5,6 +5,7 @@ from detectron2.engine import TrainerBase
 
 from pretrain.engine import estimate
 from pretrain.engine.estimate import TimeEstimate, duration, times_due, warning_of_size
+from pretrain.engine.sequential import Turns
 
 
 class Run(TrainerBase):
@@ -21,11 +22,13 @@ class Run(TrainerBase):
 
 @pytest.fixture
 def said(monkeypatch):
-    """``said(seconds, iterations, start=0, extras=())``: (iteration, message) pairs; ``seconds`` of an iteration."""
+    """``said(seconds, iterations, start=0, extras=(), turns=None)``: (iteration, message) pairs.
 
-    def run(seconds, iterations, start=0, extras=()):
+    ``seconds`` is a function of the iteration."""
+
+    def run(seconds, iterations, start=0, extras=(), turns=None):
         found = []
-        trainer = Run(seconds, TimeEstimate("cpu", extras))
+        trainer = Run(seconds, TimeEstimate("cpu", extras, turns))
         monkeypatch.setattr(estimate.time, "perf_counter", lambda: trainer.now)
         monkeypatch.setattr(estimate.logger, "info", lambda text: found.append((trainer.iter, text)))
         trainer.train(start, iterations)
@@ -37,6 +40,17 @@ def said(monkeypatch):
 def test_once_after_ten_seconds_without_the_first_iteration(said):
     found = said(lambda i: 60.0 if i == 0 else 2.2, 460)
     assert found == [(5, "about 17 min for 460 iterations at 2.2 s each on cpu")]
+
+
+def test_each_turn_has_an_estimate(said):
+    """Units that learn one after the other; the first goes on after a resume."""
+    turns = Turns(["res2", "res3", "res4"], 300)
+    found = said(lambda i: 3.0 if i < 100 else 6.0, 300, 90, [("kNN", 5.0)], turns)
+    assert found == [
+        (94, "about 30 s for 10 iterations of the unit of res2 at 3 s each, without kNN, on cpu"),
+        (102, "about 10 min for 100 iterations of the unit of res3 at 6 s each, without kNN, on cpu"),
+        (202, "about 10 min for 100 iterations of the unit of res4 at 6 s each, without kNN, on cpu"),
+    ]
 
 
 def test_two_iterations_at_least(said):

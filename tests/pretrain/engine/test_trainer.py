@@ -108,6 +108,9 @@ def test_key_changes_what_is_learned(images, reference, tmp_path, key, value):
 @pytest.mark.parametrize(
     ("key", "values", "others"),
     [
+        ("LOSS.VICREG", ([25.0, 25.0, 1.0], [25.0, 25.0, 0.0]), {"LOSS.NAME": "vicreg"}),
+        ("MODEL.DECODER.POOL_FEATURES", (0, 512), {"INPUT.CROP_SIZE": 64}),
+        ("SOLVER.SEQUENTIAL", (False, True), {"MODEL.UNITS": CHANGES["MODEL.UNITS"], "SOLVER.EPOCHS": 2.0}),
         ("LOSS.LAMBDA", (0.1, 0.2), {"LOSS.NAME": "barlow_twins"}),
         ("MODEL.DECODER.TIE", (0.0, 1.0), {"MODEL.DECODER.STAGES": 1}),
         # 64 pixels: the CPU's bfloat16 gradient of a 3x3 conv of stride 2 on 1x1 pixels holds what the memory held
@@ -211,6 +214,9 @@ def test_auto_is_one_of_two_types_for_the_whole_run(images, tmp_path, monkeypatc
 def test_all_keys_are_tested():
     elsewhere = {
         "LOSS.LAMBDA",
+        "LOSS.VICREG",
+        "MODEL.DECODER.POOL_FEATURES",
+        "SOLVER.SEQUENTIAL",
         "MODEL.DECODER.TIE",
         "SOLVER.AMP.ENABLED",
         "MODEL.COMPILE",

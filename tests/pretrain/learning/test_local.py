@@ -21,6 +21,11 @@ def test_gradients_equal_the_double_forward(rule, options):
             assert_same_gradients(RULES[rule], training=training, loss=loss, **OPTIONS[options])
 
 
+@pytest.mark.parametrize("rule", ["gim", "end to end"])
+def test_gradients_through_local_pooling(rule):
+    assert_same_gradients(RULES[rule], loss="vicreg", pool_features=48, size=96)
+
+
 def test_gradients_of_tied_copies():
     assert_same_gradients(RULES["gim"], ties=0.01)
     assert_same_gradients(RULES["gim"], ties=0.01, recompute=["res3"])

@@ -1,4 +1,4 @@
-"""Both losses against their formulas, written as loops, and against lightly's."""
+"""All losses against their formulas, written as loops, and against lightly's."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.learning.losses import barlow_twins, info_nce
+from pretrain.learning.losses import barlow_twins, info_nce, vicreg
 
 
 def by_hand(z1, z2, temperature):
@@ -72,3 +72,57 @@ def test_barlow_twins_equals_lightly_gradients_too():
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def vicreg_by_hand(z1, z2, weights):
+    """main_vicreg.py of VICReg's authors, element by element."""
+    n, d = z1.shape
+    invariance = sum((float(a) - float(b)) ** 2 for a, b in zip(z1.flatten(), z2.flatten(), strict=True)) / (n * d)
+    variance = covariance = 0.0
+    for z in (z1, z2):
+        columns = [[float(x) - float(column.mean()) for x in column] for column in z.T]
+        for i, a in enumerate(columns):
+            for j, b in enumerate(columns):
+                c = sum(x * y for x, y in zip(a, b, strict=True)) / (n - 1)
+                variance += max(0, 1 - math.sqrt(c + 1e-4)) / d / 2 if i == j else 0
+                covariance += c**2 / d if i != j else 0
+    return weights[0] * invariance + weights[1] * variance + weights[2] * covariance
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(2, 6), st.integers(1, 5), st.sampled_from([0.01, 0.5, 3.0]),
+    st.sampled_from([(25.0, 25.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]), st.integers(0, 100),
+)  # fmt: skip
+def test_vicreg_equals_the_formula(batch, dim, scale, weights, seed):
+    z1, z2 = scale * torch.randn(2, batch, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    expected = vicreg_by_hand(z1, z2, weights)
+    assert float(vicreg(z1, z2, weights)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])  # the hinge holds everywhere, for some dimensions, nowhere
+def test_vicreg_equals_lightly_gradients_too(scale):
+    lightly_loss = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    ours = (scale * torch.randn(2, 16, 8, dtype=torch.float64)).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    loss = vicreg(*ours, (10.0, 20.0, 2.0))
+    expected = lightly_loss.VICRegLoss(lambda_param=10.0, mu_param=20.0, nu_param=2.0)(*theirs)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(vicreg(*ours), lightly_loss.VICRegLoss()(*theirs))
+
+
+def test_vicreg_gradient_in_float64():
+    z = torch.randn(2, 5, 4, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: vicreg(*z), z)
+
+
+@pytest.mark.parametrize("loss", [lambda *z: barlow_twins(*z, 0.0051), vicreg])
+def test_half_precision_embeddings_have_the_loss_of_float32(loss):
+    z1, z2 = torch.randn(2, 32, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(z1.bfloat16(), z2.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, loss(z1.bfloat16().float(), z2.bfloat16().float()))

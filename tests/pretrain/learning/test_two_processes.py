@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from tiny_learner import RULES, make
+from tiny_learner import LOSSES, RULES, make
 
 ONE_RANK = """
 import sys, torch
@@ -28,11 +28,11 @@ torch.distributed.destroy_process_group()
 
 
 def test_two_processes_have_the_losses_and_gradients_of_the_whole_batch(run_two_ranks, tmp_path):
-    """All rules, both losses, whole and in chunks; BN in evaluation mode, because gloo cannot synchronise it."""
+    """All rules and losses, whole and in chunks; BN in evaluation mode, because gloo cannot synchronise it."""
     run_two_ranks(ONE_RANK, tmp_path, Path(__file__).parent, OMP_NUM_THREADS="1")
     views = torch.randn(2, 6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).flatten(0, 1)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    assert len(ranks[0]) == 2 * 2 * len(RULES)
+    assert len(ranks[0]) == 2 * len(LOSSES) * len(RULES)
     for (loss, rule, chunk), (losses, gradients) in ranks[0].items():
         learner = make(RULES[rule], loss=loss).eval()
         expected = learner.forward_backward(views)

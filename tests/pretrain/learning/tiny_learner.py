@@ -9,11 +9,12 @@ from torch import nn
 from pretrain.encoders import STAGE_NAMES
 from pretrain.learning.decoders import Decoder
 from pretrain.learning.learner import LocalLearner
-from pretrain.learning.losses import barlow_twins, info_nce
+from pretrain.learning.losses import barlow_twins, info_nce, vicreg
 
 LOSSES = {
     "info_nce": functools.partial(info_nce, temperature=0.2),
     "barlow_twins": functools.partial(barlow_twins, lambd=0.005),
+    "vicreg": vicreg,
 }
 LOCO = [["res2", "res3"], ["res3", "res4"], ["res4", "res5"]]
 RULES = {
@@ -57,13 +58,15 @@ class TinyEncoder(nn.Module):
         )
 
 
-def make(units, encoder=None, bottleneck=False, loss="info_nce", ties=0.0, **options):
+def make(units, encoder=None, bottleneck=False, loss="info_nce", ties=0.0, pool_features=0, **options):
     torch.manual_seed(0)
     encoder = encoder or TinyEncoder()
     width = dict(zip(encoder.stage_names, encoder.channels, strict=True))
     decoders, tied = {}, []
     for unit in units:
-        decoders[unit[-1]] = Decoder(width[unit[-1][:4]], bottleneck=bottleneck, hidden_dim=16, out_dim=8)
+        decoders[unit[-1]] = Decoder(
+            width[unit[-1][:4]], bottleneck=bottleneck, hidden_dim=16, out_dim=8, pool_features=pool_features
+        )
     if ties:  # the first unit's decoder begins with a copy of the next stage
         stage = copy.deepcopy(encoder.stages[1])
         decoders["res2"] = nn.Sequential(stage, Decoder(width["res3"], bottleneck=bottleneck, hidden_dim=16, out_dim=8))

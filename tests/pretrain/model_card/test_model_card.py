@@ -319,7 +319,9 @@ def test_no_checkpoint_decides_what_code_runs(tmp_path, monkeypatch, asked):
      ("imagenet/*50_loco_*", "LoCo"), ("demo_loco*", "LoCo"), ("cpu/*_loco", "LoCo"),
      ("ablations/sharing/upper_gradient", "LoCo"), ("ablations/sharing/tie_*", "GIM"),
      ("ablations/sharing/*_block*", "local learning"), ("imagenet/resnet50_blockwise_*", "blockwise Barlow Twins"),
-     ("imagenet/resnet50_barlow_*", "Barlow Twins"), ("*_random", "random"), ("imagenet/*_random", "random")],
+     ("ablations/blockwise/[gls]*", "blockwise Barlow Twins"), ("ablations/blockwise/vicreg", "blockwise VICReg"),
+     ("imagenet/resnet50_vicreg_*", "VICReg"), ("imagenet/resnet50_barlow_*", "Barlow Twins"),
+     ("*_random", "random"), ("imagenet/*_random", "random")],
 )  # fmt: skip
 def test_method_of_every_recipe(pattern, name):
     recipes = list(RECIPES.glob(f"{pattern}.yaml"))
@@ -342,6 +344,13 @@ def recipe(name, *options):
     cfg.merge_from_file(RECIPES / f"{name}.yaml")
     cfg.merge_from_list(options)
     return cfg
+
+
+def test_the_source_of_blockwise_vicreg():
+    method = method_of(recipe("ablations/blockwise/vicreg"), STAGES)[1]
+    assert method == "blockwise VICReg (Siddiqui, Krueger, LeCun, Deny 2023, arXiv 2302.01647)"
+    loco = method_of(recipe("imagenet/resnet50_loco_800ep", "LOSS.NAME", "vicreg"), STAGES)
+    assert loco[0] == "LoCo with VICReg's loss" and loco[1].startswith("LoCo with VICReg's loss (Xiong")
 
 
 def test_reach_of_gradients():
@@ -376,6 +385,12 @@ def test_decoder_loss_and_schedule_in_words():
     mlp = "MLP 8192-8192-8192 (3 layers, no BN at its end)"
     assert decoder_of(blockwise) == f"no conv block → 1x1 conv to 2048 channels, BN, ReLU → {pool} → {mlp}"
     assert loss_of(blockwise) == "Barlow Twins, λ 0.0051, x 0.024, plain sum over the units"
+    weighted = "VICReg, 25 x invariance + 25 x variance + 1 x covariance"
+    assert loss_of(recipe("imagenet/resnet50_vicreg_1000ep")) == weighted
+    assert loss_of(recipe("ablations/blockwise/vicreg")) == f"{weighted}, plain sum over the units"
+    sequential = recipe("ablations/blockwise/sequential")
+    assert loss_of(sequential) == "Barlow Twins, λ 0.0051, x 0.024, of one unit after the other"
+    assert schedule_of(sequential).endswith("warm-up, cosine to 0 in each of 4 equal turns, stages below frozen")
     assert loss_of(recipe("imagenet/resnet50_simclr_800ep")).endswith("temperature 0.1")
     assert schedule_of(recipe("imagenet/resnet50_loco_800ep")) == (
         "LARS, momentum 0.9, weight decay 1e-06 (none on BN and biases); learning rate 4.8 = 0.3 x 4096 / 256, "

@@ -59,8 +59,8 @@ def attempt(do):
 
 t = trainer("nan")
 step = t.learner.forward_backward
-def nan_in_process_1(*args):
-    losses = step(*args)
+def nan_in_process_1(*args, **options):
+    losses = step(*args, **options)
     if rank == 1 and t.iter == 2:
         losses["res4"] *= float("nan")
     return losses

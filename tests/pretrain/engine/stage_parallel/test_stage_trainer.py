@@ -119,12 +119,12 @@ TWO_BY_TWO = """
 keys = dict(RULES["loco"], **{"MODEL.NOISE": 0.1})
 if rank < 2:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/two", rank=rank, world_size=2)
-    for loss in ("info_nce", "barlow_twins"):
+    for loss in ("info_nce", "barlow_twins", "vicreg"):
         trainer(f"one {loss}", **keys, **{"LOSS.NAME": loss}).train()
     torch.distributed.destroy_process_group()
     comm._get_global_gloo_group.cache_clear()
 join()
-for loss in ("info_nce", "barlow_twins"):
+for loss in ("info_nce", "barlow_twins", "vicreg"):
     trainer(f"several {loss}", devices=2, split=SPLITS[2], **keys, **{"LOSS.NAME": loss}).train()
 torch.distributed.destroy_process_group()
 """
@@ -133,7 +133,7 @@ torch.distributed.destroy_process_group()
 def test_two_by_two_processes_learn_what_two_that_divide_the_batch_learn(run_ranks, tmp_path):
     write_noise_images(tmp_path / "images", 8)
     run_ranks(4, ALL_RANKS + TWO_BY_TWO, 4, tmp_path, OMP_NUM_THREADS="1")
-    for loss in ("info_nce", "barlow_twins"):
+    for loss in ("info_nce", "barlow_twins", "vicreg"):
         assert_same(contents(tmp_path, f"several {loss}"), contents(tmp_path, f"one {loss}"))
 
 
@@ -276,6 +276,7 @@ found = [
     attempt(lambda: trainer("x", devices=2, split=[["res2", "res3"], ["res3", "res4", "res5"]])),
     attempt(lambda: trainer("x", devices=2, split=[["res2", "res3"], ["res6"]])),
     attempt(lambda: trainer("x", devices=2, **{"SOLVER.IMS_PER_CHUNK": 2})),
+    attempt(lambda: trainer("x", devices=2, **RULES["gim"], **{"SOLVER.SEQUENTIAL": True})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"MODEL.UNITS": [["res2", "res3", "res4", "res5"]]})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **RULES["gim"], **{"MODEL.STAGE_PARALLEL.LATE": True})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2],
@@ -294,6 +295,7 @@ WHY = [
     "ValueError: MODEL.STAGE_PARALLEL.SPLIT: ['res3', 'res4', 'res5'] has again res3[0:1]",
     "ValueError: MODEL.STAGE_PARALLEL.SPLIT: 'res6' is not a stage",
     "ValueError: SOLVER.IMS_PER_CHUNK runs every stage twice",
+    "ValueError: SOLVER.SEQUENTIAL trains one unit at a time",
     "ValueError: MODEL.STAGE_PARALLEL: the unit of res5 has all stages: end-to-end learning",
     "ValueError: MODEL.STAGE_PARALLEL: no unit has stages on two devices",
     "ValueError: MODEL.STAGE_PARALLEL.LATE runs stages with copies of their weights",
