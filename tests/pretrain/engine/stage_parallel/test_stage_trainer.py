@@ -31,7 +31,7 @@ RULES = {
                   "SOLVER.OPTIMIZER": "AdamW", "SOLVER.BASE_LR": 0.1},
 }
 
-def trainer(name, resume=False, devices=1, split=(), **keys):
+def trainer(name, resume=False, devices=1, split=(), seed=5, **keys):
     cfg = get_cfg()
     small = {"DATASETS.TRAIN": f"{folder}/images", "OUTPUT_DIR": f"{folder}/{name}", "MODEL.DEVICE": "cpu",
              "MODEL.ENCODER": "resnet18x0.25", "INPUT.CROP_SIZE": 32, "MODEL.DECODER.HIDDEN_DIM": 16,
@@ -40,7 +40,7 @@ def trainer(name, resume=False, devices=1, split=(), **keys):
              "MODEL.STAGE_PARALLEL.DEVICES": devices, "MODEL.STAGE_PARALLEL.SPLIT": list(split)}
     cfg.merge_from_list([part for pair in {**small, **keys}.items() for part in pair])
     check(cfg)
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     return trainer_of(cfg)(cfg, resume, knn_evaluator(cfg))
 
 def join():
@@ -248,6 +248,7 @@ join()
 t = trainer("auto", devices=2, **RULES["loco"])
 t.train()
 again = trainer("auto", True, devices=2, **RULES["loco"]) if write(t) else None
+trainer("precision", devices=2, **RULES["loco"], **{"SOLVER.AMP.ENABLED": "auto"})
 torch.save((t.cfg.MODEL.STAGE_PARALLEL.SPLIT, again.cfg.MODEL.STAGE_PARALLEL.SPLIT), f"{folder}/{rank}.pt")
 """
 WRITE = """
@@ -378,6 +379,34 @@ join()
 trainer("several", devices=2, split=SPLITS[2], **keys).train()
 torch.distributed.destroy_process_group()
 """
+
+
+PRECISION = """
+import functools
+from pretrain.learning.learner import LocalLearner
+torch.set_default_dtype(torch.float32)
+LocalLearner.compile = functools.partialmethod(LocalLearner.compile, backend="aot_eager")  # needs no compiler
+rows = {"bfloat16": {"SOLVER.AMP.ENABLED": True, "MODEL.NOISE": 0.1}, "compiled": {"MODEL.COMPILE": True}}
+if rank == 0:
+    for name, keys in rows.items():
+        trainer(f"one {name}", **RULES["loco"], **keys).train()
+join()
+for name, keys in rows.items():
+    # Process 0 draws the initial weights of all, and others another number of random numbers
+    t = trainer(f"several {name}", devices=2, split=SPLITS[2], seed=5 + rank, **RULES["loco"], **keys)
+    assert all((s.module._compiled_call_impl is not None) == (name == "compiled" and len(s.losses) < 2)
+               for s in t.learner.segments)
+    t.train()
+    assert t.ports._above is None or str(t.ports._above.dtype)[6:] == {"compiled": "float32"}.get(name, name)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_bfloat16_and_compiled_stages_learn_what_one_process_learns(run_two_ranks, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    run_two_ranks(ALL_RANKS + PRECISION, 2, tmp_path, OMP_NUM_THREADS="1")
+    for name in ("bfloat16", "compiled"):
+        assert_same(contents(tmp_path, f"several {name}"), contents(tmp_path, f"one {name}"), 0)
 
 
 def test_knn_sees_the_whole_encoder(run_two_ranks, tmp_path):
