@@ -3,7 +3,8 @@
 from fvcore.common.config import CfgNode
 
 from ...learning.build import assemble_learner, place_learner
-from ...learning.stage_parallel.share import Share
+from ...learning.learner import LocalLearner
+from ...learning.stage_parallel.share import Share, refuse_impossible
 from ...processes.distributed import broadcast_state
 from ...processes.stage_mesh import StageMesh
 from .memory import give_back_all
@@ -22,13 +23,27 @@ def build_share(cfg: CfgNode, mesh: StageMesh) -> Share:
     Raises:
         ValueError: if several devices cannot train the learner as one would, or a name is not known.
     """
-    try:
-        learner = assemble_learner(cfg, mesh.data)
-        share = Share(learner, mesh.stage, cfg.MODEL.STAGE_PARALLEL.LATE)
-    except ValueError as error:
-        raise ValueError(f"MODEL.STAGE_PARALLEL: {error}") from None
+    learner = assemble_learner(cfg, mesh.data)
+    refuse_learner(learner, cfg.MODEL.STAGE_PARALLEL.LATE)
+    share = Share(learner, mesh.stage, cfg.MODEL.STAGE_PARALLEL.LATE)
     broadcast_state(learner, mesh.everyone)
     share.drop_others()
     place_learner(learner, cfg)
     give_back_all()
     return share
+
+
+def refuse_learner(learner: LocalLearner, late: bool) -> None:
+    """Refuse what several devices cannot train as one would.
+
+    Args:
+        learner: built with a split.
+        late: MODEL.STAGE_PARALLEL.LATE.
+
+    Raises:
+        ValueError: naming the keys, and saying why.
+    """
+    try:
+        refuse_impossible(learner, late)
+    except ValueError as error:
+        raise ValueError(f"MODEL.STAGE_PARALLEL: {error}") from None

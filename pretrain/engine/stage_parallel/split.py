@@ -13,6 +13,7 @@ from ...learning.build import build_learner
 from ...learning.stage_parallel.times import choose_split, measure, split_at
 from ...learning.units import read_split
 from ...processes.stage_mesh import StageMesh
+from .build import refuse_learner
 from .memory import give_back_all
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def _measured(cfg: CfgNode, mesh: StageMesh) -> list[list[str]]:
     each.MODEL.RECOMPUTE = []
     with torch.random.fork_rng():
         learner = build_learner(each, mesh.data)
+        refuse_learner(learner, late=False)  # before minutes are spent; whether late is possible depends on the split
         images = min(MOST_IMAGES, solver.IMS_PER_BATCH // mesh.copies)
         views = torch.randn(2 * images, 3, cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_SIZE, device=cfg.MODEL.DEVICE)
         views = views.contiguous(memory_format=torch.channels_last)

@@ -119,6 +119,7 @@ class StageTrainer(Trainer):
         Raises:
             PeerLostError: if another process has ended or failed.
         """
+        comm.synchronize()  # a process that is not here yet does not count, and must not be taken for dead
         with self.peers.watched():
             super().train()
             self.ports.flush()

@@ -269,14 +269,20 @@ def test_a_split_is_chosen_by_measured_times_and_kept(run_ranks, tmp_path):
 
 
 REFUSED = """
+from pretrain.engine.stage_parallel import split as chosen_split
+chosen_split.measure = None  # nothing of this is measured first
 join()
+trainer("there", devices=2, split=SPLITS[2], **RULES["gim"], **{"SOLVER.EPOCHS": 0.5}).train()
 found = [
     attempt(lambda: trainer("x", devices=4)),
     attempt(lambda: trainer("x", devices=10)),
     attempt(lambda: trainer("x", devices=2, split=[["res2"], ["res4", "res5"]])),
     attempt(lambda: trainer("x", devices=2, split=[["res2", "res3"], ["res3", "res4", "res5"]])),
     attempt(lambda: trainer("x", devices=2, split=[["res2", "res3"], ["res6"]])),
+    attempt(lambda: trainer("x", devices=2, split=[["res2", "res3", "res4", "res5"], []])),
     attempt(lambda: trainer("x", devices=2, **{"SOLVER.IMS_PER_CHUNK": 2})),
+    attempt(lambda: trainer("x", devices=2, **{"MODEL.UNITS": [["res2", "res3", "res4", "res5"]]})),
+    attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"MODEL.UNITS": [["res2"], ["res9"]]})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"MODEL.UNITS": [["res2", "res3", "res4", "res5"]]})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **RULES["gim"], **{"MODEL.STAGE_PARALLEL.LATE": True})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2],
@@ -285,6 +291,10 @@ found = [
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"DATASETS.TRAIN": f"{folder}/nowhere"})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"SOLVER.IMS_PER_BATCH": 16})),
     attempt(lambda: trainer("x", True, devices=2, split=SPLITS[2])),
+    attempt(lambda: trainer("there", True, devices=2, split=[["res2"], ["res3", "res4", "res5"]], **RULES["gim"],
+                            **{"MODEL.ENCODER": "resnet34x0.25", "SOLVER.EPOCHS": 0.5})),
+    attempt(lambda: trainer("there", True, devices=2, split=[["res2[:3]"], ["res2[3:]", "res3", "res4", "res5"]],
+                            **RULES["gim"], **{"MODEL.ENCODER": "resnet34x0.25", "SOLVER.EPOCHS": 0.5})),
 ]
 torch.save(found, f"{folder}/{rank}.pt")
 """
@@ -294,7 +304,10 @@ WHY = [
     "ValueError: MODEL.STAGE_PARALLEL.SPLIT: ['res4', 'res5'] leaves out res3[0:1]",
     "ValueError: MODEL.STAGE_PARALLEL.SPLIT: ['res3', 'res4', 'res5'] has again res3[0:1]",
     "ValueError: MODEL.STAGE_PARALLEL.SPLIT: 'res6' is not a stage",
+    "ValueError: MODEL.STAGE_PARALLEL.SPLIT: device [] is not a run of consecutive stages",
     "ValueError: SOLVER.IMS_PER_CHUNK runs every stage twice",
+    "ValueError: MODEL.STAGE_PARALLEL: the unit of res5 has all stages: end-to-end learning",
+    "ValueError: MODEL.UNITS: ['res9'] does not end with one of",
     "ValueError: MODEL.STAGE_PARALLEL: the unit of res5 has all stages: end-to-end learning",
     "ValueError: MODEL.STAGE_PARALLEL: no unit has stages on two devices",
     "ValueError: MODEL.STAGE_PARALLEL.LATE runs stages with copies of their weights",
@@ -302,6 +315,8 @@ WHY = [
     "FileNotFoundError: ",
     "ValueError: 8 images are fewer than SOLVER.IMS_PER_BATCH 16",
     "FileNotFoundError: ",
+    "ValueError: /",  # FOLDER is a run with other values of
+    "ValueError: MODEL.STAGE_PARALLEL.SPLIT: 'res2[3:]' is empty: res2 has 3 blocks",
 ]
 
 
@@ -313,6 +328,7 @@ def test_what_is_refused_is_refused_in_all_processes(run_two_ranks, tmp_path):
         for text, why in zip(found, WHY, strict=True):
             assert isinstance(text, str) and text.startswith(why), (text, why)
             assert "\n" not in text
+        assert found[-2].partition(" is a run ")[2].startswith("with other values of MODEL.ENCODER: resume it with")
 
 
 DEAD = """
@@ -368,6 +384,68 @@ def test_the_end_of_one_process_ends_all(run_tool, tmp_path, victim, number):
     name = ["process 0 (res2)", "process 1 (res3, res4[:1])", "process 2 (res4[1:], res5)"][victim]
     told = [line for line in done.stderr.splitlines() if line.startswith("process ")]
     assert len(told) == 2 and all(f"{name} has ended; go on with --resume" in line for line in told), done.stderr
+
+
+KILLED = """
+launch = int(sys.argv[4])
+if rank == 0 and launch == 0:
+    trainer("one", **RULES["loco"]).train()
+join()
+t = trainer("several", launch > 0, devices=3, split=SPLITS[3], **RULES["loco"], **{"SOLVER.CHECKPOINT_PERIOD": 1})
+step = t.run_step
+def run_step():
+    if rank == launch and t.iter == launch + 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    step()
+t.run_step = run_step
+t.train()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_a_run_whose_processes_were_killed_is_resumed_exactly(run_tool, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    helper = ROOT / "tests" / "helpers" / "ranks.py"
+    for launch in range(4):  # the first three end with SIGKILL of process 0, 1 and 2
+        done = run_tool(helper, 3, ALL_RANKS + KILLED, 3, tmp_path, launch, timeout=120, OMP_NUM_THREADS="1")
+        assert done.returncode == (launch < 3), done.stderr
+        assert (tmp_path / "several" / "model_final.pth").exists() == (launch == 3)
+        (tmp_path / "store").unlink()
+    one, several = contents(tmp_path, "one"), contents(tmp_path, "several")
+    assert_same(several, one)
+
+
+def test_a_file_that_cannot_be_written_is_one_line_of_all_processes(run_tool, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    (tmp_path / "out" / "model_0000001.pth").mkdir(parents=True)
+    keys = {"DATASETS.TRAIN": tmp_path / "images", "OUTPUT_DIR": tmp_path / "out", "MODEL.DEVICE": "cpu",
+            "MODEL.ENCODER": "resnet18x0.25", "INPUT.CROP_SIZE": 32, "MODEL.DECODER.HIDDEN_DIM": 16,
+            "SOLVER.IMS_PER_BATCH": 4, "SOLVER.EPOCHS": 9, "SOLVER.WARMUP_EPOCHS": 0.0, "DATALOADER.NUM_WORKERS": 0,
+            "SOLVER.CHECKPOINT_PERIOD": 2, "MODEL.STAGE_PARALLEL.DEVICES": 2,
+            "MODEL.STAGE_PARALLEL.SPLIT": '[["res2", "res3"], ["res4", "res5"]]'}  # fmt: skip
+    pairs = [part for pair in keys.items() for part in pair]
+    done = run_tool("pretrain.py", "--num-gpus", 2, *pairs, timeout=120, OMP_NUM_THREADS="1")
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if not line.startswith("[") and "arning" not in line]
+    assert len(told) == 1 and told[0].startswith("error: ") and "model_0000001.pth" in told[0], done.stderr
+
+
+SLOW = """
+import time
+from pretrain.processes import peers
+peers.SILENT, peers.POLL, peers.GRACE = 3.0, 0.2, 0.5
+join()
+t = trainer("slow", devices=2, split=SPLITS[2], **RULES["gim"])
+time.sleep(5 * rank)
+t.train()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_a_process_that_begins_late_is_not_taken_for_dead(run_two_ranks, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    run_two_ranks(ALL_RANKS + SLOW, 2, tmp_path, OMP_NUM_THREADS="1")
+    assert contents(tmp_path, "slow")["iteration"] == 4
 
 
 KNN = """
