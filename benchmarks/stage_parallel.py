@@ -199,14 +199,12 @@ def stage_step(cfg, rank):
     import torch
 
     from pretrain.engine.optim import build_optimizer
+    from pretrain.engine.stage_parallel.build import build_share
     from pretrain.engine.stage_parallel.ports import NetworkPorts
-    from pretrain.learning.build import build_learner
-    from pretrain.learning.stage_parallel.share import Share
     from pretrain.processes.stage_mesh import StageMesh
 
     mesh = StageMesh.of(cfg.MODEL.STAGE_PARALLEL.DEVICES, "cpu")
-    share = Share(build_learner(cfg, mesh.data), mesh.stage, cfg.MODEL.STAGE_PARALLEL.LATE)
-    share.drop_others()
+    share = build_share(cfg, mesh)
     optimizer = build_optimizer(cfg.SOLVER, share.learner)
     ports = NetworkPorts(mesh, torch.device("cpu"), lambda peer, error: error, share.gradients)
     views = random_views(cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.CROP_SIZE) if share.is_lowest else None

@@ -67,7 +67,7 @@ class Trainer(TrainerBase):
             ValueError: if the config cannot work, or the checkpoint is damaged or of another run.
         """
         super().__init__()
-        self.cfg = cfg = with_precision(cfg, resume)
+        self.cfg = cfg = self._complete(cfg, resume)
         if cfg.KNN.TRAIN and evaluator is None:
             raise ValueError("KNN.TRAIN is set: pass knn_evaluator(cfg) of pretrain.readout.knn to the trainer")
         self.evaluator = evaluator
@@ -104,6 +104,10 @@ class Trainer(TrainerBase):
         )
         self.augment = DeviceAugment(cfg.INPUT) if cfg.INPUT.ON_DEVICE else None
         self.register_hooks(self._build_hooks())
+
+    def _complete(self, cfg: CfgNode, resume: bool) -> CfgNode:
+        """The config with values in place of what it leaves to the trainer."""
+        return with_precision(cfg, resume)
 
     def _find_images(self) -> tuple[list[str], int, str]:
         """The training images, their number, and the digest of their names."""

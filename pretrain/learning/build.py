@@ -33,6 +33,13 @@ def build_learner(cfg: CfgNode, group: torch.distributed.ProcessGroup | None = N
     Raises:
         ValueError: if the encoder, the loss, a unit or another name is not known.
     """
+    learner = assemble_learner(cfg, group)
+    place_learner(learner, cfg)
+    return learner
+
+
+def assemble_learner(cfg: CfgNode, group: torch.distributed.ProcessGroup | None = None) -> LocalLearner:
+    """As :func:`build_learner`, but still on the CPU, where the initial weights are drawn."""
     encoder = _initialised(build_encoder(cfg.MODEL.ENCODER), cfg)
     decoders: dict[str, nn.Module] = {}
     ties: Ties = []
@@ -43,7 +50,7 @@ def build_learner(cfg: CfgNode, group: torch.distributed.ProcessGroup | None = N
         decoder, tied = _build_decoder(cfg, encoder, list(encoder.stage_names).index(stage), unit[-1])
         decoders[unit[-1]] = _for_device(decoder, cfg, group)
         ties += tied
-    learner = LocalLearner(
+    return LocalLearner(
         _for_device(encoder, cfg, group),
         cfg.MODEL.UNITS,
         decoders,
@@ -55,10 +62,19 @@ def build_learner(cfg: CfgNode, group: torch.distributed.ProcessGroup | None = N
         tie_weight=cfg.MODEL.DECODER.TIE,
         split=cfg.MODEL.STAGE_PARALLEL.SPLIT,
     )
-    learner = learner.to(cfg.MODEL.DEVICE).to(memory_format=torch.channels_last)
+
+
+def place_learner(learner: LocalLearner, cfg: CfgNode) -> None:
+    """Move a learner to MODEL.DEVICE in channels_last, and compile it if the config says so.
+
+    Parameters and buffers without memory ("meta"), which other devices train, stay so.
+    """
+    for tensor in (*learner.parameters(), *learner.buffers()):
+        if not tensor.is_meta:
+            order = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+            tensor.data = tensor.data.to(cfg.MODEL.DEVICE, memory_format=order)
     if cfg.MODEL.COMPILE:
         learner.compile()
-    return learner
 
 
 def _initialised(encoder: Module, cfg: CfgNode) -> Module:

@@ -43,15 +43,20 @@ def read_units(units: Iterable[Sequence[str]], encoder: Encoder) -> list[Unit]:
     return [found[top] for top in sorted(found)]
 
 
-def read_unit(parts: Sequence[str], encoder: Encoder) -> Unit:
+def read_unit(parts: Sequence[str], encoder: Encoder, what: str = "unit") -> Unit:
     """Read one unit, such as ["res2", "res3[:1]"].
+
+    Args:
+        parts: names of stages or slices of stages.
+        encoder: whose stages they are.
+        what: has these parts, for the error.
 
     Raises:
         ValueError: if a stage is not known, or the unit is not a run of consecutive stages.
     """
     blocks = [block for part in parts for block in blocks_of(part, encoder)]
     if not blocks or blocks != list(range(blocks[0], blocks[-1] + 1)):
-        raise ValueError(f"unit {parts} is not a run of consecutive stages of {list(encoder.stage_names)}")
+        raise ValueError(f"{what} {parts} is not a run of consecutive stages of {list(encoder.stage_names)}")
     return Unit(parts[-1], range(blocks[0], blocks[-1] + 1))
 
 
@@ -71,7 +76,7 @@ def read_split(split: Sequence[Sequence[str]], encoder: Encoder) -> list[range]:
             have each block once, in the order of the stages.
     """
     count = sum(len(stage) for stage in encoder.stages)
-    runs = [read_unit(parts, encoder).blocks for parts in split] or [range(count)]
+    runs = [read_unit(parts, encoder, "device").blocks for parts in split] or [range(count)]
     for parts, run, stop in zip(split, runs, [0, *(run.stop for run in runs)], strict=False):
         if run.start != stop:
             what = "leaves out" if run.start > stop else "has again"

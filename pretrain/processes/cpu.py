@@ -1,7 +1,9 @@
 """How a process computes on a CPU: what makes steps slow there, and is no matter of arithmetic."""
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -33,9 +35,26 @@ def keep_freed() -> bool:
     Returns:
         bool: whether the C library has it: glibc has, others are left alone.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # musl
-        return False
-    return bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, -1))
+    mallopt = _of_malloc("mallopt")
+    return mallopt is not None and bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, -1))
+
+
+def give_back_freed() -> bool:
+    """Let malloc give memory that is free now back to the system, also where :func:`keep_freed` keeps it.
+
+    Returns:
+        bool: whether any was given back.
+    """
+    trim = _of_malloc("malloc_trim")
+    return trim is not None and bool(trim(ctypes.c_size_t(0)))
+
+
+def forget_peak() -> None:
+    """Begin this process's high-water mark of memory anew, where the system allows it (Linux)."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:
+        f.write("5")
+
+
+def _of_malloc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None in other C libraries, such as musl."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -12,11 +12,16 @@ def size_of(group: dist.ProcessGroup | None) -> int:
     return comm.get_world_size() if group is None else group.size()
 
 
-def broadcast_state(model: torch.nn.Module) -> None:
-    """Copy the parameters and buffers of process 0 to all processes."""
+def broadcast_state(model: torch.nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Copy the parameters and buffers of process 0 to all processes.
+
+    Args:
+        model: of which each process has one.
+        group: all processes, if not the default one, whose backend may want tensors on GPUs.
+    """
     if comm.get_world_size() > 1:
         for tensor in model.state_dict().values():
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor, src=0, group=group)
 
 
 class GradientReducer:

@@ -21,6 +21,7 @@ class StageMesh:
         aside: the same column, for small tensors on the CPU, and objects.
         data: this process's row, which averages gradients and shares losses.
         data_objects: the same row, for objects.
+        everyone: all processes, for tensors on the CPU.
     """
 
     stages: int
@@ -32,6 +33,7 @@ class StageMesh:
     aside: dist.ProcessGroup
     data: dist.ProcessGroup
     data_objects: dist.ProcessGroup
+    everyone: dist.ProcessGroup
 
     @classmethod
     def of(cls, stages: int, device: str) -> "StageMesh":
@@ -65,6 +67,7 @@ class StageMesh:
             aside=_own_group(columns, "gloo"),
             data=data,
             data_objects=_own_group(rows, "gloo"),
+            everyone=_own_group([list(range(count))], "gloo"),
         )
 
     def rank_of(self, stage: int) -> int:

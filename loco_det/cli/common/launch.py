@@ -89,6 +89,8 @@ def _spawn(main, args):
     previous = signal.signal(signal.SIGTERM, _forward)
     machines = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     os.environ[LAUNCHER] = str(os.getpid())
+    if args.num_machines == 1:  # torch warns with stack traces of C++ that process 0, which has failed, is gone
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         spawn(_spawned, *machines, args=(main, args))
     finally:

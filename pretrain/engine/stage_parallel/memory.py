@@ -1,9 +1,12 @@
 """What a process holds, and how much memory that takes."""
 
+import contextlib
 import resource
 
 import torch
 from torch import nn
+
+from ...processes.cpu import forget_peak, give_back_freed
 
 STATES = {"LARS": 1, "Lars": 1, "SGD": 1, "AdamW": 2}  # tensors of an optimiser's state for each parameter
 
@@ -25,8 +28,20 @@ def memory_line(name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -
     )
 
 
+def give_back_all() -> None:
+    """Give memory that is free now back to the system, and let :func:`resident` count anew."""
+    give_back_freed()
+    forget_peak()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def resident(device: str) -> float:
     """The most memory that this process has had, in bytes: of a GPU what torch has allocated, else of the system's."""
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB
+    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as f:
+        # getrusage would also count what the process that started this one had
+        return next(float(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM"))
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in bytes on macOS

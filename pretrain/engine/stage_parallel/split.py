@@ -13,6 +13,8 @@ from ...learning.build import build_learner
 from ...learning.stage_parallel.times import choose_split, measure, split_at
 from ...learning.units import read_split
 from ...processes.stage_mesh import StageMesh
+from .build import refuse_learner
+from .memory import give_back_all
 
 logger = logging.getLogger(__name__)
 MOST_IMAGES = 16  # of a measured step
@@ -77,7 +79,10 @@ def _split_of_run(cfg: CfgNode) -> list[list[str]] | None:
 
 
 def _measured(cfg: CfgNode, mesh: StageMesh) -> list[list[str]]:
-    """Measure the passes of each block in all processes at once, and choose by the means."""
+    """Measure the passes of each block in all processes at once, and choose by the means.
+
+    Each process has the whole network for that, with a few images, and gives its memory back.
+    """
     encoder, each, solver = _encoder(cfg), cfg.clone(), cfg.SOLVER
     each.defrost()
     blocks = sum(len(stage) for stage in encoder.stages)
@@ -85,11 +90,14 @@ def _measured(cfg: CfgNode, mesh: StageMesh) -> list[list[str]]:
     each.MODEL.RECOMPUTE = []
     with torch.random.fork_rng():
         learner = build_learner(each, mesh.data)
+        refuse_learner(learner, late=False)  # before minutes are spent; whether late is possible depends on the split
         images = min(MOST_IMAGES, solver.IMS_PER_BATCH // mesh.copies)
         views = torch.randn(2 * images, 3, cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_SIZE, device=cfg.MODEL.DEVICE)
         views = views.contiguous(memory_format=torch.channels_last)
         with torch.autocast(views.device.type, torch.bfloat16, enabled=solver.AMP.ENABLED):
             found = comm.all_gather(measure(learner, views))
+    del learner, views
+    give_back_all()
     times = {key: sum(of[key] for of in found) / len(found) for key in found[0]}
     parallel, units = cfg.MODEL.STAGE_PARALLEL, cfg.MODEL.UNITS
     chosen = choose_split(encoder, units, times, parallel.DEVICES, parallel.LATE, cfg.MODEL.SHARED_GRADIENT)

@@ -11,16 +11,14 @@ from fvcore.common.config import CfgNode
 
 from ...data.loader import build_loader, refuse_batch
 from ...encoders import build_encoder
-from ...learning.build import build_learner
 from ...learning.learner import LocalLearner
-from ...learning.stage_parallel.share import Share
 from ...processes.distributed import GradientReducer, broadcast_state
 from ...processes.peers import Peers
 from ...processes.stage_mesh import StageMesh
 from ..checkpoint import AtomicCheckpointer
 from ..divergence import refuse_divergence
-from ..evaluation import EncoderEvaluator
 from ..trainer import Trainer, put_losses
+from .build import build_share
 from .checkpoint import StageCheckpointer
 from .figures import Figures
 from .memory import memory_line, resident
@@ -44,12 +42,11 @@ class StageTrainer(Trainer):
         share: the stages of this process.
     """
 
-    def __init__(self, cfg: CfgNode, resume: bool = False, evaluator: EncoderEvaluator | None = None) -> None:
-        """As :class:`Trainer`, with MODEL.STAGE_PARALLEL.DEVICES above 1."""
+    def _complete(self, cfg: CfgNode, resume: bool) -> CfgNode:
         refuse_options(cfg)
         refuse_split(cfg)
         self.mesh = StageMesh.of(cfg.MODEL.STAGE_PARALLEL.DEVICES, cfg.MODEL.DEVICE)
-        super().__init__(with_split(cfg, resume, self.mesh), resume, evaluator)
+        return with_split(super()._complete(cfg, resume), resume, self.mesh)
 
     def _find_images(self) -> tuple[list[str], int, str]:
         """Only the lowest stages need the images. An error of process 0 is that of all."""
@@ -69,14 +66,8 @@ class StageTrainer(Trainer):
 
     def _build_learner(self) -> LocalLearner:
         """The learner, of which only this process's part has memory."""
-        try:
-            learner = build_learner(self.cfg, self.mesh.data)
-            self.share = Share(learner, self.mesh.stage, self.cfg.MODEL.STAGE_PARALLEL.LATE)
-        except ValueError as error:
-            raise ValueError(f"MODEL.STAGE_PARALLEL: {error}") from None
-        broadcast_state(learner)
-        self.share.drop_others()
-        return learner
+        self.share = build_share(self.cfg, self.mesh)
+        return self.share.learner
 
     def _build_checkpointer(self, digest: str) -> AtomicCheckpointer:
         return StageCheckpointer(
@@ -128,6 +119,7 @@ class StageTrainer(Trainer):
         Raises:
             PeerLostError: if another process has ended or failed.
         """
+        comm.synchronize()  # a process that is not here yet does not count, and must not be taken for dead
         with self.peers.watched():
             super().train()
             self.ports.flush()

@@ -246,8 +246,8 @@ def refuse_impossible(learner: LocalLearner, late: bool) -> None:
         )
     if learner.ties:
         raise ValueError("a penalty ties decoders to stages, which may be on another device (MODEL.DECODER.TIE)")
-    if isinstance(learner.loss, nn.Module) and any(True for _ in learner.loss.parameters()):
-        raise ValueError("the loss has parameters, which the losses of several devices would share")
+    if isinstance(learner.loss, nn.Module) and learner.loss.state_dict():
+        raise ValueError("the loss has parameters or buffers, which the losses of several devices would share")
     _owners(learner)
     if late and not any(segments[0].needs_input_gradient for segments in plan.devices[1:]):
         raise ValueError("no unit has stages on two devices: no gradient comes down that could be late")

@@ -31,7 +31,7 @@ RULES = {
                   "SOLVER.OPTIMIZER": "AdamW", "SOLVER.BASE_LR": 0.1},
 }
 
-def trainer(name, resume=False, devices=1, split=(), **keys):
+def trainer(name, resume=False, devices=1, split=(), seed=5, **keys):
     cfg = get_cfg()
     small = {"DATASETS.TRAIN": f"{folder}/images", "OUTPUT_DIR": f"{folder}/{name}", "MODEL.DEVICE": "cpu",
              "MODEL.ENCODER": "resnet18x0.25", "INPUT.CROP_SIZE": 32, "MODEL.DECODER.HIDDEN_DIM": 16,
@@ -40,7 +40,7 @@ def trainer(name, resume=False, devices=1, split=(), **keys):
              "MODEL.STAGE_PARALLEL.DEVICES": devices, "MODEL.STAGE_PARALLEL.SPLIT": list(split)}
     cfg.merge_from_list([part for pair in {**small, **keys}.items() for part in pair])
     check(cfg)
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     return trainer_of(cfg)(cfg, resume, knn_evaluator(cfg))
 
 def join():
@@ -248,6 +248,7 @@ join()
 t = trainer("auto", devices=2, **RULES["loco"])
 t.train()
 again = trainer("auto", True, devices=2, **RULES["loco"]) if write(t) else None
+trainer("precision", devices=2, **RULES["loco"], **{"SOLVER.AMP.ENABLED": "auto"})
 torch.save((t.cfg.MODEL.STAGE_PARALLEL.SPLIT, again.cfg.MODEL.STAGE_PARALLEL.SPLIT), f"{folder}/{rank}.pt")
 """
 WRITE = """
@@ -268,15 +269,21 @@ def test_a_split_is_chosen_by_measured_times_and_kept(run_ranks, tmp_path):
 
 
 REFUSED = """
+from pretrain.engine.stage_parallel import split as chosen_split
+chosen_split.measure = None  # nothing of this is measured first
 join()
+trainer("there", devices=2, split=SPLITS[2], **RULES["gim"], **{"SOLVER.EPOCHS": 0.5}).train()
 found = [
     attempt(lambda: trainer("x", devices=4)),
     attempt(lambda: trainer("x", devices=10)),
     attempt(lambda: trainer("x", devices=2, split=[["res2"], ["res4", "res5"]])),
     attempt(lambda: trainer("x", devices=2, split=[["res2", "res3"], ["res3", "res4", "res5"]])),
     attempt(lambda: trainer("x", devices=2, split=[["res2", "res3"], ["res6"]])),
+    attempt(lambda: trainer("x", devices=2, split=[["res2", "res3", "res4", "res5"], []])),
     attempt(lambda: trainer("x", devices=2, **{"SOLVER.IMS_PER_CHUNK": 2})),
     attempt(lambda: trainer("x", devices=2, **RULES["gim"], **{"SOLVER.SEQUENTIAL": True})),
+    attempt(lambda: trainer("x", devices=2, **{"MODEL.UNITS": [["res2", "res3", "res4", "res5"]]})),
+    attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"MODEL.UNITS": [["res2"], ["res9"]]})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"MODEL.UNITS": [["res2", "res3", "res4", "res5"]]})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **RULES["gim"], **{"MODEL.STAGE_PARALLEL.LATE": True})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2],
@@ -285,6 +292,10 @@ found = [
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"DATASETS.TRAIN": f"{folder}/nowhere"})),
     attempt(lambda: trainer("x", devices=2, split=SPLITS[2], **{"SOLVER.IMS_PER_BATCH": 16})),
     attempt(lambda: trainer("x", True, devices=2, split=SPLITS[2])),
+    attempt(lambda: trainer("there", True, devices=2, split=[["res2"], ["res3", "res4", "res5"]], **RULES["gim"],
+                            **{"MODEL.ENCODER": "resnet34x0.25", "SOLVER.EPOCHS": 0.5})),
+    attempt(lambda: trainer("there", True, devices=2, split=[["res2[:4]"], ["res2[4:]", "res3", "res4", "res5"]],
+                            **RULES["gim"], **{"MODEL.ENCODER": "resnet34x0.25", "SOLVER.EPOCHS": 0.5})),
 ]
 torch.save(found, f"{folder}/{rank}.pt")
 """
@@ -294,8 +305,11 @@ WHY = [
     "ValueError: MODEL.STAGE_PARALLEL.SPLIT: ['res4', 'res5'] leaves out res3[0:1]",
     "ValueError: MODEL.STAGE_PARALLEL.SPLIT: ['res3', 'res4', 'res5'] has again res3[0:1]",
     "ValueError: MODEL.STAGE_PARALLEL.SPLIT: 'res6' is not a stage",
+    "ValueError: MODEL.STAGE_PARALLEL.SPLIT: device [] is not a run of consecutive stages",
     "ValueError: SOLVER.IMS_PER_CHUNK runs every stage twice",
     "ValueError: SOLVER.SEQUENTIAL trains one unit at a time",
+    "ValueError: MODEL.STAGE_PARALLEL: the unit of res5 has all stages: end-to-end learning",
+    "ValueError: MODEL.UNITS: ['res9'] does not end with one of",
     "ValueError: MODEL.STAGE_PARALLEL: the unit of res5 has all stages: end-to-end learning",
     "ValueError: MODEL.STAGE_PARALLEL: no unit has stages on two devices",
     "ValueError: MODEL.STAGE_PARALLEL.LATE runs stages with copies of their weights",
@@ -303,6 +317,8 @@ WHY = [
     "FileNotFoundError: ",
     "ValueError: 8 images are fewer than SOLVER.IMS_PER_BATCH 16",
     "FileNotFoundError: ",
+    "ValueError: /",  # FOLDER is a run with other values of
+    "ValueError: MODEL.STAGE_PARALLEL.SPLIT: 'res2[4:]' is empty: res2 has 4 blocks",
 ]
 
 
@@ -314,6 +330,7 @@ def test_what_is_refused_is_refused_in_all_processes(run_two_ranks, tmp_path):
         for text, why in zip(found, WHY, strict=True):
             assert isinstance(text, str) and text.startswith(why), (text, why)
             assert "\n" not in text
+        assert found[-2].partition(" is a run ")[2].startswith("with other values of MODEL.ENCODER: resume it with")
 
 
 DEAD = """
@@ -371,6 +388,68 @@ def test_the_end_of_one_process_ends_all(run_tool, tmp_path, victim, number):
     assert len(told) == 2 and all(f"{name} has ended; go on with --resume" in line for line in told), done.stderr
 
 
+KILLED = """
+launch = int(sys.argv[4])
+if rank == 0 and launch == 0:
+    trainer("one", **RULES["loco"]).train()
+join()
+t = trainer("several", launch > 0, devices=3, split=SPLITS[3], **RULES["loco"], **{"SOLVER.CHECKPOINT_PERIOD": 1})
+step = t.run_step
+def run_step():
+    if rank == launch and t.iter == launch + 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    step()
+t.run_step = run_step
+t.train()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_a_run_whose_processes_were_killed_is_resumed_exactly(run_tool, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    helper = ROOT / "tests" / "helpers" / "ranks.py"
+    for launch in range(4):  # the first three end with SIGKILL of process 0, 1 and 2
+        done = run_tool(helper, 3, ALL_RANKS + KILLED, 3, tmp_path, launch, timeout=120, OMP_NUM_THREADS="1")
+        assert done.returncode == (launch < 3), done.stderr
+        assert (tmp_path / "several" / "model_final.pth").exists() == (launch == 3)
+        (tmp_path / "store").unlink()
+    one, several = contents(tmp_path, "one"), contents(tmp_path, "several")
+    assert_same(several, one)
+
+
+def test_a_file_that_cannot_be_written_is_one_line_of_all_processes(run_tool, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    (tmp_path / "out" / "model_0000001.pth").mkdir(parents=True)
+    keys = {"DATASETS.TRAIN": tmp_path / "images", "OUTPUT_DIR": tmp_path / "out", "MODEL.DEVICE": "cpu",
+            "MODEL.ENCODER": "resnet18x0.25", "INPUT.CROP_SIZE": 32, "MODEL.DECODER.HIDDEN_DIM": 16,
+            "SOLVER.IMS_PER_BATCH": 4, "SOLVER.EPOCHS": 9, "SOLVER.WARMUP_EPOCHS": 0.0, "DATALOADER.NUM_WORKERS": 0,
+            "SOLVER.CHECKPOINT_PERIOD": 2, "MODEL.STAGE_PARALLEL.DEVICES": 2,
+            "MODEL.STAGE_PARALLEL.SPLIT": '[["res2", "res3"], ["res4", "res5"]]'}  # fmt: skip
+    pairs = [part for pair in keys.items() for part in pair]
+    done = run_tool("pretrain.py", "--num-gpus", 2, *pairs, timeout=120, OMP_NUM_THREADS="1")
+    assert done.returncode == 2  # a folder in its place
+    told = [line for line in done.stderr.splitlines() if not line.startswith("[") and "arning" not in line]
+    assert len(told) == 1 and told[0].startswith("error: ") and "model_0000001.pth" in told[0], done.stderr
+
+
+SLOW = """
+import time
+from pretrain.processes import peers
+peers.SILENT, peers.POLL, peers.GRACE = 3.0, 0.2, 0.5
+join()
+t = trainer("slow", devices=2, split=SPLITS[2], **RULES["gim"])
+time.sleep(5 * rank)
+t.train()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_a_process_that_begins_late_is_not_taken_for_dead(run_two_ranks, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    run_two_ranks(ALL_RANKS + SLOW, 2, tmp_path, OMP_NUM_THREADS="1")
+    assert contents(tmp_path, "slow")["iteration"] == 4
+
+
 KNN = """
 torch.set_default_dtype(torch.float32)  # as kNN's images
 keys = {"KNN.TRAIN": f"{folder}/labelled", "KNN.PERIOD": 1.0, "KNN.K": 1, "SOLVER.LOG_PERIOD": 2, **RULES["gim"]}
@@ -380,6 +459,34 @@ join()
 trainer("several", devices=2, split=SPLITS[2], **keys).train()
 torch.distributed.destroy_process_group()
 """
+
+
+PRECISION = """
+import functools
+from pretrain.learning.learner import LocalLearner
+torch.set_default_dtype(torch.float32)
+LocalLearner.compile = functools.partialmethod(LocalLearner.compile, backend="aot_eager")  # needs no compiler
+rows = {"bfloat16": {"SOLVER.AMP.ENABLED": True, "MODEL.NOISE": 0.1}, "compiled": {"MODEL.COMPILE": True}}
+if rank == 0:
+    for name, keys in rows.items():
+        trainer(f"one {name}", **RULES["loco"], **keys).train()
+join()
+for name, keys in rows.items():
+    # Process 0 draws the initial weights of all, and others another number of random numbers
+    t = trainer(f"several {name}", devices=2, split=SPLITS[2], seed=5 + rank, **RULES["loco"], **keys)
+    assert all((s.module._compiled_call_impl is not None) == (name == "compiled" and len(s.losses) < 2)
+               for s in t.learner.segments)
+    t.train()
+    assert t.ports._above is None or str(t.ports._above.dtype)[6:] == {"compiled": "float32"}.get(name, name)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_bfloat16_and_compiled_stages_learn_what_one_process_learns(run_two_ranks, tmp_path):
+    write_noise_images(tmp_path / "images", 8)
+    run_two_ranks(ALL_RANKS + PRECISION, 2, tmp_path, OMP_NUM_THREADS="1")
+    for name in ("bfloat16", "compiled"):
+        assert_same(contents(tmp_path, f"several {name}"), contents(tmp_path, f"one {name}"), 0)
 
 
 def test_knn_sees_the_whole_encoder(run_two_ranks, tmp_path):

@@ -126,6 +126,17 @@ def test_a_decoder_that_draws_below_a_cut_is_refused():
         run_devices(learners, lambda share, ports: share.forward_backward(ports, VIEWS if share.is_lowest else None))
 
 
+def test_a_loss_with_a_state_is_refused():
+    """The lowest device alone would have it."""
+    learner = make(LOCO, split=SPLITS["2"])
+    loss, learner.loss = learner.loss, torch.nn.Module()
+    learner.loss.forward = loss
+    run_devices([learner] * 2, lambda *_: None)
+    learner.loss.register_buffer("centre", torch.zeros(8))
+    with pytest.raises(ValueError, match="the loss has parameters or buffers"):
+        run_devices([learner] * 2, lambda *_: None)
+
+
 def test_a_shared_parameter_is_refused():
     learner = make(LOCO, split=SPLITS["2"])
     learner.encoder.stages[2][1][0].weight = learner.encoder.stages[3][1][0].weight  # on one device
