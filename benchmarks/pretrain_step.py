@@ -2,6 +2,9 @@
 """Time, FLOPs and memory of one pretraining step, side by side: our rules, LoCo as usually written, and lightly.
 
     python benchmarks/pretrain_step.py [--encoders resnet50 presnet50] [--batch 32] [--size 128] [--rounds 3]
+    python benchmarks/pretrain_step.py --encoders timm:vit_small_patch16_224 timm:convnext_tiny --rows "end to end" \
+        "end to end + conv block" GIM "LoCo, double forward" LoCo "LoCo, recompute res2, res3" \
+        --output benchmarks/results/pretrain_step_timm.json
 
 All rows keep freed memory, as tools/pretrain.py does on a CPU (benchmarks/allocator.py shows what that is worth), but
 not where memory is measured. Every figure comes from a process of its own; the rows take turns, round after round,
@@ -62,6 +65,8 @@ RECOMPUTE = {
         "LoCo, recompute res4, res6": ["res4", "res6"],
         "LoCo, recompute res4, res6, first of res5, res7": ["res4", "res5[:1]", "res6", "res7[:1]"],
     },
+    "timm:vit_small_patch16_224": {"LoCo, recompute res2, res3": ["res2", "res3"]},
+    "timm:convnext_tiny": {"LoCo, recompute res2, res3": ["res2", "res3"]},
 }
 COMPILED = {
     f"{name}, compiled": (*ROWS[name][:2], {"compile": True})
@@ -102,10 +107,14 @@ def lightly_step(encoder, hidden_dim, temperature):
     from lightly.models.modules import SimCLRProjectionHead
     from torch import nn
 
+    from pretrain.encoders import TokenMap
+
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.backbone = nn.Sequential(*encoder.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            prefix = getattr(encoder, "prefix_tokens", None)
+            maps = [] if prefix is None else [TokenMap(prefix)]
+            self.backbone = nn.Sequential(*encoder.stages, *maps, nn.AdaptiveAvgPool2d(1), nn.Flatten())
             self.head = SimCLRProjectionHead(encoder.channels[-1], hidden_dim, 128)
 
         def forward(self, x):

@@ -108,7 +108,21 @@ def light_head_times() -> str:
     return f"    {record['command']}\n\n{common.head(record)}. {light_head.markdown(record)}"
 
 
-SHORT = {"methods": methods, "memory": memory, "demo_table": demo_table, "light_head_times": light_head_times}
+def pretrain_step_timm() -> str:
+    """A pretraining step of networks of timm."""
+    from benchmarks import pretrain_step
+
+    record = read("pretrain_step_timm")
+    return f"    {record['command']}\n\n{common.head(record)}. {pretrain_step.markdown(record)}"
+
+
+SHORT = {
+    "methods": methods,
+    "memory": memory,
+    "demo_table": demo_table,
+    "light_head_times": light_head_times,
+    "pretrain_step_timm": pretrain_step_timm,
+}
 
 
 def rendered(text: str) -> str:

@@ -87,7 +87,9 @@ def get_cfg() -> Config:
     _C.MODEL = CN()
     _C.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     _C.MODEL.KEEP_FREED_MEMORY = True  # on a CPU, for speed (pretrain/processes/cpu.py); False: for other processes
-    _C.MODEL.ENCODER = "resnet50"  # a name in pretrain/encoders/base.py, or package.module.function of your own
+    # A name in pretrain/encoders/base.py; "timm:NAME", a ViT, ConvNeXt, Swin or RegNet of timm (docs/timm_pretrain.md);
+    # or package.module.function of your own
+    _C.MODEL.ENCODER = "resnet50"
     _C.MODEL.ZERO_INIT_RESIDUAL = False  # ResNets begin as identities: 0 is the last BN's weight in each block
     _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]  # RGB; the detector has to use the same
     _C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
@@ -134,10 +136,11 @@ def get_cfg() -> Config:
     _C.SOLVER.OPTIMIZER = "LARS"  # LARS, SGD or AdamW
     _C.SOLVER.IMS_PER_BATCH = 4096  # images in a step, over all processes; each gives two views
     _C.SOLVER.BASE_LR = 0.3  # for 256 images: the learning rate is BASE_LR * IMS_PER_BATCH / 256
-    _C.SOLVER.BIAS_LR_FACTOR = 1.0  # learning rate of biases and BN, x that of the weights (Barlow Twins: 0.024)
+    _C.SOLVER.BIAS_LR_FACTOR = 1.0  # learning rate of biases and norms, x that of the weights (Barlow Twins: 0.024)
     _C.SOLVER.IMS_PER_CHUNK = 0  # images of a process that go through the network at a time (GradCache); 0: all
     _C.SOLVER.MOMENTUM = 0.9  # of LARS and SGD
-    _C.SOLVER.WEIGHT_DECAY = 1e-6  # not stated in the LoCo paper; SimCLR's paper (its code: 1e-4). None on BN, biases
+    # Not stated in the LoCo paper; SimCLR's paper (its code: 1e-4). None on norms, biases, class tokens, positions
+    _C.SOLVER.WEIGHT_DECAY = 1e-6
     _C.SOLVER.EPOCHS = 800.0  # may be a fraction
     _C.SOLVER.WARMUP_EPOCHS = 10.0
     # Units learn one after the other, from the image upwards, each for an equal share of EPOCHS with a warm-up of

@@ -9,7 +9,7 @@ import torch
 from fvcore.common.config import CfgNode as CN
 from torch import nn
 
-from pretrain.encoders import Encoder
+from pretrain.encoders import Encoder, features_of
 
 from .expansions import expansions_of_blockwise, expansions_of_ours
 from .networks import source_network
@@ -72,9 +72,7 @@ class ReadableEncoder(nn.Module):
         Returns:
             dict: name -> features, (B, C, H', W'). What the blockwise paper probes is an expansion's mean over H', W'.
         """
-        features, x = {}, images.flip(1) if self.bgr else images
-        for name, stage in zip(self.encoder.stage_names, self.encoder.stages, strict=True):
-            x = features[name] = stage(x)
+        features = features_of(self.encoder, images.flip(1) if self.bgr else images)
         return features | {f"{name}+expansion": module(features[name]) for name, module in self.expansions.items()}
 
 

@@ -25,8 +25,14 @@ def expansions_of_ours(file: CheckpointFile, encoder: Encoder) -> dict[str, nn.M
     Raises:
         ValueError: if one is not a conv and BN of the right size.
     """
-    places = {name: f"decoders.{name}." for name in encoder.stage_names}
-    return _expansions(weights_of_ours(file), places, encoder)
+    weights, places = weights_of_ours(file), {name: f"decoders.{name}." for name in encoder.stage_names}
+    if getattr(encoder, "prefix_tokens", None) is not None:  # the first module makes a map of tokens
+        weights = {re.sub(r"^(decoders\.\w+\.)([12])\.", _one_less, name): value for name, value in weights.items()}
+    return _expansions(weights, places, encoder)
+
+
+def _one_less(match):
+    return f"{match[1]}{int(match[2]) - 1}."
 
 
 def expansions_of_blockwise(choice: Choice, encoder: Encoder) -> dict[str, nn.Module]:

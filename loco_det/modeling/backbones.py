@@ -54,6 +54,11 @@ class EncoderBackbone(Backbone):
         """
         super().__init__()
         names, kind = tuple(encoder.stage_names), type(encoder).__name__
+        if getattr(encoder, "prefix_tokens", None) is not None:
+            raise ValueError(
+                f"MODEL.ENCODER: {kind}'s stages give tokens and no maps: a ViT of timm's is MODEL.TIMM.NAME with "
+                "MODEL.BACKBONE.NAME build_timm_fpn_backbone"
+            )
         if not out_features or not set(out_features) <= set(names):
             raise ValueError(f"MODEL.RESNETS.OUT_FEATURES {list(out_features)}: expected some of {', '.join(names)}")
         if len(getattr(encoder, "strides", None) or ()) != len(names):

@@ -1,8 +1,9 @@
 """Image encoders as ordered lists of stages."""
 
-from .base import BUILDERS, ENCODERS, STAGE_NAMES, Encoder, ResNetEncoder, StageEncoder, build_encoder
+from .base import BUILDERS, ENCODERS, STAGE_NAMES, Encoder, ResNetEncoder, StageEncoder, build_encoder, features_of
 from .resnet import RESNETS, ResNetShape, resnet_shape
 from .spec import EncoderSpec, NamedEncoder, is_own_code, parse_encoder
+from .tokens import TokenMap
 
 __all__ = [
     "BUILDERS",
@@ -15,7 +16,9 @@ __all__ = [
     "ResNetEncoder",
     "ResNetShape",
     "StageEncoder",
+    "TokenMap",
     "build_encoder",
+    "features_of",
     "is_own_code",
     "parse_encoder",
     "resnet_shape",

@@ -1,6 +1,7 @@
 """Encoders as ordered lists of stages: the unit of locality in LoCo, Greedy InfoMax and their relatives."""
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from .presnet import presnet50
 from .resnet import RESNETS, ResNetShape, resnet
 from .shufflenet import shufflenetv2_50
 from .spec import EncoderSpec, parse_encoder
+from .tokens import TokenMap
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")  # Detectron2's names; "res2" includes the stem, as in the LoCo paper
 BUILDERS: dict[str, Callable[[], tuple[Any, ...]]] = {"presnet50": presnet50, "shufflenetv2_50": shufflenetv2_50}
@@ -29,11 +31,14 @@ class Encoder(nn.Module):
             what may run a second time in the backward pass. It must be right after a block was replaced by one with
             SyncBatchNorm: a property that reads the children is.
         groups: of the convs in each stage's bottleneck blocks, which decoders follow; optional, all 1.
+        prefix_tokens: optional, None: blocks pass maps. A number: they pass tokens (B, prefix_tokens + H W, C), the
+            class and register tokens first, of which decoders and readouts see the map of the others (tokens.py).
     """
 
     stage_names: tuple[str, ...]
     channels: tuple[int, ...]
     strides: tuple[float, ...]
+    prefix_tokens: int | None = None
 
     @property
     def stages(self) -> Sequence[nn.Sequential]:
@@ -47,10 +52,29 @@ class Encoder(nn.Module):
         Returns:
             dict: stage name -> features, (B, channels, about H / stride, about W / stride).
         """
-        features = {}
-        for name, stage in zip(self.stage_names, self.stages, strict=True):
-            x = features[name] = stage(x)
-        return features
+        return features_of(self, x)
+
+
+def features_of(encoder: Encoder, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Features of all stages of an encoder, which need not derive from :class:`Encoder`.
+
+    Args:
+        encoder: whose stages run.
+        x: images, (B, 3, H, W), normalised.
+
+    Returns:
+        As :meth:`Encoder.forward`.
+
+    Raises:
+        ValueError: if a stage passes tokens, and not one for each patch of ``stride`` x ``stride`` pixels.
+    """
+    features, prefix, sides = {}, getattr(encoder, "prefix_tokens", None), x.shape[2:]
+    for index, (name, stage) in enumerate(zip(encoder.stage_names, encoder.stages, strict=True)):
+        x = features[name] = stage(x)
+        if prefix is not None:
+            grid = [math.ceil(side / encoder.strides[index]) for side in sides]
+            features[name] = TokenMap(prefix)(x, grid)
+    return features
 
 
 class StageEncoder(Encoder):
@@ -131,9 +155,10 @@ def build_encoder(name: str | EncoderSpec) -> Encoder:
     """Build a randomly initialised encoder: as torchvision's ResNets, ``kaiming_normal_(mode="fan_out")``.
 
     Args:
-        name: one of ``ENCODERS``, another ResNet (:func:`resnet_shape`), or ``package.module.function`` of your own,
-            called without arguments, which returns an encoder (:class:`Encoder`) and initialises it; or the same
-            parsed (:func:`parse_encoder`).
+        name: one of ``ENCODERS``, another ResNet (:func:`resnet_shape`), ``timm:`` and the name of a network of timm's,
+            which initialises it (:mod:`.timm_encoder`), or ``package.module.function`` of your own, called without
+            arguments, which returns an encoder (:class:`Encoder`) and initialises it; or the same parsed
+            (:func:`parse_encoder`).
 
     Returns:
         The encoder. Your own need not derive from :class:`Encoder`, but has its attributes.
@@ -148,11 +173,18 @@ def build_encoder(name: str | EncoderSpec) -> Encoder:
         encoder = StageEncoder(*BUILDERS[spec.name]())
         _initialise(encoder)
         return encoder
+    if spec.timm_name is not None:
+        from .timm_encoder import TimmEncoder  # here, because importing timm takes seconds
+
+        try:
+            return TimmEncoder(spec.timm_name)
+        except ValueError as error:
+            raise ValueError(f"encoder {spec.name!r}: {error}") from None
     if spec.is_own_code:
         return _build_own(spec.name)
     raise ValueError(
         f"unknown encoder {spec.name!r}: choose one of {', '.join(ENCODERS)}, a variant such as resnet18x0.5 or "
-        "wide_resnet50_2, or package.module.function"
+        "wide_resnet50_2, timm:NAME, or package.module.function"
     )
 
 

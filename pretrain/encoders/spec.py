@@ -8,22 +8,29 @@ from dataclasses import dataclass
 
 from .resnet import ResNetShape, resnet_shape
 
+TIMM = "timm:"  # before timm's names, "timm:convnext_tiny"
+
 
 @dataclass(frozen=True)
 class NamedEncoder:
     """An encoder that is no ResNet.
 
     Attributes:
-        name: of one of ``BUILDERS``, or the ``package.module.function`` of a user's own code. Nothing is looked up:
-            it may be the name of nothing that is known here.
+        name: of one of ``BUILDERS``, ``timm:`` and timm's name of a network, or the ``package.module.function`` of a
+            user's own code. Nothing is looked up: it may be the name of nothing that is known here.
     """
 
     name: str
 
     @property
+    def timm_name(self) -> str | None:
+        """timm's name of the network; None if it is none of timm's."""
+        return self.name.removeprefix(TIMM) if self.name.startswith(TIMM) else None
+
+    @property
     def is_own_code(self) -> bool:
         """Whether building it calls a function of a user's."""
-        return "." in self.name
+        return "." in self.name and self.timm_name is None
 
     def __str__(self) -> str:
         return self.name

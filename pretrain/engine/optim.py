@@ -16,15 +16,20 @@ from torch import nn
 
 from .sequential import Turns, TurnsScheduler
 
+# Parameters of transformers with several dimensions that are no weights of a layer: timm's no_weight_decay() has them
+NO_WEIGHTS = {
+    "cls_token", "dist_token", "reg_token", "pos_embed", "relative_position_bias_table", "logit_scale",
+}  # fmt: skip
+
 
 def lars(weights: list[dict], rest: list[dict], **options: Any) -> torch.optim.Optimizer:
-    """LARS of the SimCLR family: trust coefficient 0.001, neither weight decay nor adaptation of BN and biases.
+    """LARS of the SimCLR family: trust coefficient 0.001, neither weight decay nor adaptation of norms and biases.
 
     Its momentum leaves the learning rate outside the buffer, as torch's SGD; SimCLR's code has it inside.
 
     Args:
         weights: groups of parameters whose learning rate is adapted, even where their decay is 0.
-        rest: groups of BN's parameters and of biases.
+        rest: groups of all other parameters, those of norms and biases.
         options: of all groups that do not have their own: "lr", "momentum", "nesterov".
     """
     from timm.optim import Lars  # here, because importing timm takes seconds
@@ -34,22 +39,23 @@ def lars(weights: list[dict], rest: list[dict], **options: Any) -> torch.optim.O
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser, without weight decay and LARS adaptation on BN and biases (SimCLR, Sec. 2.2 and code).
+    """The optimiser, without weight decay and LARS adaptation on norms and biases (SimCLR, Sec. 2.2 and code).
+
+    Neither has what transformers add: class and register tokens, position embeddings and biases, layer scale.
 
     Args:
         cfg: the SOLVER node.
         model: the module to train. Parameters without memory ("meta") belong to another process.
 
     Returns:
-        LARS, SGD or AdamW with a learning rate of BASE_LR * IMS_PER_BATCH / 256, for BN and biases times
-        BIAS_LR_FACTOR.
+        LARS, SGD or AdamW with a learning rate of BASE_LR * IMS_PER_BATCH / 256, for all parameters without decay
+        times BIAS_LR_FACTOR.
 
     Raises:
         ValueError: if OPTIMIZER is not known.
     """
-    own = [p for p in model.parameters() if not p.is_meta]
-    weights = [p for p in own if p.ndim > 1]
-    rest = [p for p in own if p.ndim <= 1]  # weights and biases of BN, and all other biases
+    own = [(is_weight(name, p), p) for name, p in model.named_parameters() if not p.is_meta]
+    weights, rest = ([p for is_one, p in own if is_one == wanted] for wanted in (True, False))
     groups = [{"params": weights, "weight_decay": cfg.WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
     lr = cfg.BASE_LR * cfg.IMS_PER_BATCH / 256
     groups[1]["lr"] = lr * cfg.BIAS_LR_FACTOR
@@ -60,6 +66,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.OPTIMIZER == "AdamW":
         return torch.optim.AdamW(groups, lr=lr)
     raise ValueError(f"unknown SOLVER.OPTIMIZER {cfg.OPTIMIZER!r}: choose one of LARS, SGD, AdamW")
+
+
+def is_weight(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is the weight of a linear layer or a conv, for which weight decay and LARS are made.
+
+    Args:
+        name: its last part is compared with ``NO_WEIGHTS``.
+        parameter: norms, biases and layer scale have one dimension.
+    """
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in NO_WEIGHTS
 
 
 def build_scheduler(

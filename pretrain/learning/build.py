@@ -117,6 +117,7 @@ def _build_decoder(cfg: CfgNode, encoder: Encoder, stage: int, top: str) -> tupl
     decoder = Decoder(
         width,
         stages=copies,
+        prefix_tokens=getattr(encoder, "prefix_tokens", None),
         conv_blocks=keys.CONV_BLOCKS,
         downsample=keys.DOWNSAMPLE,
         bottleneck=encoder.channels[-1] > 512,
@@ -147,7 +148,7 @@ def _width(encoder: Encoder, top: str) -> int:
     blocks = [block for stage in encoder.stages for block in stage]
     for block in blocks[: blocks_of(top, encoder)[-1] + 1]:
         h = copy.deepcopy(block).eval()(h)  # the encoder's BN does not see the zeros
-    return h.shape[1]
+    return h.shape[1] if getattr(encoder, "prefix_tokens", None) is None else h.shape[2]
 
 
 def build_loss(cfg: CfgNode, group: torch.distributed.ProcessGroup | None = None) -> Loss:

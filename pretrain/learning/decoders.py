@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from ..encoders import TokenMap
 from .pooling import GlobalAvgPool, LocalAvgPool
 
 
@@ -25,14 +26,14 @@ def _conv_block(channels: int, stride: int, bottleneck: bool, groups: int) -> nn
 
 
 class Decoder(nn.Sequential):
-    """Features of a unit's top to embeddings: (B, C, H, W) -> (B, out_dim).
+    """Features of a unit's top to embeddings: (B, C, H, W), or tokens (B, N, C), -> (B, out_dim).
 
     In this order, everything but the pooling and the MLP being optional: copies of the encoder's next stages (LoCo,
-    Table 4), residual conv blocks, of which LoCo has one with downsampling (Sec. 4.2), a 1x1 conv with BN and ReLU
-    ("CbE", conv-based expansion of blockwise Barlow Twins, arXiv 2302.01647), average pooling over the whole map
-    ("GSP", global spatial pooling) or over the cells of a grid ("LSP", local), MLP. Without the options it is the head
-    of SimCLR and of the LoCo paper's GIM. As in SimCLR's code (model_util.py) no linear layer before a BN has a bias,
-    and BN without offset may end the head.
+    Table 4), the map of a transformer's tokens, residual conv blocks, of which LoCo has one with downsampling (Sec.
+    4.2), a 1x1 conv with BN and ReLU ("CbE", conv-based expansion of blockwise Barlow Twins, arXiv 2302.01647), average
+    pooling over the whole map ("GSP", global spatial pooling) or over the cells of a grid ("LSP", local), MLP. Without
+    the options it is the head of SimCLR and of the LoCo paper's GIM. As in SimCLR's code (model_util.py) no linear
+    layer before a BN has a bias, and BN without offset may end the head.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Decoder(nn.Sequential):
         channels: int,
         *,
         stages: Iterable[nn.Module] = (),
+        prefix_tokens: int | None = None,
         conv_blocks: int = 1,
         downsample: bool = True,
         bottleneck: bool = True,
@@ -55,6 +57,7 @@ class Decoder(nn.Sequential):
         Args:
             channels: C of the features; with ``stages``, C of the output of the last of them.
             stages: copies of the encoder's next stages.
+            prefix_tokens: those of the encoder (:class:`pretrain.encoders.Encoder`); None: its stages pass maps.
             conv_blocks: number of residual conv blocks before the pooling.
             downsample: whether the first conv block has stride 2.
             bottleneck: bottleneck blocks (1x1, 3x3, 1x1) as in ResNet-50, or basic ones (3x3, 3x3) as in ResNet-18.
@@ -71,6 +74,8 @@ class Decoder(nn.Sequential):
             ValueError: if ``pool_features`` is not a multiple of the channels.
         """
         super().__init__(*stages)
+        if prefix_tokens is not None:
+            self.append(TokenMap(prefix_tokens))
         for i in range(conv_blocks):
             self.append(_conv_block(channels, 2 if downsample and i == 0 else 1, bottleneck, groups))
         if expansion:

@@ -41,6 +41,9 @@ Other units have two more cases:
 - [res3] [res2 res3 res4]: the last loss continues below res3, which an earlier loss trained too. Two passes run on one
   graph: the input gradient, from the gradient of the last loss alone, then the full backward, from the sum.
 
+The shapes below are those of maps, (2B, C, H, W). Vision transformers pass tokens instead, (2B, N, C), of which the
+decoders take the map.
+
 Stages above the last loss run forward too, without a graph, and so do all stages if there are no units: the running
 averages of BN follow.
 

@@ -9,13 +9,14 @@ def add_noise(h: Tensor, share: float) -> Tensor:
     standard deviation, which is that of the images that this process sees at a time.
 
     Args:
-        h: output of a stage, (2B, C, H, W).
+        h: output of a stage, (2B, C, H, W); or tokens, (2B, N, C), to all of which it is added.
         share: standard deviation of the noise, as a share of the standard deviation of the whole tensor ``h``.
 
     Returns:
-        (2B, C, H, W).
+        As ``h``.
     """
-    batch, channels, *sides = h.shape
-    # The CPU draws five times as fast in the order of the memory, which is channels_last.
-    noise = torch.randn(batch, *sides, channels, dtype=h.dtype, device=h.device).movedim(-1, 1)
+    # The CPU draws five times as fast in the order of the memory, which is channels_last for maps.
+    shape = h.shape if h.dim() == 3 else h.movedim(1, -1).shape
+    noise = torch.randn(shape, dtype=h.dtype, device=h.device)
+    noise = noise if h.dim() == 3 else noise.movedim(-1, 1)
     return h + share * h.std() * noise

@@ -126,6 +126,12 @@ BARLOW = {
     "SOLVER.EPOCHS": 300,
 }
 VICREG = {"LOSS.NAME": "vicreg", "LOSS.VICREG": [25.0, 25.0, 1.0], "LOSS.SCALE": 1.0}
+ADAMW = {
+    "MODEL.ZERO_INIT_RESIDUAL": False,
+    "SOLVER.OPTIMIZER": "AdamW",
+    "SOLVER.EPOCHS": 300,
+    "SOLVER.WARMUP_EPOCHS": 40,
+}
 ROWS = {  # published top-1, and in what the row differs from LoCo
     "imagenet/resnet50_simclr_800ep": (69.8, {**end_to_end(), **SIMCLR_HEAD}),
     "imagenet/resnet50_gim_800ep": (64.7, {**gim(), **SIMCLR_HEAD}),
@@ -172,6 +178,14 @@ ROWS = {  # published top-1, and in what the row differs from LoCo
     "imagenet/resnet50_barlow_1000ep": (
         73.5,
         {**BARLOW, **end_to_end(), "LOSS.SCALE": 1.0, "SOLVER.BIAS_LR_FACTOR": 0.024, "SOLVER.EPOCHS": 1000},
+    ),
+    "imagenet/vit_small_loco_300ep": (
+        None,
+        {**ADAMW, "MODEL.ENCODER": "timm:vit_small_patch16_224", "SOLVER.IMS_PER_BATCH": 1024, "SOLVER.BASE_LR": 1e-4,
+         "SOLVER.WEIGHT_DECAY": 0.1},
+    ),
+    "imagenet/convnext_tiny_loco_300ep": (
+        None, {**ADAMW, "MODEL.ENCODER": "timm:convnext_tiny", "SOLVER.BASE_LR": 1.5e-4, "SOLVER.WEIGHT_DECAY": 0.05}
     ),
 }  # fmt: skip
 OTHERS = {

@@ -1,4 +1,7 @@
-"""A pretraining checkpoint whose encoder is a user's own code: it is run if the user asks for it by its name."""
+"""A pretraining checkpoint whose encoder is no shape that can be read from its weights, but a name that builds it.
+
+A user's own code is run if the user asks for it by its name. A network of timm's is built.
+"""
 
 import contextlib
 import re
@@ -8,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pretrain.encoders import Encoder, EncoderSpec, build_encoder, is_own_code, parse_encoder
+from pretrain.encoders import Encoder, EncoderSpec, NamedEncoder, build_encoder, is_own_code, parse_encoder
 
 from .architecture import COUNTER
 from .checkpoint_file import CheckpointFile
@@ -20,10 +23,10 @@ from .source_type import Source
 
 
 class OwnCode(NamedTuple):
-    """A checkpoint whose encoder is a user's own code.
+    """A checkpoint whose encoder is a user's own code, or of ours one of timm's networks.
 
     Attributes:
-        name: of the code, package.module.function.
+        name: of the code, package.module.function; or timm:NAME.
         layout: of the checkpoint, a name of ``layouts.LAYOUTS``, and its project in words.
         weights: the dictionary's names, without wrappers -> values.
         path: keys of dictionaries that lead there.
@@ -42,7 +45,7 @@ class OwnCode(NamedTuple):
 def find_own_code(
     file: CheckpointFile, source: str = "auto", ema: bool = False, prefix: str | None = None
 ) -> OwnCode | None:
-    """What a checkpoint is, ours or of a Detectron2 run, if its encoder is own code and that encoder is meant.
+    """What a checkpoint is, ours or of a Detectron2 run, if its encoder is built by name and that encoder is meant.
 
     Args:
         file: the checkpoint.
@@ -54,7 +57,8 @@ def find_own_code(
     if prefix is not None or ema:
         return None
     if file.is_ours:
-        if source not in ("auto", "loco-det") or not is_own_code(name := file.get("encoder")):
+        name = file.get("encoder")
+        if source not in ("auto", "loco-det") or not (is_own_code(name) or is_timms(name)):
             return None
         conventions = Conventions("RGB", *(metadata_of(file).pixels or ()))
         return OwnCode(name, ("loco-det", "ours"), weights_of_ours(file), ("model",), "encoder.", conventions)
@@ -70,6 +74,12 @@ def find_own_code(
     return None
 
 
+def is_timms(name: object) -> bool:
+    """Whether a value names an encoder of timm's, as our pretraining does: timm:NAME."""
+    encoder = parse_encoder(name) if isinstance(name, str) else None
+    return isinstance(encoder, NamedEncoder) and encoder.timm_name is not None
+
+
 def _config_of_run(file):
     """The config of a Detectron2 run, empty if there is none that can be read."""
     with contextlib.suppress(ValueError, FileNotFoundError):
@@ -78,7 +88,7 @@ def _config_of_run(file):
 
 
 def own_encoder(file: CheckpointFile, own: OwnCode, expected: EncoderSpec | None) -> tuple[Source, Encoder]:
-    """The user's own encoder with the weights of a checkpoint.
+    """The encoder that a name builds with the weights of a checkpoint.
 
     Args:
         file: the checkpoint.
@@ -89,10 +99,14 @@ def own_encoder(file: CheckpointFile, own: OwnCode, expected: EncoderSpec | None
         What it is, and the network in float32.
 
     Raises:
-        ValueError: if the user has not asked for it by that name, it cannot be built, or the weights do not fit it.
+        ValueError: if it is own code that the user has not asked for by that name, or another encoder than they asked
+            for; it cannot be built, or the weights do not fit it.
     """
     spec, (layout, project), weights = parse_encoder(own.name), own.layout, own.weights
-    if expected != spec:
+    if is_timms(own.name):
+        if expected not in (None, spec):
+            raise ValueError(f"this is a {spec}, not the {expected} that was asked for")
+    elif expected != spec:
         raise ValueError(
             f"its encoder is {spec.name!r}, code of your own, which is run only if asked for by that name, not by "
             f"{expected.name if expected else 'auto'!r}: --arch {spec.name}, or MODEL.SOURCE.ENCODER; if it computes "

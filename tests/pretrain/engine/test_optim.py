@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pretrain.config import get_cfg
+from pretrain.encoders import build_encoder
 from pretrain.engine.optim import build_optimizer, build_scheduler
 
 
@@ -52,6 +53,19 @@ def test_no_decay_on_norms_and_biases():
         assert sorted(decayed.values()) == [0, 0, 0, 0, 0.1, 0.1]
         for group in optimizer.param_groups:
             assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "test_convnext2"])
+def test_no_decay_on_what_transformers_add(name):
+    """What timm excludes by name, and norms, biases and layer scale; so LARS adapts weights of layers alone."""
+    encoder = build_encoder(f"timm:{name}")
+    optimizer = build_optimizer(solver(OPTIMIZER="LARS", WEIGHT_DECAY=0.1), encoder)
+    adapted = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert adapted == {id(p) for group in optimizer.param_groups if group.get("always_adapt") for p in group["params"]}
+    excluded = encoder.network.no_weight_decay() if hasattr(encoder.network, "no_weight_decay") else set()
+    for key, p in encoder.network.named_parameters():
+        assert (id(p) in adapted) == (p.ndim > 1 and key not in excluded), key
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(encoder.parameters()))
 
 
 @pytest.mark.parametrize("decay", [0.01, 0.0])

@@ -31,7 +31,10 @@ def naive_embeddings(learner, units, views, state=None):
                     module = copy.deepcopy(module).requires_grad_(False)  # the gradient passes, but trains nothing
                 x = module(x)
                 if i == len(stage) - 1 and learner.noise and learner.training:
-                    noise = torch.randn(x.permute(0, 2, 3, 1).shape, dtype=x.dtype).permute(0, 3, 1, 2)
+                    if x.dim() == 4:
+                        noise = torch.randn(x.permute(0, 2, 3, 1).shape, dtype=x.dtype).permute(0, 3, 1, 2)
+                    else:
+                        noise = torch.randn(x.shape, dtype=x.dtype)  # tokens
                     x = x + learner.noise * x.std() * noise
                 if (k, i) == span[-1]:
                     found[top] = learner.decoders[top](x)

@@ -63,10 +63,9 @@ def make(units, encoder=None, bottleneck=False, loss="info_nce", ties=0.0, pool_
     encoder = encoder or TinyEncoder()
     width = dict(zip(encoder.stage_names, encoder.channels, strict=True))
     decoders, tied = {}, []
+    keys = {"bottleneck": bottleneck, "prefix_tokens": getattr(encoder, "prefix_tokens", None)}
     for unit in units:
-        decoders[unit[-1]] = Decoder(
-            width[unit[-1][:4]], bottleneck=bottleneck, hidden_dim=16, out_dim=8, pool_features=pool_features
-        )
+        decoders[unit[-1]] = Decoder(width[unit[-1][:4]], hidden_dim=16, out_dim=8, pool_features=pool_features, **keys)
     if ties:  # the first unit's decoder begins with a copy of the next stage
         stage = copy.deepcopy(encoder.stages[1])
         decoders["res2"] = nn.Sequential(stage, Decoder(width["res3"], bottleneck=bottleneck, hidden_dim=16, out_dim=8))

@@ -7,6 +7,8 @@ import torch
 from devices import run_devices
 from tiny_learner import LOCO, LOSSES, OPTIONS, RULES, make
 
+from pretrain.encoders import build_encoder
+
 SPLITS = {
     "2": [["res2", "res3"], ["res4", "res5"]],
     "3": [["res2"], ["res3", "res4"], ["res5"]],
@@ -91,6 +93,44 @@ def test_what_is_sent_in_a_step(rule, split, gradients):
     _, _, sent = of_devices(RULES[rule], SPLITS[split], steps=1)
     assert [count["gradient"] for count in sent] == gradients
     assert [count["activation"] for count in sent] == [1] * (len(sent) - 1) + [0]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_a_network_of_timm_on_two_devices(name, late):
+    """A cut inside a stage, noise, and late gradients, which replace the parameters of a stage by copies."""
+    split = [["res2", "res3[:1]"], ["res3[1:]", "res4", "res5"]]
+    side = {"test_vit": 160, "test_convnext": 64}[name]
+    views = torch.randn(8, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def learner_of(**options):
+        torch.manual_seed(0)
+        return make(LOCO, build_encoder(f"timm:{name}"), noise=0.1, **options)
+
+    one = learner_of()
+    expected = train(one, lambda: one.forward_backward(views), 1)
+    learners, losses = [learner_of(split=split) for _ in split], {}
+
+    def work(share, ports):
+        share.drop_others()
+        losses.update(
+            train(share.learner, lambda: share.forward_backward(ports, views if share.is_lowest else None), 1)
+        )
+        if late:
+            share.drain(ports)
+
+    run_devices(learners, work, late)
+    for key in expected:
+        torch.testing.assert_close(losses[key], expected[key], rtol=1e-10, atol=0)
+    found = {k: v for learner in learners for k, v in learner.state_dict().items() if not v.is_meta}
+    assert found.keys() == one.state_dict().keys()
+    reached = {id(p) for segment in learners[0].segments[:2] for p in segment.module.parameters()} if late else set()
+    late_names = {k for k, p in learners[0].named_parameters() if id(p) in reached}
+    for key, value in one.state_dict().items():
+        if key not in late_names:
+            torch.testing.assert_close(found[key], value, rtol=1e-10, atol=1e-11, msg=key)
+    if late:  # what the losses above teach has come afterwards
+        assert any(p.grad is not None for k, p in learners[0].named_parameters() if k in late_names)
 
 
 def test_bfloat16():
