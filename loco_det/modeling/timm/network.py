@@ -88,9 +88,7 @@ def levels_of(name: str) -> tuple[Level, ...]:
         ) from None
     levels = _levels(network, maps)
     if not levels:
-        raise ValueError(
-            f"MODEL.TIMM.NAME {name}: this network has no feature maps of strides {STRIDES}, or one for all"
-        )
+        raise ValueError(f"MODEL.TIMM.NAME {name}: its feature maps have neither strides of 4 to 32 nor a single one")
     return levels
 
 
