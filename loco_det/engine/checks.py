@@ -23,8 +23,8 @@ def size_warning(cfg: CfgNode) -> str | None:
         cfg: the config, not yet scaled to the number of processes (SOLVER.REFERENCE_WORLD_SIZE).
     """
     images = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or 1)
-    height = max(cfg.INPUT.MIN_SIZE_TRAIN)
-    width = min(height * 4 // 3, cfg.INPUT.MAX_SIZE_TRAIN)
+    height = cfg.INPUT.LSJ.SIZE or max(cfg.INPUT.MIN_SIZE_TRAIN)
+    width = cfg.INPUT.LSJ.SIZE or min(height * 4 // 3, cfg.INPUT.MAX_SIZE_TRAIN)
     return warning_of_size(
         cfg.MODEL.DEVICE, images, height, width, STEP_SECONDS, "configs/detection/cpu_frozen/resnet18_loco.yaml"
     )

@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode
 
 from pretrain.files.remote import is_remote, shown
-from pretrain.files.safe_load import read
+from pretrain.files.safe_load import plain, read
 
 from ..modeling.timm.build import BUILDERS
 from ..modeling.timm.network import build_network
@@ -72,7 +72,7 @@ def _tensors(weights: str) -> dict[str, tuple[int, ...]] | None:
     """Name of each tensor in a file -> its shape; None if that cannot be read."""
     try:
         content: Any = read(local_weights(weights).removesuffix(HEURISTICS))
-        model = content.get("model", content)
+        model = plain(content.get("model", content))
         return {name: tuple(value.shape) for name, value in model.items() if hasattr(value, "shape")}
     except (*UNREADABLE, OSError):
         return None

@@ -156,7 +156,7 @@ VITDET_COCO = {
     "INPUT.LSJ.MAX_SCALE": 2.0,
     "INPUT.MIN_SIZE_TEST": 1024,
     "INPUT.MAX_SIZE_TEST": 1024,
-    "SOLVER.REFERENCE_WORLD_SIZE": 64,
+    "SOLVER.REFERENCE_WORLD_SIZE": 32,
     "SOLVER.IMS_PER_BATCH": 64,
 }
 CONVNEXT = {  # object_detection of ConvNeXt: mask_rcnn_convnext_tiny_..._3x_coco_in1k.py

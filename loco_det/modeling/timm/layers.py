@@ -17,13 +17,11 @@ def frozen_parameters(name: str, network: nn.Module, freeze_at: int) -> set[str]
         freeze_at: the number of frozen parts: the stem, and then stages or blocks.
     """
     levels = levels_of(name)
+    everything = levels[-1].index + 2 if is_plain(levels) else 5  # the stem and all blocks
+    if freeze_at <= 0 or freeze_at >= everything:
+        return {key for key, _ in network.named_parameters()} if freeze_at > 0 else set()
     places = _places(network, coarse=True)
-    if is_plain(levels):
-        last = levels[-1].index + 2  # the stem and all blocks
-        return {key for key, place in places.items() if place < freeze_at or freeze_at >= last}
-    if freeze_at >= 5:
-        return set(places)
-    if freeze_at <= 1:
+    if freeze_at == 1 or is_plain(levels):
         return {key for key, place in places.items() if place < freeze_at}
     below = [level for level in levels if int(level.name.removeprefix("res")) <= freeze_at]
     ends = [place for key, place in places.items() if below and key.startswith(below[-1].module + ".")]

@@ -5,7 +5,6 @@ import functools
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import timm
 import torch
@@ -143,7 +142,7 @@ def _refuse_unknown(name):
 
 def _create(name, drop_path=0.0):
     """The network with all of its blocks, no classifier, and images of any size where timm knows how."""
-    options: dict[str, Any] = {**ANY_SIZE, "drop_path_rate": drop_path}
+    options = {**ANY_SIZE, "drop_path_rate": drop_path}
     while True:
         try:
             network = timm.create_model(name, pretrained=False, num_classes=0, **options)

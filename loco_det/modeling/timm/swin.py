@@ -19,7 +19,9 @@ class PaddedSwinBlock(nn.Module):
     built with, this block sees to it at each size.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(
+        self, block: swin_transformer.SwinTransformerBlock | swin_transformer_v2.SwinTransformerV2Block
+    ) -> None:
         """
         Args:
             block: timm's block, of a network with ``strict_img_size=False``; its parts are taken over.

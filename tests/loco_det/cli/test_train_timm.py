@@ -1,9 +1,11 @@
 """tools/train_net.py with networks of timm, on a few generated scenes: trained, resumed, evaluated, refused."""
 
 import json
+import logging
 
 import pytest
 import torch
+from checkout import ROOT
 from narrow import NARROW
 from run_files import results
 
@@ -29,13 +31,21 @@ def data(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def in_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    # Detectron2's log handlers of earlier runs in this process hold streams that pytest has closed
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+
+
 def arguments(data, out, name, freeze_at=99):
     coco, words = data / "demo" / "coco", ["--config-file", "configs/demo_coco_loco_frozen.yaml", *TINY]
     for split, part in (("TRAIN", "train"), ("TEST", "val")):
         words += [f"DATASETS.CUSTOM.{split}_JSON", coco / f"annotations/instances_{part}.json"]
         words += [f"DATASETS.CUSTOM.{split}_IMAGES", coco / part]
-    words += ["MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", name, "MODEL.WEIGHTS",
-              data / f"{name}.pth", "MODEL.BACKBONE.FREEZE_AT", freeze_at, "OUTPUT_DIR", out]  # fmt: skip
+    words += ["DATASETS.CUSTOM.NAME", "scenes_of_timm", "MODEL.BACKBONE.NAME", "build_timm_fpn_backbone",
+              "MODEL.TIMM.NAME", name, "MODEL.WEIGHTS", data / f"{name}.pth", "MODEL.BACKBONE.FREEZE_AT", freeze_at,
+              "OUTPUT_DIR", out]  # fmt: skip
     return words
 
 
