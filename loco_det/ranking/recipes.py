@@ -7,6 +7,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from pretrain.encoders import BUILDERS, NamedEncoder, parse_encoder
+
 from .data import Data
 
 PROTOCOLS = ("frozen", "finetune", "probe", "knn")
@@ -19,6 +21,7 @@ BUDGETS = {
 SHORTER = 8  # times fewer iterations of the budget "short"
 LEAST = {"paper": 2000, "short": 350}  # iterations on data of one's own
 EPOCHS = {"paper": 12.0, "short": 1.5}  # on data of one's own; 12.3 is COCO's 1x
+FREEZE_ALL = 99  # MODEL.BACKBONE.FREEZE_AT of a frozen network of timm: a ViT's blocks are counted, and 5 is a few
 FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate: the grid
 HELD_OUT = 20  # percent of the training images, on which the rate is chosen
 LIGHT = {"coco": "evaluate/light_coco.yaml", "voc": "evaluate/light_voc.yaml"}  # configs of the budget "minutes"
@@ -101,6 +104,12 @@ def recipe(
     grid = sorted(set(rates)) or [float(f"{solver.BASE_LR * factor:.6g}") for factor in FACTORS]
     pixels = height * min(height * 4 / 3, cfg.INPUT.MAX_SIZE_TRAIN) / 1e6
     return Recipe(tool, base_config(data, budget), keys, iterations, solver.IMS_PER_BATCH, grid, pixels)
+
+
+def is_timms(architecture: str | None) -> bool:
+    """Whether an architecture is a network of timm, and no encoder of ``pretrain`` or a user's own code."""
+    encoder = parse_encoder(architecture) if architecture else None
+    return isinstance(encoder, NamedEncoder) and encoder.name not in BUILDERS and not encoder.is_own_code
 
 
 def _iterations(solver, data, budget):

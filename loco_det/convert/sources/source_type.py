@@ -3,11 +3,20 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from pretrain.encoders import EncoderSpec
 from pretrain.files.atomic import sha256_of
 
 from .conventions import Conventions
+
+
+class Named(Protocol):
+    """An encoder of ``pretrain`` that was parsed (``EncoderSpec``), or a network of timm."""
+
+    @property
+    def name(self) -> str:
+        """For config files."""
 
 
 @dataclass

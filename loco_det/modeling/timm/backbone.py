@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .layers import frozen_parameters
