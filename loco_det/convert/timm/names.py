@@ -53,7 +53,7 @@ def to_timm(weights: Mapping[str, torch.Tensor], family: str, network: nn.Module
         named["mask_token"] = torch.zeros(1)  # by which timm knows DINOv2, and which it drops
     try:
         return dict(_filter_of(network, family)(named, network))
-    except (AttributeError, KeyError, RuntimeError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"timm's filter function cannot read its names ({type(error).__name__}: {reason})") from None
 

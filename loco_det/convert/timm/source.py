@@ -15,6 +15,7 @@ from ..sources.architecture import COUNTER, Undrawn, faults
 from ..sources.checkpoint_file import CheckpointFile
 from ..sources.messages import first_few
 from ..sources.metadata import pretraining_of
+from ..sources.search import name_of
 from ..sources.source_type import Source
 from ..sources.weights import dense_tensor
 from .layouts import TIMM_LAYOUTS
@@ -116,7 +117,7 @@ def _chosen(networks, file, claims, arch, source, ema, prefix):
         layout = next(row for row in TIMM_LAYOUTS if row.name == "vit")
         beside = {"named as beside it": ""}
         return layout._replace(name="prefix", project=project, beside=beside), fitting[0], False
-    lines = [*map(str, file.content), str(file.get("format"))] if isinstance(file.content, dict) else []
+    lines = [*map(name_of, file.content), str(file.get("format"))] if isinstance(file.content, dict) else []
     named = arch if arch != "auto" else claims.name
     lines += ["claimed", named] if named else []
     rows = [row for row in TIMM_LAYOUTS if source in ("auto", row.name)]
@@ -228,7 +229,9 @@ def _named(found, layout, claims, arch, source, original):
 
 
 def _width(original):
-    return original["patch_embed.proj.weight"].shape[0] if "patch_embed.proj.weight" in original else None
+    return (
+        next(iter(original["patch_embed.proj.weight"].shape), None) if "patch_embed.proj.weight" in original else None
+    )
 
 
 def _is_fixed(original):
@@ -274,10 +277,12 @@ def _refuse_other_size(original, name, expected):
         if known is None or not (key in ("patch_embed.proj.weight", "pos_embed") or key.endswith(TABLE)):
             continue
         shape = list(value.shape)
+        if len(shape) != known.dim():  # which ``faults`` says
+            continue
         shape[1] -= int(key == "pos_embed" and registers)
-        if key == "patch_embed.proj.weight" and len(shape) == 4 and shape[2:] != list(known.shape[2:]):
+        if key == "patch_embed.proj.weight" and shape[2:] != list(known.shape[2:]):
             raise ValueError(f"patches of {shape[3]} pixels, and {name} has {known.shape[3]}: refused, not resampled")
-        if shape != list(known.shape) and len(shape) == known.dim() and key != "patch_embed.proj.weight":
+        if shape != list(known.shape) and key != "patch_embed.proj.weight":
             raise ValueError(
                 f"{key} is {'x'.join(map(str, shape))}, and {name}'s is {'x'.join(map(str, known.shape))}: another "
                 "image or window size, or other tokens: refused, not resampled"

@@ -63,7 +63,7 @@ def _vits(weights, family, project):
     if positions not in weights:
         raise ValueError(f"no position embeddings ({positions}): a vision transformer without them is not converted")
     tokens = _shape(weights, positions, 3)[1]
-    registers = next((weights[n].shape[1] for n in ("register_tokens", "reg_token") if n in weights), 0)
+    registers = next((_shape(weights, n, 3)[1] for n in ("register_tokens", "reg_token") if n in weights), 0)
     own = "reg_token" not in weights  # timm gives registers, and a class token beside them, no position
     grid = math.isqrt(max(tokens - 1, 0)) if own else math.isqrt(tokens)
     if grid**2 + own != tokens or size is None:
