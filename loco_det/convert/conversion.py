@@ -139,9 +139,9 @@ def _task(checkpoint, output, unsafe=False, config_file=None, **options):
         from .timm.proof import network_config, source_maps, verify_network  # import timm, which takes seconds
 
         source, weights = network
-        config, maps = network_config(source.encoder, source.conventions, output), source_maps(source, weights)
+        config, maps = network_config(source.arch, source.conventions, output), source_maps(source, weights)
         named = {f"network.{name}": tensor for name, tensor in weights.weights.items()}
-        return _Task(source, named, config, lambda path, text: verify_network(path, text, source.encoder, maps))
+        return _Task(source, named, config, lambda path, text: verify_network(path, text, maps))
     source, state_dict = load_source_of(file, **options)
     wanted = source_features(source.encoder, state_dict, source.conventions)
     config = detectron2_config(source.encoder, source.conventions, output)

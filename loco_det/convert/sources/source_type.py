@@ -3,20 +3,11 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from pretrain.encoders import EncoderSpec
 from pretrain.files.atomic import sha256_of
 
 from .conventions import Conventions
-
-
-class Named(Protocol):
-    """An encoder of ``pretrain`` that was parsed (``EncoderSpec``), or a network of timm."""
-
-    @property
-    def name(self) -> str:
-        """For config files."""
 
 
 @dataclass
@@ -25,7 +16,7 @@ class Source:
 
     Attributes:
         path: of the file; if a folder was named, of that in it.
-        encoder: which one it is.
+        encoder: which one it is; of a network of timm a NamedEncoder with timm's name.
         layout: which project's it is, a name of ``layouts.LAYOUTS`` or "prefix".
         project: the same in words.
         location: where in the file it was: "keys/of/dictionaries/prefix.".

@@ -16,6 +16,7 @@ MASK = {"mask token": r"(mask_token|masked_embed)$"}
 BUFFERS = {"tables that are computed": r".*(relative_position_index|relative_coords_table|attn_mask)$"}
 DECODER = {"decoder": r"(decoder(_embed|_blocks|_norm|_pred|_pos_embed)?|mask_token|proj|pred)(\.|$)"}
 INSIDE = CLASSIFIER | POOLED | MASK | BUFFERS
+UNUSED_NORM = {"norm of pooled features": r"(fc_)?norm\."}  # of a network whose maps have no norm after them
 VIT = ("vit",)
 TORCHVISION = ("torchvision-vit", "torchvision-convnext", "torchvision-swin", "torchvision-regnet")
 OWN = ("vit", "convnext", "swin", "swinv2", "regnet", "other")
@@ -143,7 +144,7 @@ TIMM_LAYOUTS = (
         VIT,
         TOP,
         mark=r"^cls_pt_(layers|norm|lm_head)|^beitv2_",
-        inside=INSIDE | {"head of pretraining": r"(cls_pt_\w+|lm_head)\."},
+        inside=INSIDE | UNUSED_NORM | {"head of pretraining": r"(cls_pt_\w+|lm_head)\."},
         conventions=None,
         layer_scale=True,
         claimed=True,
@@ -155,7 +156,7 @@ TIMM_LAYOUTS = (
         VIT,
         TOP,
         mark=r"\.attn\.q_bias$",
-        inside=INSIDE | {"head of pretraining": r"lm_head\."},
+        inside=INSIDE | UNUSED_NORM | {"head of pretraining": r"lm_head\."},
         conventions=None,
         layer_scale=True,
         claimed=True,
@@ -177,7 +178,7 @@ TIMM_LAYOUTS = (
         TORCHVISION,
         r"^((state_dict|model)/)?$",
         r"^model_ema/$",
-        inside=INSIDE | {"norm of pooled features": r"norm\.", "averages": r"n_averaged$"},
+        inside=INSIDE | UNUSED_NORM | {"averages": r"n_averaged$"},
     ),
     TimmLayout(
         "convnext",
@@ -187,7 +188,7 @@ TIMM_LAYOUTS = (
         r"^((state_dict|model)/)?$",
         r"^model_ema/$",
         mark=r"^stages\.0\.0\.dwconv\.",
-        inside=INSIDE | {"norm of pooled features": r"norm\."},
+        inside=INSIDE | UNUSED_NORM,
     ),
     TimmLayout(
         "swin",
@@ -196,7 +197,7 @@ TIMM_LAYOUTS = (
         ("swin", "swinv2"),
         r"^((state_dict|model)/)?$",
         mark=r"relative_position_index$",
-        inside=INSIDE | {"norm of pooled features": r"norm\."},
+        inside=INSIDE | UNUSED_NORM,
     ),
     TimmLayout(
         "timm",

@@ -25,10 +25,10 @@ from ..sources.source_type import Source
 from ..verify import Difference, VerificationError, compare_maps, fill
 from .references import reference
 from .source import TimmWeights
-from .spec import TimmNetwork
 from .variants import candidates
 
 DETECTION = (203, 270)  # height and width that no patch and no window divides
+LAST = "norm.weight"  # timm's name in a plain ViT that has the norm after its last block
 LAST_NORM = "last_norm"  # what a plain ViT's map is called after the norm
 
 
@@ -38,30 +38,32 @@ class Wanted(NamedTuple):
     Attributes:
         maps: mode ("eval", and "train" if it has BatchNorm) -> "level HEIGHTxWIDTH" -> (B, C, H', W').
         weights: timm's names -> tensors, which the written file must hold bit for bit.
+        name: timm's, of the network.
     """
 
     maps: dict[str, dict[str, torch.Tensor]]
     weights: dict[str, torch.Tensor]
+    name: str
 
 
-def network_config(encoder: TimmNetwork, conventions: Conventions, weights: str) -> dict:
+def network_config(name: str, conventions: Conventions, weights: str) -> dict:
     """The part of a Detectron2 config that the weights of a network of timm need.
 
     Args:
-        encoder: which it is.
+        name: timm's.
         conventions: what it expects of its images.
         weights: for MODEL.WEIGHTS.
 
     Returns:
         dict: nested, as in a YAML file.
     """
-    levels = levels_of(encoder.name)
+    levels = levels_of(name)
     model = {
         "WEIGHTS": weights,
         "PIXEL_MEAN": list(conventions.mean),
         "PIXEL_STD": list(conventions.std),
         "BACKBONE": {"NAME": "build_timm_fpn_backbone"},
-        "TIMM": {"NAME": encoder.name},
+        "TIMM": {"NAME": name},
     }
     if not is_plain(levels):
         model["FPN"] = {"IN_FEATURES": [level.name for level in levels]}
@@ -84,7 +86,7 @@ def source_maps(source: Source, network: TimmWeights) -> Wanted:
     except (KeyError, RuntimeError, ValueError) as error:
         raise VerificationError(f"its names do not make the source network ({_line(error)})") from error
     if computed is None:
-        computed = _timms_own(source.encoder, network.weights, levels)
+        computed = _timms_own(name, network.weights, levels)
     maps: dict[str, dict[str, torch.Tensor]] = {mode: {} for mode in _modes(network.weights)}
     multiple = levels[-1].stride
     for size in sizes(name):
@@ -96,18 +98,17 @@ def source_maps(source: Source, network: TimmWeights) -> Wanted:
                 maps[mode] |= _named(_in_mode(computed, mode, images), levels, size)
             except (KeyError, RuntimeError) as error:
                 raise VerificationError(f"the source network cannot be computed ({_line(error)})") from error
-    return Wanted(maps, network.weights)
+    return Wanted(maps, network.weights, name)
 
 
 def verify_network(
-    path: str | os.PathLike, config_file: str | os.PathLike, encoder: TimmNetwork, wanted: Wanted
+    path: str | os.PathLike, config_file: str | os.PathLike, wanted: Wanted
 ) -> dict[str, dict[str, Difference]]:
     """Compare Detectron2's backbone, built and loaded from the written files, with the source network.
 
     Args:
         path: of the written weights, which Detectron2 reads.
         config_file: of the written config.
-        encoder: which network it is.
         wanted: of :func:`source_maps`.
 
     Returns:
@@ -118,12 +119,12 @@ def verify_network(
             map differs by more than rounding.
     """
     config = read_config(str(config_file))
-    backbone = backbone_of(config, encoder.has_norm)
+    backbone = backbone_of(config, LAST in wanted.weights)
     fill(backbone, path)
     _same_bits(backbone.network, wanted.weights)
     mean, std = (torch.tensor(config["MODEL"][f"PIXEL_{key}"]).view(1, 3, 1, 1) for key in ("MEAN", "STD"))
     got: dict[str, dict[str, torch.Tensor]] = {mode: {} for mode in wanted.maps}
-    for size in sizes(encoder.name):
+    for size in sizes(wanted.name):
         images = (pixels(size) - mean) / std
         images = images if config["INPUT"]["FORMAT"] == "RGB" else images.flip(1)
         for mode, maps in got.items():
@@ -176,12 +177,12 @@ def _is_known(network, source):
         return False
 
 
-def _timms_own(encoder, weights, levels) -> Callable:
+def _timms_own(name, weights, levels) -> Callable:
     """timm's definition with its own weights, strictly loaded."""
     with Undrawn():
-        network = build_network(encoder.name, final_norm=encoder.has_norm)
+        network = build_network(name, final_norm=LAST in weights)
     network.load_state_dict(weights, strict=True)
-    return _TimmMaps(network, levels, encoder.has_norm)
+    return _TimmMaps(network, levels, LAST in weights)
 
 
 class _TimmMaps(nn.Module):

@@ -18,11 +18,10 @@ from ..sources.metadata import pretraining_of
 from ..sources.search import name_of
 from ..sources.source_type import Source
 from ..sources.weights import dense_tensor
-from .layouts import TIMM_LAYOUTS
+from .layouts import TIMM_LAYOUTS, TimmLayout
 from .names import TABLE, to_timm
 from .pixels import TIMM, Claims, conventions_of
 from .search import FoundNetwork, find_named, find_networks, foreign_network, other_dictionaries
-from .spec import TimmNetwork
 from .variants import candidates
 
 # Top-level keys of training scripts beside the network's, whose tensors are no network's
@@ -60,7 +59,7 @@ def load_network(
         prefix: of the network's names in the file, for a project without a layout.
 
     Returns:
-        The source, whose encoder is a :class:`TimmNetwork`, and the weights; None if the file has no such network.
+        The source, whose encoder has timm's name, and the weights; None if the file has no such network.
 
     Raises:
         ValueError: if it has one that cannot be converted; one line without the path.
@@ -78,9 +77,13 @@ def load_network(
     if file.config_file:
         raise ValueError(f"laid out as {layout.name}: --config-file is for checkpoints of Detectron2 only")
     original, dropped = _divided(layout, found, file)
+    if layout.layer_scale and not any(re.search(r"\.(ls1\.gamma|gamma_1)$", key) for key in original):
+        raise ValueError(f"no layer scale (blocks.0.ls1.gamma), which {layout.project} has: it was dropped")
     name, tagged = _named(found, layout, claims, arch, source, original)
-    network, has_norm = _network(name, original)
-    weights = _renamed(original, found.family, name, network, layout)
+    network = _network(name, original)
+    weights, unused = _renamed(original, found.family, name, network)
+    if unused:
+        dropped["behind the last map"] = unused
     notes = list(file.notes)
     if has_ema:
         notes.append("the file has the network of a moving average (EMA, teacher), too: --ema takes that one")
@@ -88,7 +91,7 @@ def load_network(
     conventions = conventions_of(layout, claims, name, tagged)
     return Source(
         path=file.path,
-        encoder=TimmNetwork(name, has_norm),
+        encoder=NamedEncoder(name),
         layout=layout.name,
         project=layout.project,
         location=found.location,
@@ -114,15 +117,14 @@ def _chosen(networks, file, claims, arch, source, ema, prefix):
             places = first_few(repr(one.location) for one in networks)
             raise ValueError(f"{len(fitting)} networks with the prefix {prefix!r}: there are some at {places}")
         project = f"{fitting[0].family}'s names behind {prefix!r}"
-        layout = next(row for row in TIMM_LAYOUTS if row.name == "vit")
-        beside = {"named as beside it": ""}
-        return layout._replace(name="prefix", project=project, beside=beside), fitting[0], False
+        layout = TimmLayout("prefix", project, "as named", (), "", beside={"beside it": ""})
+        return layout, fitting[0], False
     lines = [*map(name_of, file.content), str(file.get("format"))] if isinstance(file.content, dict) else []
     named = arch if arch != "auto" else claims.name
     lines += ["claimed", named] if named else []
     rows = [row for row in TIMM_LAYOUTS if source in ("auto", row.name)]
     for row in rows:
-        online, average = (_only(networks, row, pattern, lines) for pattern in (row.online, row.ema))
+        online, average = (_only(networks, row, pattern, lines, source != "auto") for pattern in (row.online, row.ema))
         if wanted := (average if ema else online):
             return row, wanted, bool(average) and not ema
         if online or average:
@@ -140,16 +142,16 @@ def _chosen(networks, file, claims, arch, source, ema, prefix):
     raise ValueError(f"{places}, which no known project's layout fits: name its place with --prefix")
 
 
-def _only(networks, row, pattern, lines):
-    """The one network whose place, family and names fit a row, or None."""
-    fitting = []
-    for one in networks if pattern else []:
-        text = "\n".join([*lines, *one.beside, *(one.prefix + name for name in one.weights)])
-        bare = "\n".join([*lines, *one.weights])
-        if one.family in row.families and re.search(pattern, one.location):
-            fits = re.search(row.mark, text, re.MULTILINE) or re.search(row.mark, bare, re.MULTILINE)
-            if fits and not (row.unlike and re.search(row.unlike, bare, re.MULTILINE)):
-                fitting.append(one)
+def _only(networks, row, pattern, lines, named):
+    """The one network whose place, family and names fit a row, or None; a row that was named needs no mark."""
+    names = [name for one in networks for name in (*one.beside, *one.weights, *map(one.prefix.__add__, one.weights))]
+    marked = named or re.search(row.mark, "\n".join([*lines, *names]), re.MULTILINE)
+    fitting = [
+        one
+        for one in networks
+        if pattern and marked and one.family in row.families and re.search(pattern, one.location)
+        if not (row.unlike and re.search(row.unlike, "\n".join(one.weights), re.MULTILINE))
+    ]
     if len(fitting) > 1:
         places = ", ".join(repr(one.location) for one in fitting)
         raise ValueError(f"{row.project}: several networks, at {places}: name one with --prefix")
@@ -216,7 +218,7 @@ def _named(found, layout, claims, arch, source, original):
             "or --source beitv2"
         )
     names = candidates(found, layout.name)
-    fitting = [name for name in names if not _unfit(original, found.family, name)] if len(names) > 1 else names
+    fitting = [name for name in names if _fits(original, found.family, name)] if len(names) > 1 else names
     if len(fitting) != 1:
         listed = ", ".join(fitting or names)
         raise ValueError(f"its shapes fit {len(fitting)} of timm's networks ({listed}): name it with --arch")
@@ -239,34 +241,40 @@ def _is_fixed(original):
     return bool((original["pos_embed"][:, 0] == 0).all()) if "pos_embed" in original else False
 
 
-def _unfit(original, family, name):
-    """What does not fit, a text each."""
+def _fits(original, family, name):
+    """Whether a network has all names and shapes."""
     try:
-        network, _ = _network(name, original)
-        weights = _renamed(original, family, name, network, None)
-    except ValueError as error:
-        return [str(error)]
-    return faults(weights, network.state_dict())
+        _renamed(original, family, name, _network(name, original))
+    except ValueError:
+        return False
+    return True
 
 
 def _network(name, original):
-    """The network on the meta device, with the norm behind its last block if the file has it; and whether it has."""
+    """The network on the meta device, with the norm behind its last block if it is a plain ViT whose file has it."""
     levels = levels_of(name)
     has_norm = is_plain(levels) and any(re.match(r"(norm|encoder\.ln)\.", key) for key in original)
     with torch.device("meta"), Undrawn():
-        return build_network(name, final_norm=has_norm), has_norm
+        return build_network(name, final_norm=has_norm)
 
 
-def _renamed(original, family, name, network, layout):
-    """timm's names -> tensors, of exactly the network's names and shapes."""
+def _renamed(original, family, name, network):
+    """timm's names -> tensors, of exactly the network's names and shapes; and how many others no map needs."""
     expected = network.state_dict()
     _refuse_other_size(original, name, expected)
-    if layout and layout.layer_scale and not any(re.search(r"\.(ls1\.gamma|gamma_1)$", key) for key in original):
-        raise ValueError(f"no layer scale (blocks.0.ls1.gamma), which all of {layout.project} have: it was dropped")
-    weights = to_timm(dict(original), family, network)
-    if layout and (found := faults(weights, expected)):
+    try:
+        weights = to_timm(dict(original), family, network)
+    except ValueError as error:
+        raise ValueError(f"not a {name}: {error}") from None
+    unused: list[str] = []
+    if extra := weights.keys() - expected.keys():
+        with torch.device("meta"), Undrawn():
+            whole = timm.create_model(name, pretrained=False).state_dict()
+        unused = [key for key in extra if key in whole]
+    weights = {key: value for key, value in weights.items() if key not in unused}
+    if found := faults(weights, expected):
         raise ValueError(f"not a {name}, though it begins as one: {'; '.join(found)}")
-    return {key: weights[key] for key in expected if key in weights} | weights
+    return weights, len(unused)
 
 
 def _refuse_other_size(original, name, expected):
@@ -282,7 +290,8 @@ def _refuse_other_size(original, name, expected):
         shape[1] -= int(key == "pos_embed" and registers)
         if key == "patch_embed.proj.weight" and shape[2:] != list(known.shape[2:]):
             raise ValueError(f"patches of {shape[3]} pixels, and {name} has {known.shape[3]}: refused, not resampled")
-        if shape != list(known.shape) and key != "patch_embed.proj.weight":
+        place = 0 if key.endswith(TABLE) else 1
+        if shape[place] != known.shape[place] and key != "patch_embed.proj.weight":
             raise ValueError(
                 f"{key} is {'x'.join(map(str, shape))}, and {name}'s is {'x'.join(map(str, known.shape))}: another "
                 "image or window size, or other tokens: refused, not resampled"
