@@ -75,7 +75,7 @@ TIMM_LAYOUTS = (
         "LightlyTrain",
         "wrapped_model._model.* or ._features.*; EMA teacher_*",
         (*OWN, *TORCHVISION),
-        r"(^|/)((student_)?embedding_model(_wrapper)?\.)?(\w+\.)?wrapped_model\.(_features|_model)\.$",
+        r"(^|/)(?!teacher_)((student_)?embedding_model(_wrapper)?\.)?(\w+\.)?wrapped_model\.(_features|_model)\.$",
         r"(^|/)teacher_embedding_model(_wrapper)?\.(\w+\.)?wrapped_model\.(_features|_model)\.$",
         beside={
             "teacher": r"teacher_",

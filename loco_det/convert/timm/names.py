@@ -46,7 +46,7 @@ def to_timm(weights: Mapping[str, torch.Tensor], family: str, network: nn.Module
             if name in expected and value.dim() == 2 and expected[name].dim() == 4:
                 renamed[name] = value[:, :, None, None]
         return renamed
-    named = _flat_blocks(weights)
+    named = _flat_blocks(weights) if family == "vit" else dict(weights)
     if isinstance(network, beit.Beit):
         named = _own_tables(named, len(network.blocks))
     if any(re.search(r"(^register_tokens$|\.mlp\.w12\.)", name) for name in named):

@@ -94,10 +94,13 @@ def pixels_from_0_to_1(values: dict[str, Any], where: str) -> Pixels:
     found = []
     for key in ("mean", "std"):
         three = values.get(key)
-        numbers = isinstance(three, (list, tuple)) and len(three) == 3
-        if not numbers or not all(type(v) in (int, float) and 0 <= v <= 1 for v in three):
+        if (
+            not isinstance(three, (list, tuple))
+            or len(three) != 3
+            or not all(type(v) in (int, float) and 0 <= v <= 1 for v in three)
+        ):
             raise ValueError(f"{where} has {key} {brief(three)}, expected three numbers of pixels from 0 to 1")
-        found.append(tuple(round(255 * value, 3) for value in three))
+        found.append(tuple(round(255 * value, 3) for value in numbers))
     if not all(found[1]):
         raise ValueError(f"{where} has std {brief(values['std'])}: 0 divides nothing")
     return found[0], found[1]

@@ -6,6 +6,7 @@ written config says. They are compared at the network's own size and at one that
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -27,7 +28,10 @@ from .references import reference
 from .source import TimmWeights
 from .variants import candidates
 
+DEFAULT = (224, 224)  # of a network of which timm does not say its own
 DETECTION = (203, 270)  # height and width that no patch and no window divides
+SCALE = re.compile(r"(\.gamma(_[12])?|\.layer_scale|\.grn\.weight)$")  # the projects', torchvision's and timm's names
+SILENT = 0.01  # a branch whose scale is below this at most hides what is wrong in it
 LAST = "norm.weight"  # timm's name in a plain ViT that has the norm after its last block
 LAST_NORM = "last_norm"  # what a plain ViT's map is called after the norm
 
@@ -36,7 +40,7 @@ class Wanted(NamedTuple):
     """What the source network computes.
 
     Attributes:
-        maps: mode ("eval", and "train" if it has BatchNorm) -> "level HEIGHTxWIDTH" -> (B, C, H', W').
+        maps: mode ("eval", and "train" and "opened" if it has what for) -> "level HEIGHTxWIDTH" -> (B, C, H', W').
         weights: timm's names -> tensors, which the written file must hold bit for bit.
         name: timm's, of the network.
     """
@@ -81,23 +85,20 @@ def source_maps(source: Source, network: TimmWeights) -> Wanted:
         VerificationError: if the names of the file do not make the network that its layout says.
     """
     name, levels = source.encoder.name, levels_of(source.encoder.name)
-    try:
-        computed = reference(network.found, network.original, name) if _is_known(network, source) else None
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise VerificationError(f"its names do not make the source network ({_line(error)})") from error
-    if computed is None:
-        computed = _timms_own(name, network.weights, levels)
-    maps: dict[str, dict[str, torch.Tensor]] = {mode: {} for mode in _modes(network.weights)}
-    multiple = levels[-1].stride
-    for size in sizes(name):
-        images = pixels(size) / 255
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) / 255 for values in source.conventions[1:3])
-        images = F.pad((images - mean) / std, (0, -size[1] % multiple, 0, -size[0] % multiple))
-        for mode in maps:
-            try:
+    known, multiple = _is_known(network, source), levels[-1].stride
+    mean, std = (_channels(values) / 255 for values in source.conventions[1:3])
+    maps: dict[str, dict[str, torch.Tensor]] = {}
+    for mode in _modes(network.weights):
+        maps[mode] = {}
+        try:
+            own, timms = (_opened(w) if mode == "opened" else w for w in (network.original, network.weights))
+            computed = reference(network.found, own, name) if known else None
+            computed = computed or _timms_own(name, timms, levels)
+            for size in sizes(name):
+                images = F.pad((pixels(size) / 255 - mean) / std, (0, -size[1] % multiple, 0, -size[0] % multiple))
                 maps[mode] |= _named(_in_mode(computed, mode, images), levels, size)
-            except (KeyError, RuntimeError) as error:
-                raise VerificationError(f"the source network cannot be computed ({_line(error)})") from error
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise VerificationError(f"its names do not make the source network ({_line(error)})") from error
     return Wanted(maps, network.weights, name)
 
 
@@ -122,20 +123,35 @@ def verify_network(
     backbone = backbone_of(config, LAST in wanted.weights)
     fill(backbone, path)
     _same_bits(backbone.network, wanted.weights)
-    mean, std = (torch.tensor(config["MODEL"][f"PIXEL_{key}"]).view(1, 3, 1, 1) for key in ("MEAN", "STD"))
+    mean, std = (_channels(config["MODEL"][f"PIXEL_{key}"]) for key in ("MEAN", "STD"))
     got: dict[str, dict[str, torch.Tensor]] = {mode: {} for mode in wanted.maps}
-    for size in sizes(wanted.name):
-        images = (pixels(size) - mean) / std
-        images = images if config["INPUT"]["FORMAT"] == "RGB" else images.flip(1)
-        for mode, maps in got.items():
+    for mode, maps in got.items():
+        if mode == "opened":  # the last
+            backbone.network.load_state_dict(_opened(wanted.weights))
+        for size in sizes(wanted.name):
+            images = (pixels(size) - mean) / std
+            images = images if config["INPUT"]["FORMAT"] == "RGB" else images.flip(1)
             maps |= _in_detectron2(backbone, mode, images, size)
     differences = compare_maps(wanted.maps, got)
     return {"eval": differences["eval"], "train": differences.get("train", differences["eval"])}
 
 
 def _modes(weights):
-    """Evaluation; and training, in which a network differs only by the statistics of its BatchNorm."""
-    return ("eval", "train") if any(name.endswith("running_mean") for name in weights) else ("eval",)
+    """How the networks are compared.
+
+    In evaluation, and in training, in which a network differs only by the statistics of its BatchNorm. "opened" is
+    evaluation with ones for all scales at the end of branches: training begins with layer scales that are all but 0,
+    and the branches of an early checkpoint would be silent.
+    """
+    modes = ["eval"]
+    modes += ["train"] if any(name.endswith("running_mean") for name in weights) else []
+    scales = [value.abs().max() for name, value in weights.items() if SCALE.search(name)]
+    return [*modes, "opened"] if scales and min(scales) < SILENT else modes
+
+
+def _opened(weights):
+    """Weights with ones for the scales of branches."""
+    return {name: torch.ones_like(value) if SCALE.search(name) else value for name, value in weights.items()}
 
 
 def backbone_of(config: dict, final_norm: bool = False) -> TimmBackbone:
@@ -155,18 +171,24 @@ def backbone_of(config: dict, final_norm: bool = False) -> TimmBackbone:
 
 def sizes(name: str) -> list[tuple[int, int]]:
     """Height and width of the images that are compared: the network's own, and a detection's."""
-    _, height, width = timm.get_pretrained_cfg(name).input_size
+    cfg = timm.get_pretrained_cfg(name)
+    _, height, width = cfg.input_size if cfg else (3, *DEFAULT)
     return [(height, width), DETECTION]
 
 
 def pixels(size: tuple[int, int]) -> torch.Tensor:
-    """RGB images of smooth noise with some grain, (B, 3, height, width), from 0 to 255; the same on every call.
+    """RGB images of smooth noise with some grain, (B, 3, height, width) float64, from 0 to 255; always the same.
 
     They are two, for the statistics of BatchNorm, and one if it is large.
     """
     generator, count = torch.Generator().manual_seed(0), 2 if max(size) < 300 else 1
     smooth = F.interpolate(torch.rand(count, 3, 7, 9, generator=generator), size=size, mode="bicubic")
-    return 255 * (0.85 * smooth + 0.15 * torch.rand(count, 3, *size, generator=generator)).clamp(0, 1)
+    grain = torch.rand(count, 3, *size, generator=generator)
+    return 255 * (0.85 * smooth + 0.15 * grain).clamp(0, 1).double()
+
+
+def _channels(values):
+    return torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
 
 
 def _is_known(network, source):
@@ -202,7 +224,7 @@ def _in_mode(computed, mode, images):
         with _as_in(computed, mode) as dtype:
             return computed(images.to(dtype))
     with torch.no_grad():
-        return computed(images)
+        return computed(images.float())
 
 
 def _in_detectron2(backbone, mode, images, size):

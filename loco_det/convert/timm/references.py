@@ -9,6 +9,7 @@ kind is timm's, built anew, with the weights that timm's filter function gives.
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import timm
 import torch
@@ -44,17 +45,13 @@ def vit_maps(w: Weights, images: torch.Tensor, heads: int) -> Maps:
     batch, channels, rows, columns = x.shape
     x = x.flatten(2).transpose(1, 2)
     first = w["cls_token"].expand(batch, -1, -1)
-    registers = w.get("register_tokens", w.get("reg_token"))
+    registers = [w[name].expand(batch, -1, -1) for name in ("register_tokens", "reg_token") if name in w]
     if "reg_token" in w:  # timm's: positions for the patches alone
         x = x + _positions(w["pos_embed"], rows, columns)
-        x = torch.cat([first, registers.expand(batch, -1, -1), x], 1)
-    else:
-        if "pos_embed" in w:
-            places = w["pos_embed"]
-            x = x + _positions(places[:, 1:], rows, columns)
-            first = first + places[:, :1]
-        between = [] if registers is None else [registers.expand(batch, -1, -1)]
-        x = torch.cat([first, *between, x], 1)
+    elif "pos_embed" in w:
+        x = x + _positions(w["pos_embed"][:, 1:], rows, columns)
+        first = first + w["pos_embed"][:, :1]
+    x = torch.cat([first, *registers, x], 1)
     pattern = re.compile(r"blocks\.(?:\d+\.)?(\d+)\.(.+)")
     blocks: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in w.items():
@@ -316,7 +313,8 @@ def reference(found: FoundNetwork, original: Weights, name: str) -> nn.Module | 
     w = {key: value.detach().float() for key, value in original.items() if value.is_floating_point()}
     if found.family in ("vit", "torchvision-vit"):
         with torch.device("meta"):
-            heads = timm.create_model(name, num_classes=0).blocks[0].attn.num_heads
+            network: Any = timm.create_model(name, num_classes=0)
+        heads = network.blocks[0].attn.num_heads
         maps = vit_maps if found.family == "vit" else torchvision_vit_maps
         return lambda images: maps(w, images, heads)
     if found.family == "convnext":

@@ -300,7 +300,8 @@ def _refuse_other_size(original, name, expected):
 
 def _float32(weights, network: nn.Module, notes):
     """The same as contiguous float32 of the CPU, finite; with the counters that a file may lack."""
-    expected, result, broken, types = network.state_dict(), {}, [], Counter()
+    expected, result, broken = network.state_dict(), {}, []
+    types: Counter[str] = Counter()
     for name, meta in expected.items():
         tensor = weights.get(name)
         if tensor is None:  # a counter, by ``faults``

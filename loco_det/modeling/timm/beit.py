@@ -1,9 +1,12 @@
 """BEiT's attention with relative positions, on images of any size; timm's own takes one size alone."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
-from timm.models.beit import Attention, Beit, gen_relative_position_index
+from timm.models.beit import Beit, gen_relative_position_index
 from torch import nn
 
 
@@ -27,7 +30,7 @@ class Grid:
 class AnySizePatches(nn.Module):
     """timm's patch embedding for images of any size, with its parts and their names; it keeps the grid."""
 
-    def __init__(self, patches: nn.Module, grid: Grid) -> None:
+    def __init__(self, patches: PatchEmbed, grid: Grid) -> None:
         """
         Args:
             patches: timm's, whose parts are taken over.
@@ -57,7 +60,7 @@ class AnySizeAttention(nn.Module):
     was trained on the table is used as it is.
     """
 
-    def __init__(self, attention: Attention, grid: Grid) -> None:
+    def __init__(self, attention: Any, grid: Grid) -> None:
         """
         Args:
             attention: timm's, whose parts are taken over.

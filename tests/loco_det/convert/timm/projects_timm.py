@@ -113,7 +113,7 @@ def convnext(name):
         key = key.replace("mlp.grn.bias", "grn.beta").replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
         key = key.replace("head.norm", "norm").replace("head.fc", "head")
         value = value.reshape(1, 1, 1, -1) if ".grn." in key else value
-        renamed[key] = value.flatten(1) if "pwconv" in key else value
+        renamed[key] = value.flatten(1) if "pwconv" in key and value.dim() == 4 else value
     return {"model": renamed}
 
 

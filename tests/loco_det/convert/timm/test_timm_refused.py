@@ -256,6 +256,19 @@ def test_a_wrong_renaming(monkeypatch, save, tmp_path, key, change):
     broken(monkeypatch, save, tmp_path, key, change, "differs from the source network")
 
 
+@pytest.mark.parametrize("key", ["convnext", "dinov2"])
+def test_a_branch_that_is_silent_at_the_beginning_of_training(monkeypatch, save, tmp_path, key):
+    """Behind a layer scale of 1e-6 nothing that is wrong shows, if it stays so."""
+    kernel = {"convnext": "stages.3.blocks.0.mlp.fc1.weight", "dinov2": "blocks.1.mlp.fc1.weight"}[key]
+    content = PROJECTS[key]()
+    for name, value in content.get("model", content).items():
+        value.mul_(1e-6 if name.endswith("gamma") else 1)
+    monkeypatch.setitem(PROJECTS, key, lambda: content)
+    convert(save(content), tmp_path / "good.pkl")
+    change = lambda weights: weights.update({kernel: weights[kernel].flip(0)})  # noqa: E731
+    broken(monkeypatch, save, tmp_path, key, change, r"differs from the source network .*\(opened mode\)")
+
+
 def test_exchanged_registers(monkeypatch, save, tmp_path):
     """Tokens without positions: no map shows which of them is the class token's, and the bits do."""
     before = proof.fill
