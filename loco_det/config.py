@@ -23,6 +23,18 @@ def add_loco_config(cfg: CN) -> None:
     # a GPU, only SOLVER.AMP.ENABLED counts
     cfg.SOLVER.AMP.AUTO = False
 
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW", which takes neither SOLVER.MOMENTUM nor NESTEROV
+    # Layer-wise decay: the learning rate of a layer of a network of timm is that of the layer after it times this
+    # (loco_det/modeling/timm/layers.py). 1: none
+    cfg.SOLVER.LAYER_DECAY = 1.0
+
+    # Large-scale jitter in training, in place of INPUT.MIN_SIZE_TRAIN, MAX_SIZE_TRAIN and CROP: an image is resized to
+    # fit into a square of SIZE times a random scale, and cropped to the square. SIZE 0: none
+    cfg.INPUT.LSJ = CN()
+    cfg.INPUT.LSJ.SIZE = 0
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
+
     # Pixels of training and test images are Detectron2's bit for bit. False: they are within 1 level (of 255) of them,
     # and images are resized faster (loco_det/data/resize.py)
     cfg.INPUT.EXACT_RESIZE = False
@@ -30,6 +42,16 @@ def add_loco_config(cfg: CN) -> None:
     # Name of the encoder, for pretrain.encoders.build_encoder. Only the backbones build_encoder_backbone and
     # build_encoder_fpn_backbone (loco_det/modeling/backbones.py) use it
     cfg.MODEL.ENCODER = ""
+
+    # A network of timm as the backbone. Only the backbones build_timm_backbone and build_timm_fpn_backbone
+    # (loco_det/modeling/timm/) use it; MODEL.BACKBONE.FREEZE_AT 99 freezes any of them
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = ""  # timm's name: convnext_tiny, vit_small_patch16_224, swin_tiny_patch4_window7_224, ...
+    cfg.MODEL.TIMM.DROP_PATH = 0.0  # rate of stochastic depth in the last block; what is frozen has none
+    cfg.MODEL.TIMM.FINAL_NORM = False  # whether a plain ViT's map goes through its final norm; ViTDet's does not
+    # Side of the square that images are padded to, so that the positions of a ViT are those of training on squares, as
+    # in ViTDet; 0: they are padded to multiples of 32
+    cfg.MODEL.TIMM.SQUARE_PAD = 0
 
     # A backbone that is entirely frozen runs without autograd, with its norms folded into its convolutions
     # (loco_det/modeling/frozen.py). COMPILE: also with torch.compile, which needs a C++ compiler and takes a minute

@@ -31,6 +31,10 @@ class ImageMapper(DatasetMapper):
         """Detectron2's arguments of the constructor, with :class:`.resize.Resize` for its ResizeShortestEdge."""
         options = super().from_config(cfg, is_train)
         exact = cfg.INPUT.get("EXACT_RESIZE", False)
+        if is_train and "LSJ" in cfg.INPUT and cfg.INPUT.LSJ.SIZE:
+            flips = [step for step in options["augmentations"] if isinstance(step, T.RandomFlip)]
+            options["augmentations"] = [*flips, *large_scale_jitter(cfg)]
+            options["recompute_boxes"] = cfg.MODEL.MASK_ON  # of the masks, which the crop has cut
         options["augmentations"] = [
             Resize(step, exact) if type(step) is T.ResizeShortestEdge else step for step in options["augmentations"]
         ]
@@ -82,6 +86,22 @@ class ImageMapper(DatasetMapper):
         else:
             del dataset_dict["annotations"]
             dataset_dict["instances"] = detection_utils.filter_empty_instances(instances)
+
+
+def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
+    """Large-scale jitter as ViTDet has it: the image is not padded to the square here.
+
+    Args:
+        cfg: the config; INPUT.LSJ is read.
+
+    Raises:
+        ValueError: if the scales are not 0 < MIN_SCALE <= MAX_SCALE, or SIZE is negative.
+    """
+    jitter = cfg.INPUT.LSJ
+    side, low, high = jitter.SIZE, jitter.MIN_SCALE, jitter.MAX_SCALE
+    if side < 0 or not 0 < low <= high:
+        raise ValueError(f"INPUT.LSJ: SIZE {side}, MIN_SCALE {low} and MAX_SCALE {high} are no sizes")
+    return [T.ResizeScale(low, high, side, side), T.FixedSizeCrop((side, side), pad=False)]
 
 
 def read_for_detection(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:

@@ -28,6 +28,7 @@ UNREADABLE = (
 LOADERS = ("fvcore.common.checkpoint", "detectron2.checkpoint.c2_model_loading")  # loggers
 NOT_FOUND = "Some model parameters or buffers are not found in the checkpoint"  # fvcore's words
 HEURISTICS = "?matching_heuristics=True"  # Detectron2's, behind the name of weights
+PLAIN = "backbone.net."  # of a plain ViT under ViTDet's pyramid
 LONGEST = 300  # characters of a reason in an error message
 
 
@@ -116,7 +117,10 @@ class GuardedCheckpointer(DetectionCheckpointer):
             hook.remove()
         # num_batches_tracked is used for cumulative averages only, which nothing here computes
         needed = [k for k in self.model.state_dict() if not k.endswith("num_batches_tracked")]
-        prefix = self.required if any(k.startswith(self.required) for k in needed) else "backbone."  # without FPN
+        prefixes = (
+            [p for p in (self.required, PLAIN) if any(k.startswith(p) for k in needed)] if self.required else [""]
+        )
+        prefix = prefixes[0] if prefixes else "backbone."  # without FPN
         # In C4 detectors the last stage of the ResNet is in the head; the norm after that stage is new
         needed = [k for k in needed if k.startswith(prefix) or (prefix and re.match(r"roi_heads\.res5\.\d", k))]
         wrong = [k for k in needed if k not in given]

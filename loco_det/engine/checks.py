@@ -5,8 +5,12 @@ from detectron2.config import CfgNode
 from pretrain.engine.estimate import warning_of_size
 from pretrain.files.checkpoints import checkpoint_names
 
+from ..data.mapper import large_scale_jitter
 from ..evaluation.build import COCO_EVALUATORS, evaluator_type
+from ..modeling.timm.build import BUILDERS, check_levels
 from .checkpoint import check_file
+from .optimizer import check_optimizer
+from .weights import check_network
 
 # Measured by benchmarks/detection_step.py with a frozen ResNet-50 on 2 images of 800 x 1216 (2 cores of an AMD EPYC)
 STEP_SECONDS = 5.0  # for a million pixels
@@ -19,8 +23,8 @@ def size_warning(cfg: CfgNode) -> str | None:
         cfg: the config, not yet scaled to the number of processes (SOLVER.REFERENCE_WORLD_SIZE).
     """
     images = cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or 1)
-    height = max(cfg.INPUT.MIN_SIZE_TRAIN)
-    width = min(height * 4 // 3, cfg.INPUT.MAX_SIZE_TRAIN)
+    height = cfg.INPUT.LSJ.SIZE or max(cfg.INPUT.MIN_SIZE_TRAIN)
+    width = cfg.INPUT.LSJ.SIZE or min(height * 4 // 3, cfg.INPUT.MAX_SIZE_TRAIN)
     return warning_of_size(
         cfg.MODEL.DEVICE, images, height, width, STEP_SECONDS, "configs/detection/cpu_frozen/resnet18_loco.yaml"
     )
@@ -36,10 +40,15 @@ def check_run(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> No
 
     Raises:
         FileNotFoundError: if there is nothing to resume, or the weights are missing.
-        ValueError: if no weights or no data are named, a data set or TEST.COCO_EVALUATOR has no evaluator,
+        ValueError: if the network of timm does not fit, the weights are another network's, the optimiser or the
+            jitter is none, no weights or no data are named, a data set or TEST.COCO_EVALUATOR has no evaluator,
             SOLVER.AMP.ENABLED is True for training on neither a GPU nor a CPU, SOLVER.STEPS has the last iteration, or
             the batch is no multiple of SOLVER.REFERENCE_WORLD_SIZE.
     """
+    _check_timm(cfg)
+    check_optimizer(cfg)
+    if cfg.INPUT.LSJ.SIZE:
+        large_scale_jitter(cfg)
     if resume:
         if not checkpoint_names(cfg.OUTPUT_DIR):
             raise FileNotFoundError(f"{cfg.OUTPUT_DIR}: nothing to resume; leave out --resume to start anew")
@@ -47,6 +56,7 @@ def check_run(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> No
         raise ValueError("MODEL.WEIGHTS is empty: name a converted checkpoint, or random for a random initialisation")
     elif cfg.MODEL.WEIGHTS != "random":
         check_file(cfg.MODEL.WEIGHTS)
+        check_network(cfg)
     if cfg.SOLVER.AMP.ENABLED and not eval_only and cfg.MODEL.DEVICE != "cpu" and "cuda" not in cfg.MODEL.DEVICE:
         raise ValueError(
             f"SOLVER.AMP.ENABLED True is float16 on a GPU, bfloat16 on a CPU: on MODEL.DEVICE {cfg.MODEL.DEVICE} set "
@@ -72,3 +82,23 @@ def check_run(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> No
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of SOLVER.REFERENCE_WORLD_SIZE {world}: "
             "set that to 0 to take batch, learning rate and schedule as they stand"
         )
+
+
+def _check_timm(cfg):
+    """ValueError if MODEL.TIMM does not fit the backbone."""
+    timm, used = cfg.MODEL.TIMM, cfg.MODEL.BACKBONE.NAME in BUILDERS
+    if not used and timm.NAME:
+        raise ValueError(
+            f"MODEL.TIMM.NAME {timm.NAME} is not what MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} builds: set that "
+            f"to {BUILDERS[1]}, or leave MODEL.TIMM.NAME empty"
+        )
+    if not used:
+        return
+    check_levels(cfg)
+    if not 0 <= timm.DROP_PATH < 1:
+        raise ValueError(f"MODEL.TIMM.DROP_PATH {timm.DROP_PATH}: expected a rate from 0, below 1")
+    if timm.SQUARE_PAD % 32 or timm.SQUARE_PAD < 0:
+        raise ValueError(f"MODEL.TIMM.SQUARE_PAD {timm.SQUARE_PAD}: expected a multiple of 32, or 0")
+    largest = max(cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.LSJ.SIZE or cfg.INPUT.MAX_SIZE_TRAIN)
+    if 0 < timm.SQUARE_PAD < largest:
+        raise ValueError(f"MODEL.TIMM.SQUARE_PAD {timm.SQUARE_PAD}: images have sides of up to {largest} pixels")

@@ -145,7 +145,7 @@ def describe(cfg: CfgNode, model: nn.Module, state: dict) -> DetectionResults:
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
         max_iter=cfg.SOLVER.MAX_ITER,
         schedule=schedule(cfg),
-        backbone=cfg.MODEL.ENCODER or f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
+        backbone=cfg.MODEL.TIMM.NAME or cfg.MODEL.ENCODER or f"ResNet-{cfg.MODEL.RESNETS.DEPTH}",
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         frozen=frozen,
         norm="FrozenBN" if frozen else cfg.MODEL.RESNETS.NORM,

@@ -24,6 +24,12 @@ FREE = {
     "TEST.EXPECTED_RESULTS", "TEST.EVAL_PERIOD", "TEST.KEYPOINT_OKS_SIGMAS", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG",
     "TEST.COCO_EVALUATOR", "TEST.NUM_PICTURES", "TEST.PICTURE_THRESHOLD",
 }  # fmt: skip
+# What runs of version 0.1 did without having a key for it
+BEFORE = {
+    "SOLVER.OPTIMIZER": "SGD", "SOLVER.LAYER_DECAY": 1.0, "INPUT.LSJ.SIZE": 0, "INPUT.LSJ.MIN_SCALE": 0.1,
+    "INPUT.LSJ.MAX_SCALE": 2.0, "MODEL.TIMM.NAME": "", "MODEL.TIMM.DROP_PATH": 0.0, "MODEL.TIMM.FINAL_NORM": False,
+    "MODEL.TIMM.SQUARE_PAD": 0,
+}  # fmt: skip
 
 
 def check_resumed(cfg: CfgNode) -> None:
@@ -91,11 +97,15 @@ def check_evaluated(cfg: CfgNode, resume: bool) -> CfgNode:
 
 
 def _keep(cfg: CfgNode, run: dict[str, Any]) -> None:
-    """What a run began with and a config need not say: its precision, and its pixels before there was a choice."""
+    """What a run began with and a config need not say: its precision, and what it did before there was a choice."""
     if cfg.SOLVER.AMP.AUTO:
         cfg.SOLVER.AMP.AUTO, cfg.SOLVER.AMP.ENABLED = False, run.get("SOLVER.AMP.ENABLED", False)
     if "INPUT.EXACT_RESIZE" not in run:
         run["INPUT.EXACT_RESIZE"] = cfg.INPUT.EXACT_RESIZE = True
+    if run:
+        run.update({key: value for key, value in BEFORE.items() if key not in run})
+        if not cfg.MODEL.TIMM.NAME and min(cfg.MODEL.BACKBONE.FREEZE_AT, run["MODEL.BACKBONE.FREEZE_AT"]) >= 5:
+            run["MODEL.BACKBONE.FREEZE_AT"] = cfg.MODEL.BACKBONE.FREEZE_AT  # all is frozen, by whatever number
 
 
 def _saved_trainer(cfg: CfgNode) -> dict[str, Any]:

@@ -35,10 +35,12 @@ from ..modeling.box_head import use_fast_linear
 from ..modeling.frozen import speed_up
 from ..modeling.precision import train_in_bfloat16
 from ..modeling.roi_align import use_fast_roi_align
+from ..modeling.timm import build  # noqa: F401, registers them
 from .checkpoint import GuardedCheckpointer
 from .comparison import known_versions
 from .evaluate import Evaluation, evaluate_each
 from .hooks import EvaluationHook, SamePreciseBN, WandbWriter
+from .optimizer import build_optimizer
 from .outputs import finish
 from .precision import with_precision
 from .problems import record
@@ -159,6 +161,10 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL.FAST_FROZEN.ENABLED:
             speed_up(getattr(model.backbone, "bottom_up", model.backbone), cfg.MODEL.FAST_FROZEN.COMPILE)
         return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -35,6 +35,7 @@ class _FastForward:
 
     def __init__(self, module, compile):
         self.module, self.compile, self.network, self.place = module, compile, None, None
+        self.casts = False  # whether the copy is in the type of autocast
         module.register_load_state_dict_post_hook(self._forget)
 
     def _forget(self, *_):
@@ -47,12 +48,13 @@ class _FastForward:
         if self.network is None or (x.device, dtype) != self.place:
             self.network, self.place = self._build(x, dtype), (x.device, dtype)
         x = x.contiguous(memory_format=torch.channels_last)
-        if dtype == x.dtype or self.network == self._unfolded:
+        if dtype == x.dtype or not self.casts:
             return self.network(x)
         with torch.autocast(kind, enabled=False):
             return self.network(x.to(dtype))
 
     def _build(self, x, dtype):
+        self.casts = False
         network = copy.deepcopy(self.module, {id(self): self})  # but not this object, which is its forward
         del network.forward
         network._load_state_dict_post_hooks.clear()
@@ -68,7 +70,10 @@ class _FastForward:
             if not difference <= TOLERANCE:
                 logger.warning(f"folding its norms changes {name} by {difference:.2g} relative: it runs as it is")
                 return self._unfolded
-        network = network.to(dtype)  # no weight has to be cast at each call
+        # Not of a transformer, whose sums over its blocks autocast keeps in float32
+        self.casts = not any(isinstance(module, nn.LayerNorm) for module in network.modules())
+        if self.casts:
+            network = network.to(dtype)  # no weight has to be cast at each call
         return torch.compile(network, dynamic=True) if self.compile else network
 
     def _unfolded(self, x):

@@ -17,6 +17,9 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 
 from .packed import unpack
+from .timm.backbone import TimmBackbone
+from .timm.levels import PlainLevels
+from .timm.network import LAST
 
 NAME = "LightDetector"  # MODEL.META_ARCHITECTURE
 LATERAL_NORM = "BN"  # features of any scale are alike behind it
@@ -79,7 +82,10 @@ class LightDetector(FCOS):
         built: Any = build_backbone(cfg)
         backbone = getattr(built, "bottom_up", built)
         if any(parameter.requires_grad for parameter in backbone.parameters()):
-            raise ValueError("the light head is for a frozen backbone: set MODEL.BACKBONE.FREEZE_AT 5")
+            everything = 99 if isinstance(backbone, TimmBackbone) else 5
+            raise ValueError(f"the light head is for a frozen backbone: set MODEL.BACKBONE.FREEZE_AT {everything}")
+        if backbone.output_shape().keys() == {LAST} and built is not backbone:  # a plain ViT, its map at stride 16
+            backbone = PlainLevels(backbone, cfg.MODEL.LIGHT_HEAD.FINEST_STRIDE)
         shapes, finest = backbone.output_shape(), cfg.MODEL.LIGHT_HEAD.FINEST_STRIDE
         stages = sorted((n for n in shapes if shapes[n].stride >= finest), key=lambda name: shapes[name].stride)
         if not stages or shapes[stages[0]].stride != finest:

@@ -85,7 +85,7 @@ def _differs(settings, key):
 
 
 def _text(key, value):
-    if key == "MODEL.BACKBONE.FREEZE_AT" and value in (0, 5):
+    if key == "MODEL.BACKBONE.FREEZE_AT" and value in (0, 5, 99):
         return "frozen" if value else "fine-tuned"
     if key == "classes" and isinstance(value, list):
         return f"{len(value)} ({shortened(', '.join(map(str, value)), LONGEST)})"

@@ -58,6 +58,8 @@ def _trained(run: Run) -> str | None:
     level = run.key("MODEL.BACKBONE.FREEZE_AT", 0) if level is None else level
     if level >= 5 if frozen is None else frozen:
         return "frozen"
+    if level > 0 and run.key("MODEL.TIMM.NAME"):  # of a plain ViT, a number of blocks
+        return f"fine-tuned, FREEZE_AT {level}"
     return "fine-tuned" if level < 1 else f"fine-tuned above {'stem' if level == 1 else f'res{level}'}"
 
 

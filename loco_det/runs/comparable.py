@@ -17,24 +17,25 @@ from .published import FREE, default_config, flat
 COUNTED = re.compile(
     r"MODEL\.(LOAD_PROPOSALS|MASK_ON|KEYPOINT_ON|META_ARCHITECTURE|BACKBONE\.(NAME|FREEZE_AT)"
     r"|(FPN|PROPOSAL_GENERATOR|ANCHOR_GENERATOR|RPN|ROI_\w+|SEM_SEG_HEAD|PANOPTIC_FPN|RETINANET)\..*"
-    r"|LIGHT_HEAD\.(FINEST_STRIDE|WIDTH)"
+    r"|LIGHT_HEAD\.(FINEST_STRIDE|WIDTH)|TIMM\.(DROP_PATH|FINAL_NORM|SQUARE_PAD)"
     r"|RESNETS\.(OUT_FEATURES|NORM|RES5_DILATION|DEFORM_\w+))"
-    r"|INPUT\.(MIN_SIZE_\w+|MAX_SIZE_\w+|RANDOM_FLIP|CROP\..*|MASK_FORMAT)"
+    r"|INPUT\.(MIN_SIZE_\w+|MAX_SIZE_\w+|RANDOM_FLIP|CROP\..*|LSJ\..*|MASK_FORMAT)"
     r"|DATASETS\.(HELD_OUT|PROPOSAL_FILES_\w+|PRECOMPUTED_\w+)"
     r"|DATALOADER\.(ASPECT_RATIO_GROUPING|SAMPLER_TRAIN|REPEAT_\w+|FILTER_EMPTY_ANNOTATIONS)"
     r"|SOLVER\.(LR_SCHEDULER_NAME|MAX_ITER|BASE_LR_END|MOMENTUM|NESTEROV|WEIGHT_DECAY\w*|GAMMA|STEPS|NUM_DECAYS"
-    r"|WARMUP_\w+|RESCALE_INTERVAL|IMS_PER_BATCH|BIAS_LR_FACTOR|CLIP_GRADIENTS\..*)"
+    r"|WARMUP_\w+|OPTIMIZER|LAYER_DECAY|RESCALE_INTERVAL|IMS_PER_BATCH|BIAS_LR_FACTOR|CLIP_GRADIENTS\..*)"
     r"|TEST\.(KEYPOINT_OKS_SIGMAS|DETECTIONS_PER_IMAGE|AUG\..*|PRECISE_BN\..*)"
 )
 # What the backbone is, as its checkpoint says; the learning rate, which is chosen for each row; the data sets' names,
 # which have their content instead; the precision, which AUTO chooses by the machine; a key that nothing reads
 NOT_COUNTED = re.compile(
-    r"MODEL\.(ENCODER|PIXEL_MEAN|PIXEL_STD"
+    r"MODEL\.(ENCODER|TIMM\.NAME|PIXEL_MEAN|PIXEL_STD"
     r"|RESNETS\.(DEPTH|NUM_GROUPS|WIDTH_PER_GROUP|STRIDE_IN_1X1|RES2_OUT_CHANNELS|STEM_OUT_CHANNELS))"
     r"|INPUT\.FORMAT|SOLVER\.(BASE_LR|AMP\.ENABLED)|DATASETS\.(TRAIN|TEST)|GLOBAL\.HACK"
 )
 KEY_DIGITS = 12
 EVERYTHING = 5  # FREEZE_AT from which a backbone learns nothing
+EVERY_BLOCK = 99  # from which a network of timm does, whatever its number of blocks
 
 
 def comparability(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Comparability:
@@ -51,11 +52,13 @@ def comparability(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Compar
     values = flat(default_config()) | flat(config)
     values = {key: value for key, value in values.items() if counts(key)}
     fpn = "fpn" in values["MODEL.BACKBONE.NAME"]
-    values["MODEL.BACKBONE.NAME"] = re.sub("resnet|encoder", "*", values["MODEL.BACKBONE.NAME"])
+    parts, timm = values["MODEL.BACKBONE.FREEZE_AT"], "timm" in values["MODEL.BACKBONE.NAME"]
+    values["MODEL.BACKBONE.NAME"] = re.sub("resnet|encoder|timm", "*", values["MODEL.BACKBONE.NAME"])
     if fpn:  # its levels have names of their own, whatever those of the stages
         del values["MODEL.RESNETS.OUT_FEATURES"]
         values["MODEL.FPN.IN_FEATURES"] = len(values["MODEL.FPN.IN_FEATURES"])
-    values["MODEL.BACKBONE.FREEZE_AT"] = min(values["MODEL.BACKBONE.FREEZE_AT"], EVERYTHING)
+    some = timm and 0 < parts < EVERY_BLOCK  # of a ViT's blocks, say
+    values["MODEL.BACKBONE.FREEZE_AT"] = f"{parts} of a network of timm" if some else min(parts, EVERYTHING)
     trained_res5 = values["MODEL.ROI_HEADS.NAME"].startswith("Res5")
     if values["MODEL.BACKBONE.FREEZE_AT"] == EVERYTHING and not trained_res5:
         values["MODEL.RESNETS.NORM"] = "FrozenBN"  # whatever the config has

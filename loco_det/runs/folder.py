@@ -41,6 +41,7 @@ KEYS = {  # of a config that are read here, and their types: any other value cou
     "MODEL.DECODER": _DECODER,
     "MODEL.ENCODER": text,
     "MODEL.RESNETS.DEPTH": whole,
+    "MODEL.TIMM.NAME": text,
     "MODEL.UNITS": [[text]],
     "MODEL.WEIGHTS": path,
     "SOLVER.BASE_LR": number,

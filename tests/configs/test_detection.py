@@ -20,9 +20,11 @@ from PIL import Image
 from torch import nn
 
 import loco_det.modeling.backbones
-import loco_det.modeling.roi_heads  # noqa: F401, both register what configs name
+import loco_det.modeling.roi_heads
+import loco_det.modeling.timm.build  # noqa: F401, all register what configs name
 from loco_det.config import add_loco_config
 from loco_det.engine.checks import size_warning
+from loco_det.engine.optimizer import build_optimizer
 from pretrain.config import get_cfg as get_pretraining_cfg
 from pretrain.config import value_of
 from pretrain.model_card.method import method_of
@@ -124,6 +126,60 @@ CITYSCAPES = {
     "SOLVER.BASE_LR": 0.01,
 }
 SHUFFLENET = {"MODEL.BACKBONE.NAME": "build_encoder_fpn_backbone", "MODEL.ENCODER": "shufflenetv2_50"}
+TIMM = {  # weights -> timm's name
+    "vitb16_mae": "vit_base_patch16_224",
+    "vits16_dino": "vit_small_patch16_224",
+    "convnext_tiny_supervised": "convnext_tiny",
+}
+VITDET = {  # projects/ViTDet of Detectron2: configs/COCO/mask_rcnn_vitdet_b_100ep.py
+    **freeze(0),
+    "MODEL.TIMM.DROP_PATH": 0.1,
+    "MODEL.FPN.NORM": "LN",
+    "MODEL.RPN.CONV_DIMS": [-1, -1],
+    "MODEL.ROI_BOX_HEAD.NORM": "LN",
+    "MODEL.ROI_MASK_HEAD.NORM": "LN",
+    "TEST.PRECISE_BN.ENABLED": False,
+    "SOLVER.OPTIMIZER": "AdamW",
+    "SOLVER.BASE_LR": 1e-4,
+    "SOLVER.WEIGHT_DECAY": 0.1,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+    "SOLVER.LAYER_DECAY": 0.7,
+    "SOLVER.WARMUP_ITERS": 250,
+    "SOLVER.WARMUP_FACTOR": 0.001,
+    "SOLVER.AMP.ENABLED": True,
+}
+VITDET_COCO = {
+    **schedule(163889, 177546, 184375),
+    "MODEL.TIMM.SQUARE_PAD": 1024,
+    "INPUT.LSJ.SIZE": 1024,
+    "INPUT.LSJ.MIN_SCALE": 0.1,
+    "INPUT.LSJ.MAX_SCALE": 2.0,
+    "INPUT.MIN_SIZE_TEST": 1024,
+    "INPUT.MAX_SIZE_TEST": 1024,
+    "SOLVER.REFERENCE_WORLD_SIZE": 32,
+    "SOLVER.IMS_PER_BATCH": 64,
+}
+CONVNEXT = {  # object_detection of ConvNeXt: mask_rcnn_convnext_tiny_..._3x_coco_in1k.py
+    **freeze(0),
+    "MODEL.TIMM.DROP_PATH": 0.4,
+    "MODEL.FPN.NORM": "",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": 0,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.NORM": "",
+    "MODEL.ROI_MASK_HEAD.NORM": "",
+    "TEST.PRECISE_BN.ENABLED": False,
+    "SOLVER.OPTIMIZER": "AdamW",
+    "SOLVER.BASE_LR": 1e-4,
+    "SOLVER.WEIGHT_DECAY": 0.05,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+    "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
+    "SOLVER.LAYER_DECAY": 0.95,
+    "SOLVER.AMP.ENABLED": True,
+}
+CONVNEXT_COCO = {  # 27, 33 and 36 epochs, on Detectron2's 3x
+    **schedule(202500, 247500, 270000),
+    "INPUT.MIN_SIZE_TRAIN": (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+}
 LOW_SHOT = {"10k": schedule(40000, 53333, 60000), "1k": schedule(10000, 13333, 15000)}
 FINE_TUNED = {
     "fpn_1x": {**COCO, **freeze(0)},
@@ -234,6 +290,17 @@ def rows():
             found[f"detection/voc_{kind}/resnet50_{name}"] = row
     fine_tuned = Row({**CITYSCAPES, **freeze(0)}, "output/resnet50_loco_800ep.pkl", None, "")
     found["detection/cityscapes_finetune/resnet50_loco_800ep"] = fine_tuned
+    for weights, name in TIMM.items():
+        network = {"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.NAME": name}
+        recipe, longer = (CONVNEXT, CONVNEXT_COCO) if "convnext" in name else (VITDET, VITDET_COCO)
+        kind = "convnext_3x" if "convnext" in name else "vitdet_100ep"
+        for folder, said in (
+            ("coco_frozen", {**COCO, **freeze(99)}),
+            ("cityscapes_frozen", {**CITYSCAPES, **freeze(99)}),
+            (f"coco_finetune_{kind}", {**COCO, **recipe, **longer}),
+            ("cityscapes_finetune", {**CITYSCAPES, **recipe}),
+        ):
+            found[f"detection/{folder}/{weights}"] = Row({**said, **network}, f"output/{weights}.pkl", None, "")
     found["coco_loco_frozen"] = found["detection/coco_frozen/resnet50_loco_800ep"]
     found["cityscapes_loco_frozen"] = found["detection/cityscapes_frozen/resnet50_loco_800ep"]
     found["coco_loco_finetune"] = found["detection/coco_finetune_fpn_1x/resnet50_loco_800ep"]
@@ -402,6 +469,10 @@ def shrunk(name):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"tiny_{cfg.MODEL.ROI_HEADS.NUM_CLASSES}_classes",), ()
     cfg.DATASETS.CUSTOM = CfgNode()
     cfg.merge_from_list(SHRUNK)
+    if cfg.MODEL.TIMM.NAME:
+        cfg.MODEL.TIMM.NAME = "test_convnext" if "convnext" in cfg.MODEL.TIMM.NAME else "test_vit"
+        cfg.MODEL.TIMM.SQUARE_PAD = cfg.INPUT.LSJ.SIZE = 0
+        cfg.SOLVER.AMP.ENABLED = False
     return cfg
 
 
@@ -454,7 +525,7 @@ def tiny_data(tmp_path_factory):
 
 def stage_of(name):
     """2 to 5 for what is in that stage of the backbone, 1 for what else it has (the stem), 0 for all other parts."""
-    match = re.match(r"backbone\.(?:bottom_up\.)?(?:stem|encoder|res(\d))\.", name)
+    match = re.match(r"backbone\.(?:bottom_up\.|net\.)?(?:stem|encoder|network|res(\d))\.", name)
     return int(match[1] or 1) if match else 0
 
 
@@ -472,7 +543,7 @@ def test_every_recipe_trains(name, tiny_data):
     frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {k for k, _ in model.named_parameters() if 0 < stage_of(k) <= freeze_at}
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    optimizer, loader = DefaultTrainer.build_optimizer(cfg, model), iter(build_detection_train_loader(cfg))
+    optimizer, loader = build_optimizer(cfg, model), iter(build_detection_train_loader(cfg))
     model.train()
     with EventStorage():
         for _ in range(2):

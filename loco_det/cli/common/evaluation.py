@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FEATURES = "features"  # folder of the light head's stored features
 # Keys that make a row what it is: set for all of them, rows or protocols would be the same
 OWN_KEYS = re.compile(
-    r"MODEL\.(WEIGHTS|ENCODER|BACKBONE\.FREEZE_AT)|DATASETS\.(TRAIN|TEST|HELD_OUT|CUSTOM\..*)|SEED|OUTPUT_DIR"
+    r"MODEL\.(WEIGHTS|ENCODER|TIMM\.NAME|BACKBONE\.FREEZE_AT)|DATASETS\.(TRAIN|TEST|HELD_OUT|CUSTOM\..*)|SEED|OUTPUT_DIR"
 )
 USUAL = {"model_final", "model", "checkpoint", "backbone", "last", "best", "pytorch_model", "final", "latest"}
 

@@ -94,11 +94,8 @@ def pixels_from_0_to_1(values: dict[str, Any], where: str) -> Pixels:
     found = []
     for key in ("mean", "std"):
         three = values.get(key)
-        if (
-            not isinstance(three, (list, tuple))
-            or len(three) != 3
-            or not all(type(v) in (int, float) and 0 <= v <= 1 for v in three)
-        ):
+        numbers = three if isinstance(three, (list, tuple)) else []
+        if len(numbers) != 3 or not all(type(value) in (int, float) and 0 <= value <= 1 for value in numbers):
             raise ValueError(f"{where} has {key} {brief(three)}, expected three numbers of pixels from 0 to 1")
         found.append(tuple(round(255 * value, 3) for value in numbers))
     if not all(found[1]):

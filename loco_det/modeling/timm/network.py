@@ -5,7 +5,6 @@ import functools
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import timm
 import torch
@@ -89,9 +88,7 @@ def levels_of(name: str) -> tuple[Level, ...]:
         ) from None
     levels = _levels(network, maps)
     if not levels:
-        raise ValueError(
-            f"MODEL.TIMM.NAME {name}: this network has no feature maps of strides {STRIDES}, or one for all"
-        )
+        raise ValueError(f"MODEL.TIMM.NAME {name}: its feature maps have neither strides of 4 to 32 nor a single one")
     return levels
 
 
@@ -146,7 +143,7 @@ def _refuse_unknown(name):
 
 def _create(name, drop_path=0.0):
     """The network with all of its blocks, no classifier, and images of any size where timm knows how."""
-    options: dict[str, Any] = {**ANY_SIZE, "drop_path_rate": drop_path}
+    options = {**ANY_SIZE, "drop_path_rate": drop_path}
     while True:
         try:
             network = timm.create_model(name, pretrained=False, num_classes=0, **options)

@@ -19,7 +19,9 @@ class PaddedSwinBlock(nn.Module):
     built with, this block sees to it at each size.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(
+        self, block: swin_transformer.SwinTransformerBlock | swin_transformer_v2.SwinTransformerV2Block
+    ) -> None:
         """
         Args:
             block: timm's block, of a network with ``strict_img_size=False``; its parts are taken over.
@@ -65,7 +67,7 @@ class PaddedSwinBlock(nn.Module):
         return x.reshape(batch, height // rows, rows, width // columns, columns, channels).transpose(2, 3)
 
     def _mask(self, size, shift, like):
-        """(windows, tokens, tokens): 0 within a part of the image, -100 between parts that the shift made neighbours."""
+        """(windows, tokens, tokens): 0 within a part of the image, -100 between parts brought together by the shift."""
         regions = torch.zeros(size, device=like.device)
         for axis, (side, window, step) in enumerate(zip(size, self.window, shift, strict=True)):
             if step:

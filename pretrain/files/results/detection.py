@@ -92,7 +92,7 @@ class DetectionResults(Results):
     schedule: str | None = known(
         text, 'the schedule in the usual words: "1x" (COCO), "64 epochs" (Cityscapes), or "15000 x 16 images"'
     )
-    backbone: str | None = known(text, 'MODEL.ENCODER, or "ResNet-<depth>"')
+    backbone: str | None = known(text, 'MODEL.TIMM.NAME, MODEL.ENCODER, or "ResNet-<depth>"')
     freeze_at: int | None = known(whole, "MODEL.BACKBONE.FREEZE_AT")
     frozen: bool | None = known(flag, "whether no parameter of the backbone learns")
     norm: str | None = known(text, "norm of the backbone")

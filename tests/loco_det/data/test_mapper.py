@@ -169,3 +169,25 @@ def test_a_very_narrow_image_keeps_a_pixel(tmp_path, width, height, is_train):
     assert sorted(found["image"].shape[1:]) == [1, 1333] and (found["image"] == 200).all()
     if is_train:
         assert found["instances"].gt_boxes.tensor.tolist() == [[0, 0, *reversed(found["image"].shape[1:])]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_large_scale_jitter_is_vitdets(tmp_path, seed):
+    """Flip, resize into a square of a random scale, crop to the square; boxes are those of the cropped masks."""
+    record = record_of(saved(tmp_path / "a.png"))
+    cfg = settings(EXACT_RESIZE=True, **{"LSJ.SIZE": 64, "LSJ.MIN_SCALE": 0.5, "LSJ.MAX_SCALE": 3.0})
+    options = DatasetMapper.from_config(cfg, True)
+    steps = [T.RandomFlip(), T.ResizeScale(0.5, 3.0, 64, 64), T.FixedSizeCrop((64, 64), pad=False)]
+    np.random.seed(seed)
+    theirs = DatasetMapper(**{**options, "augmentations": steps, "recompute_boxes": True})(record)
+    mine = mapped(ImageMapper, cfg, record, seed=seed)
+    assert_equal(mine, theirs)
+    assert max(mine["image"].shape[1:]) <= 64
+    plain = settings(EXACT_RESIZE=True)
+    assert_equal(mapped(ImageMapper, cfg, record, is_train=False), mapped(DatasetMapper, plain, record, is_train=False))
+
+
+@pytest.mark.parametrize("keys", [{"SIZE": -1}, {"MIN_SCALE": 0.0}, {"MIN_SCALE": 3.0}])
+def test_scales_that_are_none_are_refused(keys):
+    with pytest.raises(ValueError, match="INPUT.LSJ: SIZE .* are no sizes"):
+        ImageMapper(settings(**{f"LSJ.{key}": value for key, value in ({"SIZE": 64} | keys).items()}))

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+import yaml
 from detectron2.config import get_cfg
 
 from loco_det.config import add_loco_config
@@ -120,6 +121,21 @@ def test_a_checkpoint_of_version_01_goes_on(resumed, tmp_path):
     torch.save(content, path)
     resumed.SOLVER.BASE_LR = 0.5
     check_resumed(resumed)
+
+
+def test_a_run_from_before_there_were_other_optimisers_goes_on(resumed):
+    path = f"{resumed.OUTPUT_DIR}/model_0000003.pth"
+    content = torch.load(path, weights_only=True)
+    config = yaml.safe_load(content["trainer"]["config"])
+    del config["MODEL"]["TIMM"], config["INPUT"]["LSJ"], config["SOLVER"]["OPTIMIZER"], config["SOLVER"]["LAYER_DECAY"]
+    config["MODEL"]["BACKBONE"]["FREEZE_AT"] = 5
+    content["trainer"]["config"] = yaml.safe_dump(config)
+    torch.save(content, path)
+    resumed.MODEL.BACKBONE.FREEZE_AT = 99  # of an evaluation: everything, too
+    check_resumed(resumed)
+    resumed.SOLVER.OPTIMIZER = "AdamW"
+    with pytest.raises(ValueError, match="other values of SOLVER.OPTIMIZER"):
+        check_resumed(resumed)
 
 
 @pytest.mark.parametrize("check", [check_resumed, lambda cfg: check_evaluated(cfg, True)])

@@ -32,7 +32,9 @@ def test_every_key_either_counts_or_does_not():
      ("MODEL.BACKBONE.FREEZE_AT", 2), ("MODEL.ROI_HEADS.NUM_CLASSES", 3), ("MODEL.RPN.NMS_THRESH", 0.6),
      ("MODEL.ANCHOR_GENERATOR.SIZES", [[16]]), ("MODEL.META_ARCHITECTURE", "RetinaNet"), ("TEST.AUG.ENABLED", True),
      ("MODEL.BACKBONE.NAME", "build_resnet_backbone"), ("MODEL.FPN.IN_FEATURES", ["res5"]),
-     ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False), ("MODEL.LIGHT_HEAD.WIDTH", 32)],
+     ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False), ("MODEL.LIGHT_HEAD.WIDTH", 32), ("SOLVER.OPTIMIZER", "AdamW"),
+     ("SOLVER.LAYER_DECAY", 0.7), ("INPUT.LSJ.SIZE", 1024), ("MODEL.TIMM.DROP_PATH", 0.1),
+     ("MODEL.TIMM.SQUARE_PAD", 1024)],
 )  # fmt: skip
 def test_other_settings_have_another_key(key, value):
     wanted, found = comparability(config(), FACTS), comparability(config([(key, value)]), FACTS)
@@ -48,11 +50,19 @@ def test_other_settings_have_another_key(key, value):
      [("MODEL.BACKBONE.NAME", "build_encoder_fpn_backbone"), ("MODEL.ENCODER", "presnet50"),
       ("MODEL.RESNETS.OUT_FEATURES", ["res2", "res4", "res5", "res7"]),
       ("MODEL.FPN.IN_FEATURES", ["res2", "res4", "res5", "res7"])],
+     [("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone"), ("MODEL.TIMM.NAME", "vit_small_patch16_224"),
+      ("MODEL.BACKBONE.FREEZE_AT", 99)],
      [("DATALOADER.NUM_WORKERS", 0)], [("SOLVER.AMP.ENABLED", True)], [("MODEL.BACKBONE.FREEZE_AT", 7)],
      [("MODEL.RESNETS.NORM", "BN")], [("DATASETS.TRAIN", ("other",))], [("PUBLISHED.ROW", "x")]],
 )  # fmt: skip
 def test_backbone_rate_seed_and_machine_do_not_count(changes):
     assert comparability(config(changes), FACTS) == comparability(config(), FACTS)
+
+
+def test_a_vit_of_which_some_blocks_are_frozen_is_not_a_frozen_one():
+    vit = [("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone"), ("MODEL.TIMM.NAME", "vit_small_patch16_224")]
+    keys = [comparability(config([*vit, ("MODEL.BACKBONE.FREEZE_AT", n)]), FACTS).key for n in (0, 4, 5, 7, 12, 99)]
+    assert len(set(keys)) == 6 and keys[-1] == comparability(config(), FACTS).key
 
 
 def test_norms_of_a_trained_backbone_count():
