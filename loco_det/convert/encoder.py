@@ -136,7 +136,7 @@ def _refuse_others(file):
     with errors_naming(file.path):
         if networks := [] if file.is_ours or find_encoders(file.content) else find_networks(file.content):
             raise ValueError(
-                f"a {networks[0].family} at {networks[0].location or 'the top'!r}: the converter takes it, and "
+                f"{networks[0].kind} at {networks[0].location or 'the top'!r}: the converter takes it, and "
                 "readouts take ResNets and the encoders of pretraining"
             )
 

@@ -14,10 +14,15 @@ from typing import NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
 from torch import nn
 
 from pretrain.files.yaml_files import read_config
 
+from ...config import add_loco_config
+from ...modeling.timm import build  # noqa: F401, registers its backbones
 from ...modeling.timm.backbone import TimmBackbone
 from ...modeling.timm.network import Level, build_network, is_plain, levels_of, run
 from ..sources.architecture import Undrawn
@@ -161,8 +166,14 @@ def backbone_of(config: dict, final_norm: bool = False) -> TimmBackbone:
         config: as of :func:`network_config`.
         final_norm: MODEL.TIMM.FINAL_NORM.
     """
+    cfg = get_cfg()
+    add_loco_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode(config))
+    cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_fpn_", "_")
+    cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.NORM = 0, "BN"
+    cfg.MODEL.TIMM.FINAL_NORM, cfg.MODEL.TIMM.DROP_PATH = final_norm, 0.0
     with Undrawn():  # not on the meta device: Swin's tables of positions are no weights, and have to be computed
-        backbone = TimmBackbone(config["MODEL"]["TIMM"]["NAME"], final_norm=final_norm)
+        backbone = build_backbone(cfg, ShapeSpec(channels=3))
     with torch.no_grad():
         for tensor in backbone.state_dict().values():
             tensor.fill_(float("nan") if tensor.is_floating_point() else -1)

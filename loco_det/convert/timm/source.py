@@ -116,7 +116,7 @@ def _chosen(networks, file, claims, arch, source, ema, prefix):
         if len(fitting) != 1:
             places = first_few(repr(one.location) for one in networks)
             raise ValueError(f"{len(fitting)} networks with the prefix {prefix!r}: there are some at {places}")
-        project = f"{fitting[0].family}'s names behind {prefix!r}"
+        project = f"{fitting[0].kind} behind {prefix!r}"
         layout = TimmLayout("prefix", project, "as named", (), "", beside={"beside it": ""})
         return layout, fitting[0], False
     lines = [*map(name_of, file.content), str(file.get("format"))] if isinstance(file.content, dict) else []
@@ -130,7 +130,7 @@ def _chosen(networks, file, claims, arch, source, ema, prefix):
         if online or average:
             lacks = "no moving average's network (EMA)" if ema else "that of a moving average alone: add --ema"
             raise ValueError(f"laid out as {row.name}, but holds {lacks} (at {(online or average).location!r})")
-    places = first_few(f"a {one.family} at {one.location or 'the top'!r}" for one in networks)
+    places = first_few(f"{one.kind} at {one.location or 'the top'!r}" for one in networks)
     if source != "auto":
         raise ValueError(f"not laid out as {source}: it has {places}")
     tops = [one for one in networks if re.search(r"^(\w+/)?$", one.location)]

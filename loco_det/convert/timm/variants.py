@@ -44,7 +44,7 @@ def candidates(found: FoundNetwork, project: str) -> list[str]:
     of = kinds.get(family, lambda *_: [])
     names = [name for name in of(found.weights, found.family, project) if timm.is_model(name)]
     if not names:
-        raise ValueError(_unknown(f"a network of the family {family!r}"))
+        raise ValueError(_unknown(found.kind))
     return names
 
 
