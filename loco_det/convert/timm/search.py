@@ -19,8 +19,14 @@ ANCHORS = {
     "torchvision-swin": r"features\.1\.0\.attn\.relative_position_bias_table",
     "torchvision-regnet": r"trunk_output\.block1\.block1-0\.f\.a\.0\.weight",
 }
-KINDS = {"vit": "vision transformer", "convnext": "ConvNeXt", "swin": "Swin Transformer", "swinv2": "Swin Transformer V2",
-         "regnet": "RegNet", "other": "network of timm"}  # fmt: skip
+KINDS = {
+    "vit": "vision transformer",
+    "convnext": "ConvNeXt",
+    "swin": "Swin Transformer",
+    "swinv2": "Swin Transformer V2",
+    "regnet": "RegNet",
+    "other": "network of timm",
+}
 INSIDE_STAGES = re.compile(r"(^|\.)(layers|stages|network|levels|stage\d)\.\d+\.$")  # of another network's blocks
 # Ways of others to name what is above, which no row reads
 FOREIGN = {

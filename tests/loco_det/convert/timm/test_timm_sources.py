@@ -10,16 +10,24 @@ import pytest
 import timm
 import torch
 import yaml
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
 from projects_timm import BEIT, BEITV2, DINOV2, PROJECTS, REGISTERS, SWIN, VIT, vit
 from safetensors.torch import save_file
 from small_networks import weights_of
+from torch import nn
 
+from loco_det.config import add_loco_config
 from loco_det.convert import convert, convert_back, load_source
 from loco_det.convert.loading import load_backbone
 from loco_det.convert.timm.layouts import TIMM_LAYOUTS
 from loco_det.convert.timm.names import to_timm
 from loco_det.convert.timm.references import reference
 from loco_det.convert.timm.search import find_networks
+from loco_det.engine.checkpoint import GuardedCheckpointer
+from loco_det.engine.weights import check_network
+from pretrain.files.shipped_configs import CONFIGS
+from pretrain.files.yaml_files import merge_config_file
 
 ROOT = Path(__file__).resolve().parents[4]
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
@@ -199,6 +207,37 @@ def test_the_file_as_a_backbone_in_python(save, tmp_path):
     wanted = reference(found, vit(), VIT)(torch.zeros(1, 3, 48, 80))[0]
     got = backbone(images)["last_feat"]
     assert result.source.arch == VIT and got.shape == (1, 64, 3, 5) and torch.allclose(got, wanted, atol=1e-5)
+
+
+class Detector(nn.Module):
+    """As much of a detector as its checkpointer asks for."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.backbone = build_backbone(cfg)
+
+
+@pytest.mark.parametrize(
+    "key", ["dinov2-registers", "beitv2", "convnextv2", "torchvision-swin", "torchvision-regnet-y"]
+)
+def test_a_detector_with_the_written_config_loads_it(key, save, tmp_path):
+    """The config as an overlay, as ``loco-det evaluate`` has it, on a recipe of a ResNet."""
+    convert(save(PROJECTS[key]()), tmp_path / "out.pkl")
+    cfg = get_cfg()
+    add_loco_config(cfg)
+    merge_config_file(cfg, CONFIGS / "coco_loco_frozen.yaml")
+    merge_config_file(cfg, tmp_path / "out.yaml")
+    cfg.MODEL.BACKBONE.FREEZE_AT = 99
+    check_network(cfg)
+    detector = Detector(cfg)
+    GuardedCheckpointer(detector).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    with open(tmp_path / "out.pkl", "rb") as file:
+        model = pickle.load(file)["model"]
+    for name, value in detector.backbone.bottom_up.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, torch.as_tensor(model[name])), name
+    assert not any(parameter.requires_grad for parameter in detector.backbone.bottom_up.parameters())
+    assert set(detector.backbone(torch.zeros(1, 3, 64, 96))) == {"p2", "p3", "p4", "p5", "p6"}
 
 
 def test_the_way_back_says_what_is_missing(save, tmp_path):
