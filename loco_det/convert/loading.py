@@ -58,7 +58,7 @@ def load_backbone(
 
 def _network_of_timm(model, content):
     """A network of timm, for now with the norm after the last block, if that is in the file: all of it is filled."""
-    from .timm.proof import backbone_of  # imports timm, which takes seconds
+    from .timm.maps import backbone_of  # imports timm, which takes seconds
 
     names = content.get("model") if isinstance(content, dict) else None
     return backbone_of({"MODEL": model}, final_norm=isinstance(names, dict) and "network.norm.weight" in names)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from small_networks import WIDTH, weights_of
 
 from loco_det.convert import VerificationError, convert, load_encoder
-from loco_det.convert.timm import names, proof, source
+from loco_det.convert.timm import matching, names, proof
 
 
 def without(weights, *parts):
@@ -139,7 +139,9 @@ def test_beit_of_unknown_version(refused):
 
 def test_heads_that_shapes_do_not_show(refused):
     weights = weights_of("vit_small_patch16_224", num_classes=0, depth=12)
-    refused({"state_dict": {f"module.base_encoder.{name}": v for name, v in weights.items()}}, "12 heads")
+    content = {"state_dict": {f"module.base_encoder.{name}": v for name, v in weights.items()}}
+    refused(content, "12 heads")
+    refused(content, "12 heads", arch="vit_small_patch16_224")
     weights["pos_embed"][:, 0] = 0
     refused(weights, "fixed position embeddings: MAE's with 6 heads, or MoCo v3's with 12")
 
@@ -219,7 +221,7 @@ def broken(monkeypatch, save, tmp_path, key, change, message, **options):
         change(result)
         return result
 
-    monkeypatch.setattr(source, "to_timm", renamed)
+    monkeypatch.setattr(matching, "to_timm", renamed)
     with pytest.raises(VerificationError, match=message):
         convert(path, tmp_path / "out.pkl", **options)
     assert not list(tmp_path.glob("out*"))
