@@ -130,6 +130,7 @@ def test_source(key, save, tmp_path):
         content = pickle.load(file)
     assert content["matching_heuristics"] and content["config"]["MODEL"]["TIMM"] == {"NAME": wanted.name}
     assert all(name.startswith("network.") for name in content["model"])
+    assert json.loads(json.dumps(result.as_dict()))["source"]["arch"] == wanted.name
     if wanted.ema:
         assert load_source(path, ema=True)[0].location == wanted.ema
 
