@@ -14,6 +14,7 @@ from torchvision.models import RegNet, SwinTransformer, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.regnet import BlockParams
 
+SWIGLU = "vit_swiglu_patch14_dinov2"
 VIT, DINOV2, REGISTERS = "vit_test_patch16_224", "vit_test_patch14_dinov2", "vit_test_patch14_reg4_dinov2"
 BEIT, BEITV2, SWIN = "beit_test_patch16_224", "beitv2_test_patch16_224", "swin_test_patch4_window7_224"
 OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3), "step": torch.tensor(2.0)}}, "param_groups": [{"lr": 0.1}]}
@@ -53,6 +54,8 @@ def dinov2(name):
     if "reg_token" in weights:
         weights["register_tokens"] = weights.pop("reg_token")
         weights["pos_embed"] = torch.cat([torch.randn(1, 1, WIDTH), weights["pos_embed"]], 1)
+    if name == SWIGLU:
+        weights = {key.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): v for key, v in weights.items()}
     return {**weights, "mask_token": torch.zeros(1, WIDTH)}
 
 
@@ -188,6 +191,7 @@ PROJECTS = {
     "ibot-released": ibot_released,
     "dinov2": lambda: dinov2(DINOV2),
     "dinov2-registers": lambda: dinov2(REGISTERS),
+    "dinov2-swiglu": lambda: dinov2(SWIGLU),
     "dinov2-trained": dinov2_trained,
     "mae": mae,
     "mae-released": mae_released,

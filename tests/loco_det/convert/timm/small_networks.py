@@ -2,21 +2,23 @@
 
 import timm
 import torch
+from timm.layers import SwiGLUPacked
 from timm.models import register_model
 from timm.models.beit import _create_beit
 from timm.models.swin_transformer import _create_swin_transformer
 from timm.models.vision_transformer import _create_vision_transformer
+from torch import nn
 
 from loco_det.convert.timm import variants
 
 WIDTH, DEPTH = 64, 2
 
 
-def _small(create, name, **settings):
+def _small(create, name, size="test", **settings):
     def build(pretrained=False, **options):
         return create(name, pretrained=pretrained, **{**settings, **options})
 
-    build.__name__ = f"{name.split('_')[0]}_test_{name.split('_', 2)[2]}"
+    build.__name__ = f"{name.split('_')[0]}_{size}_{name.split('_', 2)[2]}"
     build.__module__ = __name__
     register_model(build)
     # The images of the large one: mean, std, size
@@ -30,12 +32,15 @@ _small(_create_vision_transformer, "vit_small_patch14_dinov2", patch_size=14, im
        **PLAIN)  # fmt: skip
 _small(_create_vision_transformer, "vit_small_patch14_reg4_dinov2", patch_size=14, img_size=518, init_values=1e-5,
        reg_tokens=4, no_embed_class=True, **PLAIN)  # fmt: skip
+_small(_create_vision_transformer, "vit_giant_patch14_dinov2", "swiglu", patch_size=14, img_size=518, init_values=1e-5,
+       mlp_ratio=4, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, **{**PLAIN, "depth": DEPTH + 1})  # fmt: skip
 BEIT = {"patch_size": 16, "use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.1}
 _small(_create_beit, "beit_base_patch16_224", **BEIT, **PLAIN)
 _small(_create_beit, "beitv2_base_patch16_224", **BEIT, **PLAIN)
 _small(_create_swin_transformer, "swin_tiny_patch4_window7_224", patch_size=4, window_size=7, embed_dim=24,
        depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))  # fmt: skip
 variants.VITS[WIDTH, DEPTH] = "test"
+variants.VITS[WIDTH, DEPTH + 1] = "swiglu"
 variants.SWINS[(2, 2, 2, 2), 24] = "test"
 
 

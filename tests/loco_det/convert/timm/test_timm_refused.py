@@ -89,8 +89,8 @@ def test_another_width_or_depth(refused):
     weights = weights_of(VIT, num_classes=0, embed_dim=32)
     refused(weights, "2 blocks of 32 channels")
     refused(weights, "of another shape", arch=VIT)
-    refused(vit(depth=3), "3 blocks of 64 channels")
-    refused(vit(depth=3), r"12 left over \(blocks.2", arch=VIT)
+    refused(vit(depth=4), "4 blocks of 64 channels")
+    refused(vit(depth=4), r"24 left over \(blocks.2", arch=VIT)
 
 
 def test_a_vit_for_a_resnet_and_a_resnet_for_a_vit(refused):

@@ -12,7 +12,7 @@ import torch
 import yaml
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
-from projects_timm import BEIT, BEITV2, DINOV2, PROJECTS, REGISTERS, SWIN, VIT, vit
+from projects_timm import BEIT, BEITV2, DINOV2, PROJECTS, REGISTERS, SWIGLU, SWIN, VIT, vit
 from safetensors.torch import save_file
 from small_networks import weights_of
 from torch import nn
@@ -58,6 +58,7 @@ EXPECTED = {
     "ibot-released": Expected("vit", VIT, "state_dict/", {"mask token": 1}),
     "dinov2": Expected("dinov2", DINOV2, "", {"mask token": 1}),
     "dinov2-registers": Expected("dinov2", REGISTERS, "", {"mask token": 1}),
+    "dinov2-swiglu": Expected("dinov2", SWIGLU, "", {"mask token": 1}),
     "dinov2-trained": Expected("dinov2", DINOV2, "teacher/backbone.", {"mask token": 1, "projection head": 16}),
     "mae": Expected("mae", VIT, "model/", {"decoder": 6}),
     "mae-released": Expected("vit", VIT, "model/", {}),
@@ -192,6 +193,15 @@ def test_any_other_network_of_timm_by_its_name(save, tmp_path):
     result = convert(path, tmp_path / "out.pkl", arch="test_efficientnet.r160_in1k")
     assert result.source.arch == "test_efficientnet" and set(result.differences) == {"eval", "train"}
     assert {name.split()[0] for name in result.differences["train"]} == {"res2", "res3", "res4", "res5"}
+
+
+def test_swin_v2_by_its_name(save, tmp_path):
+    weights = {
+        **weights_of("swinv2_tiny_window8_256"),
+        "layers.0.blocks.0.attn.relative_position_index": torch.zeros(64),
+    }
+    result = convert(save(weights), tmp_path / "out.pkl", arch="swinv2_tiny_window8_256")
+    assert result.source.layout == "swin" and len(result.differences["eval"]) == 8
 
 
 def test_half_precision_becomes_float32(save, tmp_path):
