@@ -1,5 +1,7 @@
 """Turn the encoder of a pretraining checkpoint into weights for Detectron2, and verify that they compute the same.
 
+An encoder is a ResNet, or a ViT, ConvNeXt, Swin Transformer, RegNet or other network that timm can compute.
+
 Verification always runs: the source network and Detectron2's backbone, loaded from the written file, see the same
 images, and all stages must agree to float rounding, in evaluation and in training mode. If they do not, or if the
 checkpoint is refused, nothing is written. Beside OUT.pkl it writes OUT.yaml, the part of a Detectron2 config that these
@@ -16,6 +18,7 @@ EXAMPLE = """examples:
   python tools/convert_to_d2.py output/loco/model_final.pth output/loco/backbone.pkl
   python tools/convert_to_d2.py moco_v2_800ep_pretrain.pth.tar moco.pkl --base configs/coco_loco_frozen.yaml
   python tools/convert_to_d2.py moco_v2_800ep moco.pkl
+  python tools/convert_to_d2.py dinov2_vits14_pretrain.pth dinov2.pkl
   python tools/convert_to_d2.py https://dl.fbaipublicfiles.com/vicreg/resnet50.pth vicreg.pkl
   python tools/train_net.py --config-file moco.yaml OUTPUT_DIR output/moco_frozen
   python tools/convert_to_d2.py checkpoint.ckpt --check-only --json
@@ -55,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--source", type=source_name, default="auto", metavar="NAME",
                    help="the project, a name of --list-sources; refuse any other (default: auto)")  # fmt: skip
     p.add_argument("--arch", default="auto", metavar="NAME", help="the network, such as resnet50; refuse any other. Or "
-                   "the package.module.function of your own encoder, which is then run")  # fmt: skip
+                   "timm's name of it, such as vit_small_patch16_224.dino, for networks that are no ResNet; or the "
+                   "package.module.function of your own encoder, which is then run")  # fmt: skip
     p.add_argument("--ema", action="store_true", help="take the network's moving average (EMA, key encoder, teacher)")
     p.add_argument("--prefix", help="prefix of the encoder's parameter names in the file, such as module.encoder., for "
                    "a project that --list-sources does not have")  # fmt: skip
@@ -74,9 +78,9 @@ def source_name(text: str) -> str:
     """A layout's name; as argparse's choices, but the layouts are imported only if one is named."""
     if text == "auto":
         return text
-    from ..convert import LAYOUTS
+    from ..convert import LAYOUTS, TIMM_LAYOUTS
 
-    names = ["auto", *dict.fromkeys(row.name for row in LAYOUTS)]
+    names = ["auto", *dict.fromkeys(row.name for row in (*LAYOUTS, *TIMM_LAYOUTS))]
     if text not in names:
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(map(repr, names))})")
     return text
@@ -105,9 +109,9 @@ def run(args: argparse.Namespace) -> int:
 
 def list_sources(as_json: bool) -> None:
     """Print every layout: its name, whose it is, and by what it is recognised."""
-    from ..convert import LAYOUTS
+    from ..convert import LAYOUTS, TIMM_LAYOUTS
 
-    rows = [{"source": row.name, "project": row.project, "rule": row.rule} for row in LAYOUTS]
+    rows = [{"source": row.name, "project": row.project, "rule": row.rule} for row in (*LAYOUTS, *TIMM_LAYOUTS)]
     if as_json:
         print(json.dumps(rows, indent=2))
         return

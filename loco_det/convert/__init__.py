@@ -11,6 +11,8 @@ The flow of ``conversion.convert``, a module for each step:
 4. ``detectron2_names`` renames it, ``networks`` and ``config_text`` make its config, ``writing`` leaves whole files.
 5. ``verify`` loads the written file and compares both networks of ``networks``.
 
+Networks that timm can compute go another way from the second step on: ``timm``.
+
 ``encoder``, with ``expansions``, stops after the third step: an encoder to be read out, without Detectron2.
 """
 
@@ -24,11 +26,13 @@ from .sources.conventions import Conventions
 from .sources.layouts import LAYOUTS
 from .sources.source import load_source
 from .sources.source_type import Source
+from .timm.layouts import TIMM_LAYOUTS
 from .verify import Difference, VerificationError
 from .writing import check_folder
 
 __all__ = [
     "LAYOUTS",
+    "TIMM_LAYOUTS",
     "CheckpointFile",
     "Conventions",
     "Conversion",

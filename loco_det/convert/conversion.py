@@ -4,6 +4,7 @@ import datetime
 import os
 import pickle
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,9 @@ from pretrain.files.safe_load import checksum
 from .config_text import HEADER, config_text
 from .detectron2_names import to_detectron2
 from .networks import detectron2_config, in_detectron2
+from .sources.checkpoint_file import read_checkpoint
 from .sources.conventions import Conventions
-from .sources.source import load_source
+from .sources.source import load_source, load_source_of, load_timm
 from .sources.source_type import Source
 from .verify import Difference, source_features, verify
 from .writing import check_folder, staged
@@ -92,25 +94,59 @@ def convert(
         OSError: if ``output`` cannot be written.
     """
     check_output(checkpoint, output, base)
-    source, state_dict = load_source(checkpoint, **options)
-    wanted = source_features(source.encoder, state_dict, source.conventions)
+    task = _task(checkpoint, os.path.abspath(output), **options)
+    source, weights = task.source, task.weights
     config_file = Path(output).with_suffix(".yaml")
-    config = detectron2_config(source.encoder, source.conventions, os.path.abspath(output))
-    result = _summary(output, config_file, config, source, len(state_dict))
+    result = _summary(output, config_file, task.config, source, len(weights))
     with staged(config_file, output) as (temporary_config, temporary):
         content = {
-            **_content(_to_backbone(source.encoder, state_dict)),
+            **_content(weights),
             # Read by our own converter only: Detectron2 returns further keys to the caller of load(), who ignores them.
-            "config": config,
+            "config": task.config,
             "pretraining": source.pretraining,  # for loco_det/runs/published.py
             **result.metadata,
         }
         write_new(temporary, partial(pickle.dump, content), output)
-        del state_dict, content  # in memory they would be there twice when the file is read back
-        write_new(temporary_config, config_text(config, result.metadata, config_file, base), config_file)
-        result.differences = verify(temporary, config, source.conventions, wanted)
+        task.weights = {}  # in memory they would be there twice when the file is read back
+        del weights, content
+        write_new(temporary_config, config_text(task.config, result.metadata, config_file, base), config_file)
+        result.differences = task.verify(temporary, temporary_config)
         result.size = temporary.stat().st_size
     return result
+
+
+@dataclass
+class _Task:
+    """A conversion that has begun.
+
+    Attributes:
+        source: what the checkpoint was found to be.
+        weights: names in Detectron2's backbone -> tensors.
+        config: the part of a Detectron2 config that they need.
+        verify: function of the written weights and config, temporary files, that returns the differences.
+    """
+
+    source: Source
+    weights: dict[str, torch.Tensor]
+    config: dict
+    verify: Callable[[Path, Path], dict[str, dict[str, Difference]]]
+
+
+def _task(checkpoint, output, unsafe=False, config_file=None, **options):
+    """What :func:`convert` is to do, and the features of the source network."""
+    file = read_checkpoint(checkpoint, unsafe, config_file, by_name=options.get("source") != "detectron2")
+    if network := load_timm(file, **options):
+        from .timm.proof import network_config, source_maps, verify_network  # import timm, which takes seconds
+
+        source, weights = network
+        config, maps = network_config(source.arch, source.conventions, output), source_maps(source, weights)
+        named = {f"network.{name}": tensor for name, tensor in weights.weights.items()}
+        return _Task(source, named, config, lambda path, text: verify_network(path, text, maps))
+    source, state_dict = load_source_of(file, **options)
+    wanted = source_features(source.encoder, state_dict, source.conventions)
+    config = detectron2_config(source.encoder, source.conventions, output)
+    weights = _to_backbone(source.encoder, state_dict)
+    return _Task(source, weights, config, lambda path, _: verify(path, config, source.conventions, wanted))
 
 
 def _content(weights):

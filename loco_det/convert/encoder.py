@@ -17,8 +17,10 @@ from .sources.checkpoint_file import errors_naming, read_checkpoint
 from .sources.choose import choose
 from .sources.conventions import Conventions
 from .sources.own_code import find_own_code, own_encoder
+from .sources.search import find_encoders
 from .sources.source import extract, parse_expected
 from .sources.source_type import Source
+from .timm.search import find_networks
 
 
 class Readable(NamedTuple):
@@ -107,6 +109,7 @@ def load_encoder(
     """
     expected = parse_expected(arch)
     file = read_checkpoint(path, unsafe, config_file)
+    _refuse_others(file)
     ours, expansions = prefix is None and file.is_ours, {}
     with errors_naming(file.path):
         if code := find_own_code(file, source, ema, prefix):
@@ -124,6 +127,16 @@ def load_encoder(
         conventions = conventions._replace(format="RGB", mean=conventions.mean[::-1], std=conventions.std[::-1])
     readable = ReadableEncoder(encoder, expansions, bgr).eval().requires_grad_(False)
     return Readable(readable, conventions, found)
+
+
+def _refuse_others(file):
+    """ValueError for a network that is only converted: its maps are not read out."""
+    with errors_naming(file.path):
+        if networks := [] if file.is_ours or find_encoders(file.content) else find_networks(file.content):
+            raise ValueError(
+                f"{networks[0].kind} at {networks[0].location or 'the top'!r}: the converter takes it, and "
+                "readouts take ResNets and the encoders of pretraining"
+            )
 
 
 def add_encoder_config(cfg: CN) -> None:

@@ -43,12 +43,22 @@ def load_backbone(
     if is_own_code(name := model.get("ENCODER")) and name != arch:
         raise ValueError(f"{path}: its encoder is {name}, code of your own: name it as `arch` to have it run")
     try:
-        read(weights)  # refuses what would run code: Detectron2's checkpointer, below, unpickles
+        content = read(weights)  # refuses what would run code: Detectron2's checkpointer, below, unpickles
     except ValueError as error:
         raise ValueError(f"{weights}: {error}") from None
     try:
-        backbone = detectron2_network({"MODEL": model})
+        backbone = _network_of_timm(model, content) if model.get("TIMM") else detectron2_network({"MODEL": model})
     except (KeyError, AssertionError, TypeError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     fill(backbone, weights)
+    if model.get("TIMM"):
+        backbone.final_norm = bool(model["TIMM"].get("FINAL_NORM", False))
     return backbone.eval()
+
+
+def _network_of_timm(model, content):
+    """A network of timm, for now with the norm after the last block, if that is in the file: all of it is filled."""
+    from .timm.maps import backbone_of  # imports timm, which takes seconds
+
+    names = content.get("model") if isinstance(content, dict) else None
+    return backbone_of({"MODEL": model}, final_norm=isinstance(names, dict) and "network.norm.weight" in names)

@@ -75,12 +75,17 @@ def verify(
     return compare(wanted, _features(backbone, conventions))
 
 
-def compare(wanted: Features, got: Features) -> dict[str, dict[str, Difference]]:
-    """Differences of all features by mode and stage; raises VerificationError as :func:`verify`."""
-    differences = {
+def compare_maps(wanted: Features, got: Features) -> dict[str, dict[str, Difference]]:
+    """As :func:`compare`, by whatever modes there are."""
+    return {
         mode: {name: _compare(name, mode, features, got[mode][name]) for name, features in stages.items()}
         for mode, stages in wanted.items()
     }
+
+
+def compare(wanted: Features, got: Features) -> dict[str, dict[str, Difference]]:
+    """Differences of all features by mode and stage; raises VerificationError as :func:`verify`."""
+    differences = compare_maps(wanted, got)
     return {mode: differences[mode] for mode in ("eval", "train")}
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from pretrain.encoders import BUILDERS, NamedEncoder, parse_encoder
+
 from .data import Data
 
 PROTOCOLS = ("frozen", "finetune", "probe", "knn")
@@ -101,6 +103,12 @@ def recipe(
     grid = sorted(set(rates)) or [float(f"{solver.BASE_LR * factor:.6g}") for factor in FACTORS]
     pixels = height * min(height * 4 / 3, cfg.INPUT.MAX_SIZE_TRAIN) / 1e6
     return Recipe(tool, base_config(data, budget), keys, iterations, solver.IMS_PER_BATCH, grid, pixels)
+
+
+def is_timms(architecture: str | None) -> bool:
+    """Whether an architecture is a network of timm, and no encoder of ``pretrain`` or a user's own code."""
+    encoder = parse_encoder(architecture) if architecture else None
+    return isinstance(encoder, NamedEncoder) and encoder.name not in BUILDERS and not encoder.is_own_code
 
 
 def _iterations(solver, data, budget):

@@ -8,7 +8,7 @@ from ..runs.folder import is_finished
 from . import estimate
 from .choice import FAILED, chosen_rate, folder_of
 from .data import Data
-from .recipes import DETECTORS, HELD_OUT, Recipe
+from .recipes import DETECTORS, HELD_OUT, Recipe, is_timms
 from .settings import Candidate, Settings
 
 CHOSEN = "CHOSEN"  # stands for a learning rate that is not known yet
@@ -94,7 +94,8 @@ class Plan:
         for protocol in (name for name in DETECTORS if name in self.settings.protocols):
             yield from self._detectors(row, protocol, backbones)
         for protocol in (name for name in ("probe", "knn") if name in self.settings.protocols):
-            yield self._readout(row, protocol, backbones[row.place(0)])
+            if not is_timms(row.architecture):  # whose maps readouts do not take
+                yield self._readout(row, protocol, backbones[row.place(0)])
 
     def _backbone(self, row: Candidate, place: str, seed: int) -> list[Step]:
         """From a checkpoint to verified weights; of the control, calibration first."""
@@ -114,7 +115,7 @@ class Plan:
         images, run = self.data.train_images, folder / "pretrain"
         batch = min(64, images)
         pairs = {
-            "MODEL.ENCODER": row.architecture,
+            "MODEL.ENCODER": f"timm:{row.architecture}" if is_timms(row.architecture) else row.architecture,
             "DATASETS.TRAIN": self.folder / LINKS if self.data.mixed else self.data.images,
             "INPUT.CROP_SIZE": self.data.side // 2 if self.data.side else 224,
             "SOLVER.IMS_PER_BATCH": batch,

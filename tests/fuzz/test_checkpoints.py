@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 from cases import one_line
 from mutate import VALUES, changed_bytes, changed_values
@@ -184,6 +185,27 @@ def test_damaged_sources_of_the_converter(tmp_path, each_case):
             assert kind not in ("pth", "npz") or same(found, expected), f"{kind}: other weights"
 
     each_case(case, 60)
+
+
+def test_other_content_of_networks_of_timm(tmp_path, each_case):
+    """Names, tensors, and what says which network it is: another one is refused, or it is the same network."""
+    weights = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=12).state_dict()
+    content, path = {"model": weights, "arch": "vit_tiny_patch16_224", "epoch": 3}, tmp_path / "a.pth"
+
+    def case(rng):
+        path.unlink(missing_ok=True)
+        try:
+            torch.save(changed_content(rng, content), path)
+        except Exception:  # what torch cannot save is none of a file's
+            path.touch()
+        try:
+            source, found = load_source(path)
+        except EXPECTED as error:
+            one_line(error, path)
+        else:
+            assert source.arch == "vit_tiny_patch16_224" and found.keys() == weights.keys()
+
+    each_case(case, 30)
 
 
 class Detector(nn.Module):

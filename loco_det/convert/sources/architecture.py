@@ -81,13 +81,18 @@ def infer_encoder(state_dict: Mapping[str, torch.Tensor]) -> EncoderSpec:
         encoder = max(map(NamedEncoder, BUILDERS), key=lambda one: len(set(state_dict) & set(reference(one))))
     else:
         encoder = _resnet_by_shapes(state_dict)
-    if faults := _faults(state_dict, reference(encoder)):
-        raise ValueError(f"not a {encoder}, though it begins as one: {'; '.join(faults)}")
+    if found := faults(state_dict, reference(encoder)):
+        raise ValueError(f"not a {encoder}, though it begins as one: {'; '.join(found)}")
     return encoder
 
 
-def _faults(state_dict, expected):
-    """What is missing, left over or of another shape, a text each."""
+def faults(state_dict: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """What is missing, left over or of another shape, a text each.
+
+    Args:
+        state_dict: name -> tensor; ``num_batches_tracked`` may be absent.
+        expected: the same of the network.
+    """
     missing = [name for name in expected if name not in state_dict and not name.endswith(COUNTER)]
     extra = [name for name in state_dict if name not in expected]
     shapes = [
@@ -95,14 +100,14 @@ def _faults(state_dict, expected):
         for name, tensor in expected.items()
         if name in state_dict and state_dict[name].shape != tensor.shape
     ]
-    faults = []
+    found = []
     if missing:
-        faults.append(f"{len(missing)} missing ({first_few(missing)})")
+        found.append(f"{len(missing)} missing ({first_few(missing)})")
     if extra:
-        faults.append(f"{len(extra)} left over ({first_few(extra)})")
+        found.append(f"{len(extra)} left over ({first_few(extra)})")
     if shapes:
-        faults.append(f"{len(shapes)} of another shape ({first_few(shapes)})")
-    return faults
+        found.append(f"{len(shapes)} of another shape ({first_few(shapes)})")
+    return found
 
 
 def relative(names: Collection[str]) -> str | None:

@@ -3,11 +3,13 @@
 import os
 import re
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import torch
 
-from pretrain.encoders import EncoderSpec, ResNetShape, parse_encoder
+from pretrain.encoders import BUILDERS, EncoderSpec, NamedEncoder, ResNetShape, parse_encoder
 
+from ..timm.search import find_networks, foreign_network
 from . import detectron2_runs, huggingface
 from .architecture import infer_encoder, relative
 from .checkpoint_file import CheckpointFile, errors_naming, read_checkpoint
@@ -16,8 +18,12 @@ from .messages import first_few
 from .metadata import check_agreement, metadata_of, parse_name, pretraining_of
 from .openmmlab import openmmlab_pixels
 from .own_code import find_own_code, own_encoder
+from .search import find_encoders
 from .source_type import Source
 from .weights import complete, dense_tensor
+
+if TYPE_CHECKING:
+    from ..timm.source import TimmWeights
 
 
 def load_source(
@@ -43,15 +49,62 @@ def load_source(
         config_file: of the run, for Detectron2's checkpoints; None: the ``config.yaml`` beside the file.
 
     Returns:
-        tuple: Source, and the state dict: names of ``pretrain``'s encoder (a ResNet's are torchvision's) -> tensors on
-        the CPU, complete, float32 but for BN's counters.
+        tuple: Source, and the state dict: names of ``pretrain``'s encoder (a ResNet's are torchvision's), or timm's ->
+        tensors on the CPU, complete, float32 but for BN's counters.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, or has no such encoder; one line that begins with the path.
     """
-    expected = parse_expected(arch)
     file = read_checkpoint(path, unsafe, config_file, by_name=source != "detectron2")
+    if network := load_timm(file, arch, source, ema, prefix):
+        return network[0], network[1].weights
+    return load_source_of(file, arch, source, ema, prefix)
+
+
+def load_timm(
+    file: CheckpointFile, arch: str = "auto", source: str = "auto", ema: bool = False, prefix: str | None = None
+) -> tuple[Source, "TimmWeights"] | None:
+    """The network of a checkpoint that timm can compute, and no ResNet; None if it has none.
+
+    Args:
+        file: the checkpoint.
+        arch, source, ema, prefix: as :func:`load_source`.
+
+    Raises:
+        ValueError: if it cannot be converted; one line that begins with the path.
+    """
+    with errors_naming(file.path):
+        if find_encoders(file.content):
+            return None
+        networks = find_networks(file.content)
+        if any(one.prefix.endswith("network.") for one in networks) and not file.is_ours:
+            raise ValueError(
+                "a Detectron2 file with a network of timm, whose names are timm's own behind 'network.': it is "
+                "MODEL.WEIGHTS as it is, and timm loads it without that prefix"
+            )
+        if source == "detectron2" or (file.is_ours and not networks):
+            return None
+        if not (networks or _may_be_timms(file, arch)):
+            if network := foreign_network(file.content):
+                raise ValueError(network)
+            return None
+        from ..timm.source import load_network  # imports timm, which takes seconds
+
+        return load_network(file, arch, source, ema, prefix)
+
+
+def _may_be_timms(file, arch):
+    """Whether the user, or config.json beside the file, names a network that is no encoder of ``pretrain``."""
+    one = metadata_of(file, timm=True).encoder if arch == "auto" else parse_encoder(arch.split(".")[0])
+    return isinstance(one, NamedEncoder) and one.name not in BUILDERS and arch.count(".") < 2
+
+
+def load_source_of(
+    file: CheckpointFile, arch: str = "auto", source: str = "auto", ema: bool = False, prefix: str | None = None
+) -> tuple[Source, dict[str, torch.Tensor]]:
+    """As :func:`load_source`, of a checkpoint that was read and has a ResNet or an encoder of ``pretrain``."""
+    expected = parse_expected(arch)
     with errors_naming(file.path):
         if code := find_own_code(file, source, ema, prefix):
             found, own = own_encoder(file, code, expected)

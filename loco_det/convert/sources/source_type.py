@@ -16,7 +16,7 @@ class Source:
 
     Attributes:
         path: of the file; if a folder was named, of that in it.
-        encoder: which one it is.
+        encoder: which one it is; of a network of timm a NamedEncoder with timm's name.
         layout: which project's it is, a name of ``layouts.LAYOUTS`` or "prefix".
         project: the same in words.
         location: where in the file it was: "keys/of/dictionaries/prefix.".

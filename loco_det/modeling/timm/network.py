@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from .beit import take_any_size
 from .swin import pad_before_shift
 
 # What timm calls it when a network takes images of any size: plain ViTs, and Swin. Others do so anyhow, or never
@@ -158,4 +159,5 @@ def _create(name, drop_path=0.0):
             raise ValueError(f"MODEL.TIMM.NAME {name}: {' '.join(str(error).split())}") from None
         else:
             pad_before_shift(network)
+            take_any_size(network)
             return network

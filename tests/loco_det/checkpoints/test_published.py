@@ -7,7 +7,7 @@ import pytest
 
 from loco_det.checkpoints import published_checkpoints
 from loco_det.checkpoints.published import LIST
-from loco_det.convert import LAYOUTS
+from loco_det.convert import LAYOUTS, TIMM_LAYOUTS
 from pretrain.encoders import parse_encoder
 from pretrain.files.yaml_files import parse_yaml
 
@@ -31,7 +31,7 @@ def test_an_entry_is_well_formed(entry):
         assert parts.scheme == "https" and "." in parts.netloc and "@" not in parts.netloc and not parts.query
     assert entry.licence in LICENCES and entry.project and entry.pretraining
     assert parse_encoder(entry.arch).name == entry.arch
-    assert entry.layout in {layout.name for layout in LAYOUTS}
+    assert entry.layout in {layout.name for layout in (*LAYOUTS, *TIMM_LAYOUTS)}
     assert entry.top1 is None or 50 < entry.top1 < 85
     for digits in entry.expected.values():
         assert re.fullmatch("[0-9a-f]{8,64}", digits)
@@ -50,6 +50,17 @@ def test_torchvisions_are_its_own():
         assert weights[entry.url].name in entry.pretraining and entry.arch in entry.url
         assert entry.top1 == meta["_metrics"]["ImageNet-1K"]["acc@1"]
         assert entry.megabytes == pytest.approx(meta["_file_size"] * 2**20 / 1e6, abs=0.06)
+
+
+TIMMS = [entry for entry in ENTRIES.values() if re.search("_patch|convnext", entry.arch)]
+
+
+@pytest.mark.parametrize("entry", TIMMS, ids=lambda entry: entry.name)
+def test_networks_of_timm_are_where_timm_has_them(entry):
+    import timm
+
+    cfgs = {cfg.url: cfg for name in timm.list_pretrained(f"{entry.arch}.*") for cfg in [timm.get_pretrained_cfg(name)]}
+    assert timm.is_model(entry.arch) and entry.url in cfgs
 
 
 def test_timms_are_its_own():

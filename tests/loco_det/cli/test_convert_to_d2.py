@@ -23,7 +23,7 @@ from pickles import Calls
 
 from loco_det.cli import convert_to_d2
 from loco_det.config import add_loco_config
-from loco_det.convert import LAYOUTS, writing
+from loco_det.convert import LAYOUTS, TIMM_LAYOUTS, writing
 from pretrain.encoders import build_encoder
 from pretrain.files import atomic as files
 
@@ -209,7 +209,7 @@ def test_list_sources(capsys):
     text = capsys.readouterr().out
     assert call("--list-sources", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(text.splitlines()) == len(rows) == len(LAYOUTS)
+    assert len(text.splitlines()) == len(rows) == len(LAYOUTS) + len(TIMM_LAYOUTS)
     for line, row in zip(text.splitlines(), rows, strict=True):
         assert set(row) == {"source", "project", "rule"} and all(part in line for part in row.values())
 

@@ -52,6 +52,19 @@ def test_each_row_has_all_of_it(plan):
     assert all(order[need] < order[step] for step in steps for need in step.needs)
 
 
+def test_a_network_of_timm_is_trained_as_any_other(plan):
+    name = "vit_small_patch16_224"
+    plan.settings.rows = [Candidate("a", ["a.pth"], architecture=name), Candidate("c", ["random"], True, name)]
+    steps = plan.steps()
+    assert {step.tool for step in steps} == {"pretrain.py", "convert_to_d2.py", "train_net.py"}, "no readouts"
+    for step in steps:
+        words = step.words()
+        if step.tool == "pretrain.py":
+            assert words[words.index("MODEL.ENCODER") + 1] == f"timm:{name}"
+        elif step.tool == "train_net.py":
+            assert any(word.endswith("backbone.yaml") for word in words), "which names the network"
+
+
 def test_the_rate_is_chosen_on_held_out_images_and_never_on_the_test_images(plan, tmp_path):
     steps = plan.steps()
     choice, final = titled(steps, "b frozen: learning rate"), titled(steps, "b frozen, seed")
