@@ -284,7 +284,7 @@ PHASES = {
     "resnet50": lambda study: study.runs(LOCAL, MIDDLE, range(1), scale=THIN50),
     # temperature, batch, ...
     **{scale.rpartition("_")[2]: functools.partial(Study.setting, scale=scale) for scale in list(SETTINGS)[1:]},
-    "late": lambda study: [run for epochs in (SHORT, MIDDLE) for run in study.runs(LATE, epochs, range(3))],
+    "late": lambda study: study.runs(LATE, SHORT, range(3)) + study.runs((LATE[0], LATE[-1]), MIDDLE, range(3)),
     "rates96": lambda study: study.rates_again(CROP96, MIDDLE),
 }
 

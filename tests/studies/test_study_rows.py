@@ -64,10 +64,11 @@ def test_settings_differ_in_one_thing(tmp_path, data):
 
 def test_late_updates_differ_in_nothing_else(tmp_path, data):
     study = study_of(tmp_path, data)
-    exact, late = (flat(study.recipe(Run(THIN18, row, 0.002, SHORT, 0))) for row in rows.LATE)
-    changed = {key for key in exact if exact[key] != late[key]}
-    assert changed == {"OUTPUT_DIR", *(f"MODEL.STAGE_PARALLEL.{key}" for key in ("DEVICES", "SPLIT", "LATE"))}
-    assert late["MODEL.STAGE_PARALLEL.LATE"] and late["MODEL.STAGE_PARALLEL.DEVICES"] == 4
+    exact, *others = (flat(study.recipe(Run(THIN18, row, 0.002, SHORT, 0))) for row in rows.LATE)
+    for late, devices in zip(others, (2, 4), strict=True):
+        changed = {key for key in exact if exact[key] != late[key]}
+        assert changed == {"OUTPUT_DIR", *(f"MODEL.STAGE_PARALLEL.{key}" for key in ("DEVICES", "SPLIT", "LATE"))}
+        assert late["MODEL.STAGE_PARALLEL.LATE"] and late["MODEL.STAGE_PARALLEL.DEVICES"] == devices
 
 
 def test_receptive_fields_are_what_reaches_the_middle():
