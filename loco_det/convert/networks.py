@@ -10,11 +10,11 @@ from detectron2.modeling import build_backbone
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, NamedEncoder, ResNetShape, parse_encoder
+from pretrain.encoders import STAGE_NAMES, Encoder, EncoderSpec, NamedEncoder, ResNetShape, is_own_code, parse_encoder
 
 from ..config import add_loco_config
 from ..modeling.backbones import nearest_power  # and registers its backbones
-from .sources.architecture import Undrawn, computes_when_built, skeleton
+from .sources.architecture import Undrawn, skeleton
 from .sources.conventions import Conventions
 
 STAGES_OF_FPN = {"presnet50": ["res2", "res4", "res5", "res7"]}  # of stride 4, 8, 16 and 32, about
@@ -66,9 +66,9 @@ def stages_of_fpn(encoder: EncoderSpec) -> list[str]:
     """The stages that an FPN is built on: those of stride 4, 8, 16 and 32, about.
 
     Raises:
-        ValueError: if an encoder of the user's own or of timm's has no such stages.
+        ValueError: if an encoder of the user's own has no such stages.
     """
-    if not (isinstance(encoder, NamedEncoder) and computes_when_built(encoder)):
+    if not (isinstance(encoder, NamedEncoder) and encoder.is_own_code):
         return STAGES_OF_FPN.get(encoder.name, list(STAGE_NAMES))
     network = skeleton(encoder)
     if len(getattr(network, "strides", ())) != len(network.stage_names):
@@ -111,16 +111,16 @@ def detectron2_network(config: dict) -> nn.Module:
     cfg.MODEL.BACKBONE.NAME = cfg.MODEL.BACKBONE.NAME.replace("_fpn_", "_")
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
-    own_tensors = bool(cfg.MODEL.ENCODER) and computes_when_built(parse_encoder(cfg.MODEL.ENCODER))
+    own_code = is_own_code(cfg.MODEL.ENCODER)  # which may compute with its tensors
     # no memory twice, no time and no random numbers for weights that are replaced
     with contextlib.ExitStack() as stack:
-        if not own_tensors:
+        if not own_code:
             stack.enter_context(torch.device("meta"))
             stack.enter_context(Undrawn())
         encoder = skeleton(parse_encoder(cfg.MODEL.ENCODER)) if cfg.MODEL.ENCODER else None
         cfg.MODEL.RESNETS.OUT_FEATURES = list(encoder.stage_names if encoder else STAGE_NAMES)
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
-    if not own_tensors:
+    if not own_code:
         backbone.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in backbone.state_dict().values():

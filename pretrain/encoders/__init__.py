@@ -1,8 +1,9 @@
 """Image encoders as ordered lists of stages."""
 
-from .base import BUILDERS, ENCODERS, STAGE_NAMES, Encoder, ResNetEncoder, StageEncoder, build_encoder, features_of
+from .base import BUILDERS, ENCODERS, ResNetEncoder, StageEncoder, build_encoder
 from .resnet import RESNETS, ResNetShape, resnet_shape
 from .spec import EncoderSpec, NamedEncoder, is_own_code, parse_encoder
+from .stages import STAGE_NAMES, Encoder, features_of
 from .tokens import TokenMap
 
 __all__ = [

@@ -28,7 +28,7 @@ import timm
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from .base import STAGE_NAMES, Encoder
+from .stages import STAGE_NAMES, Encoder
 
 Blocks = list[list[nn.Module]]  # of each stage
 
@@ -41,6 +41,7 @@ class TimmEncoder(Encoder):
     """
 
     stage_names = STAGE_NAMES
+    network: Any
 
     def __init__(self, name: str) -> None:
         """

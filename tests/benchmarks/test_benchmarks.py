@@ -1,5 +1,6 @@
 """Every benchmark runs, writes its record and its tables; README and docs show what the records say."""
 
+import argparse
 import importlib
 import itertools
 import json
@@ -10,7 +11,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import common, render
+from benchmarks import common, pretrain_step, render
 
 NO_BENCHMARKS = ("__init__", "common", "render", "gpu_check")  # the last has tests of its own, tests/gpu
 NAMES = sorted(p.stem for p in (common.ROOT / "benchmarks").glob("*.py") if p.stem not in NO_BENCHMARKS)
@@ -48,6 +49,16 @@ def test_a_benchmark_runs(name, monkeypatch, tmp_path, capsys, request):
     assert {"torch", "python"} <= found["versions"].keys() and found["date"][:2] == "20" and found["settings"]
     printed = capsys.readouterr().out
     assert benchmark.markdown(found) in printed and printed.count("\n|") > 2
+
+
+@pytest.mark.parametrize("row", ["GIM", "LoCo, double forward", "LoCo", "lightly SimCLR"])
+def test_a_step_of_a_network_of_timm(row):
+    if row.startswith("lightly"):
+        pytest.importorskip("lightly")
+    args = argparse.Namespace(encoder="timm:test_vit", size=32, batch=2, threads=1)
+    model, step = pretrain_step.build(row, args)
+    found = pretrain_step.flops(row, model, step, args)
+    assert 0 < found["forward"] < found["step"]
 
 
 def timed(run_tool, command, until):

@@ -34,24 +34,15 @@ RELATIVES = {
 @functools.lru_cache(maxsize=4)
 def reference(encoder: EncoderSpec) -> dict[str, torch.Tensor]:
     """The complete state dict of an encoder as shapes and types only: meta tensors, no memory, no random numbers."""
-    return {name: tensor.to("meta") for name, tensor in skeleton(encoder).state_dict().items()}
+    return skeleton(encoder).state_dict()
 
 
 def skeleton(encoder: EncoderSpec) -> Encoder:
-    """An encoder to be given its weights: on the meta device, without memory or random numbers, where that suffices."""
-    if computes_when_built(encoder):
-        with torch.random.fork_rng([]):
-            return build_encoder(encoder)
+    """An encoder on the meta device: without memory or random numbers, to be given its weights."""
+    if isinstance(encoder, NamedEncoder) and encoder.is_own_code:  # which may compute with its tensors
+        return build_encoder(encoder)
     with torch.device("meta"), Undrawn():
         return build_encoder(encoder)
-
-
-def computes_when_built(encoder: EncoderSpec) -> bool:
-    """Whether building an encoder may compute with its tensors, so that it has to have them.
-
-    A user's own code may; timm's networks have tables that are not in their state dict.
-    """
-    return isinstance(encoder, NamedEncoder) and (encoder.is_own_code or encoder.timm_name is not None)
 
 
 class Undrawn(TorchFunctionMode):

@@ -14,7 +14,7 @@ from weights import SMALL, random_weights
 
 from loco_det.convert import add_encoder_config, load_encoder, load_encoder_of
 from pretrain.config import get_cfg
-from pretrain.encoders import build_encoder
+from pretrain.encoders import TokenMap, build_encoder
 from pretrain.engine.checkpoint import AtomicCheckpointer
 from pretrain.learning.build import build_learner
 from pretrain.learning.pooling import GlobalAvgPool
@@ -188,6 +188,23 @@ def test_our_expansions(units, tmp_path):
         for name in [unit[-1] for unit in units]:
             wanted[f"{name}+expansion"] = expansion(learner, name)(wanted[name])
     assert_equal(load_encoder(path), wanted, LIKE_PRETRAINING)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_networks_of_timm_and_their_expansions(name, tmp_path):
+    """Built by the name in our checkpoint, for oblong images too; a decoder on tokens begins with their map."""
+    learner, path = learner_of(tmp_path, *BLOCKWISE, "MODEL.ENCODER", f"timm:{name}")
+    with torch.no_grad():
+        wanted = learner.encoder(LIKE_PRETRAINING)
+        for stage in STAGES:
+            layers = [layer for layer in learner.decoders[stage] if not isinstance(layer, TokenMap)]
+            wanted[f"{stage}+expansion"] = nn.Sequential(*layers[:3])(wanted[stage])
+    readable = load_encoder(path)
+    assert_equal(readable, wanted, LIKE_PRETRAINING)
+    assert (readable.source.layout, readable.source.arch) == ("loco-det", f"timm:{name}")
+    assert load_encoder(path, arch=f"timm:{name}").source.arch == f"timm:{name}"
+    with pytest.raises(ValueError, match=f"this is a timm:{name}, not the resnet18 that was asked for"):
+        load_encoder(path, arch="resnet18")
 
 
 @pytest.mark.parametrize("keys", [("MODEL.DECODER.CONV_BLOCKS", 1), ("MODEL.DECODER.STAGES", 1),

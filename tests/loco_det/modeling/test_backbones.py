@@ -341,6 +341,7 @@ def test_an_encoder_of_ones_own(request, own):
     [
         ({"ENCODER": "resnet51"}, "unknown encoder 'resnet51': choose one of resnet18"),
         ({"ENCODER": ""}, "unknown encoder ''"),
+        ({"ENCODER": "timm:test_vit"}, "stages give tokens and no maps: a ViT of timm's is MODEL.TIMM.NAME"),
         ({"RESNETS.OUT_FEATURES": ["res2", "res6"]}, r"OUT_FEATURES \['res2', 'res6'\].* res2, res3, res4, res5$"),
         ({"RESNETS.OUT_FEATURES": []}, r"OUT_FEATURES \[\]: expected some of res2"),
         ({"RESNETS.NORM": "GN"}, "NORM 'GN': .* can be BN, SyncBN or FrozenBN"),

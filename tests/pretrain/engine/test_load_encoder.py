@@ -1,6 +1,7 @@
 """The encoder in a checkpoint of pretraining, in Python."""
 
 import pytest
+import timm
 import torch
 
 from pretrain import build_encoder, load_encoder
@@ -26,6 +27,20 @@ def test_it_has_the_weights_of_the_checkpoint(tmp_path):
     assert all(torch.equal(value, saved[f"encoder.{name}"]) for name, value in encoder.state_dict().items())
     own = build_encoder("resnet18x0.25")
     assert load_encoder(checkpoint(path, encoder="my.own"), own) is own
+
+
+def test_a_network_of_timm_has_timms_names(tmp_path):
+    torch.manual_seed(0)
+    saved = build_encoder("timm:test_vit")
+    model = {f"encoder.{name}": value for name, value in saved.state_dict().items()}
+    encoder = load_encoder(checkpoint(tmp_path / "model.pth", encoder="timm:test_vit", model=model))
+    with torch.no_grad():
+        images = torch.randn(1, 3, 64, 96)
+        assert all(torch.equal(h, saved.eval()(images)[name]) for name, h in encoder(images).items())
+    own = timm.create_model("test_vit", num_classes=0, dynamic_img_size=True)
+    named = {name.removeprefix("encoder.network."): value for name, value in model.items()}
+    missing, unexpected = own.load_state_dict(named, strict=False)
+    assert not unexpected and {name.split(".")[0] for name in missing} <= {"norm", "fc_norm"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from detectron2.utils.collect_env import collect_env_info
 from huggingface_hub import ModelCard
 
 from pretrain.config import get_cfg
+from pretrain.encoders import build_encoder
 from pretrain.engine.checkpoint import AtomicCheckpointer
 from pretrain.engine.decoder_text import decoder_text
 from pretrain.files.atomic import sha256_of
@@ -282,6 +283,13 @@ def test_random_control(tmp_path):
     assert not {"decoder", "loss", "units", "optimiser"} & tables(text).keys()
     assert yaml.safe_load(text.split("---\n")[1])["tags"] == ["random", "resnet18x0.5"]
     assert "- A control: its weights are random." in text
+
+
+def test_a_network_of_timm(tmp_path):
+    card = ModelCard.load(write_model_card(make_run(tmp_path / "vit", "MODEL.ENCODER", "timm:test_vit")))
+    assert "timm:test_vit" in card.data.tags and 'build_encoder("timm:test_vit")' in card.content
+    parameters = sum(p.numel() for p in build_encoder("timm:test_vit").parameters())
+    assert f"A timm:test_vit encoder, pretrained without labels ({parameters:,} parameters)" in card.content
 
 
 def test_an_encoder_of_your_own_is_named_on_each_command_line(tmp_path, monkeypatch):
