@@ -8,9 +8,6 @@ from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-from ..modeling.timm.backbone import TimmBackbone
-from ..modeling.timm.layers import decay_factors
-
 OPTIMIZERS = ("SGD", "AdamW")
 UNDECAYED = ("gamma", "gamma_1", "gamma_2")  # layer scales, by timm's names: one number a channel, as norms have
 
@@ -30,7 +27,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ValueError: if there is no such optimiser, or SOLVER.LAYER_DECAY is none or has no network of timm to work on.
     """
     check_optimizer(cfg)
-    factor = _factor(cfg, model)
+    networks = _networks(model) if cfg.MODEL.TIMM.NAME else {}
+    factor = _factor(cfg.SOLVER.LAYER_DECAY, networks)
     if cfg.SOLVER.OPTIMIZER == "SGD" and factor is None:
         return build_sgd(cfg, model)
     solver, adamw = cfg.SOLVER, cfg.SOLVER.OPTIMIZER == "AdamW"
@@ -44,7 +42,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     optimizer: torch.optim.Optimizer
     if adamw:
-        groups = _without_decay(parameters, _undecayed(model))
+        groups = _without_decay(parameters, _undecayed(networks))
         optimizer = torch.optim.AdamW(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
     else:
         optimizer = torch.optim.SGD(
@@ -70,24 +68,28 @@ def check_optimizer(cfg: CfgNode) -> None:
 
 def _networks(model):
     """Name of each network of timm in a detector -> the network."""
+    from ..modeling.timm.backbone import TimmBackbone  # here: timm takes a second
+
     backbones = {name: module for name, module in model.named_modules() if isinstance(module, TimmBackbone)}
     return {f"{name}.network": module.network for name, module in backbones.items()}
 
 
-def _factor(cfg, model) -> Callable[[str], float] | None:
+def _factor(decay, networks) -> Callable[[str], float] | None:
     """A parameter's name -> the factor of its learning rate; None: all are 1."""
-    if cfg.SOLVER.LAYER_DECAY == 1:
+    if decay == 1:
         return None
+    from ..modeling.timm.layers import decay_factors  # as above
+
     factors: dict[str, float] = {}
-    for prefix, network in _networks(model).items():
-        factors |= {f"{prefix}.{k}": v for k, v in decay_factors(network, cfg.SOLVER.LAYER_DECAY).items()}
+    for prefix, network in networks.items():
+        factors |= {f"{prefix}.{key}": value for key, value in decay_factors(network, decay).items()}
     return lambda name: factors.get(name, 1.0)
 
 
-def _undecayed(model):
+def _undecayed(networks):
     """The parameters of networks of timm without weight decay, by their id."""
     found = set()
-    for network in _networks(model).values():
+    for network in networks.values():
         listed = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
         for name, parameter in network.named_parameters():
             if name in listed or name.rpartition(".")[2] in UNDECAYED:

@@ -104,8 +104,6 @@ def _keep(cfg: CfgNode, run: dict[str, Any]) -> None:
         run["INPUT.EXACT_RESIZE"] = cfg.INPUT.EXACT_RESIZE = True
     if run:
         run.update({key: value for key, value in BEFORE.items() if key not in run})
-        if not cfg.MODEL.TIMM.NAME and min(cfg.MODEL.BACKBONE.FREEZE_AT, run["MODEL.BACKBONE.FREEZE_AT"]) >= 5:
-            run["MODEL.BACKBONE.FREEZE_AT"] = cfg.MODEL.BACKBONE.FREEZE_AT  # all is frozen, by whatever number
 
 
 def _saved_trainer(cfg: CfgNode) -> dict[str, Any]:

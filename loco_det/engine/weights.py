@@ -11,7 +11,6 @@ from pretrain.files.remote import is_remote, shown
 from pretrain.files.safe_load import plain, read
 
 from ..modeling.timm.build import BUILDERS
-from ..modeling.timm.network import build_network
 from .checkpoint import HEURISTICS, UNREADABLE, local_weights
 
 NETWORK = re.compile(r"(?:^|\.)network\.(.+)")  # names of a network of timm, alone or in a detector
@@ -42,6 +41,8 @@ def check_network(cfg: CfgNode) -> None:
                 f"{cfg.MODEL.BACKBONE.NAME} is none: {_overlay(path)}"
             )
         return
+    from ..modeling.timm.network import build_network  # here: timm takes a second
+
     name = cfg.MODEL.TIMM.NAME
     if not found:
         raise ValueError(

@@ -17,9 +17,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 
 from .packed import unpack
-from .timm.backbone import TimmBackbone
-from .timm.levels import PlainLevels
-from .timm.network import LAST
+from .timm.build import BUILDERS
 
 NAME = "LightDetector"  # MODEL.META_ARCHITECTURE
 LATERAL_NORM = "BN"  # features of any scale are alike behind it
@@ -82,9 +80,11 @@ class LightDetector(FCOS):
         built: Any = build_backbone(cfg)
         backbone = getattr(built, "bottom_up", built)
         if any(parameter.requires_grad for parameter in backbone.parameters()):
-            everything = 99 if isinstance(backbone, TimmBackbone) else 5
+            everything = 99 if cfg.MODEL.BACKBONE.NAME in BUILDERS else 5
             raise ValueError(f"the light head is for a frozen backbone: set MODEL.BACKBONE.FREEZE_AT {everything}")
-        if backbone.output_shape().keys() == {LAST} and built is not backbone:  # a plain ViT, its map at stride 16
+        if getattr(backbone, "plain", False) and built is not backbone:  # a plain ViT of timm, its map at stride 16
+            from .timm.levels import PlainLevels  # here: timm takes a second
+
             backbone = PlainLevels(backbone, cfg.MODEL.LIGHT_HEAD.FINEST_STRIDE)
         shapes, finest = backbone.output_shape(), cfg.MODEL.LIGHT_HEAD.FINEST_STRIDE
         stages = sorted((n for n in shapes if shapes[n].stride >= finest), key=lambda name: shapes[name].stride)

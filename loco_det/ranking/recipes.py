@@ -21,9 +21,9 @@ BUDGETS = {
 SHORTER = 8  # times fewer iterations of the budget "short"
 LEAST = {"paper": 2000, "short": 350}  # iterations on data of one's own
 EPOCHS = {"paper": 12.0, "short": 1.5}  # on data of one's own; 12.3 is COCO's 1x
+FREEZE_ALL = 99  # MODEL.BACKBONE.FREEZE_AT of a frozen network of timm: a ViT's blocks are counted, and 5 is a few
 FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate: the grid
 HELD_OUT = 20  # percent of the training images, on which the rate is chosen
-FROZEN = 99  # FREEZE_AT that freezes every network: 5 does all but a plain ViT, whose blocks it counts
 LIGHT = {"coco": "evaluate/light_coco.yaml", "voc": "evaluate/light_voc.yaml"}  # configs of the budget "minutes"
 LIGHT_SMALL = "evaluate/light_small.yaml"  # of one's own small images
 LIGHT_MEDIUM, MEDIUM = "evaluate/light_nuclei.yaml", 192  # of those whose shorter side is at least so many pixels
@@ -87,7 +87,7 @@ def recipe(
         raise ValueError("--budget minutes trains a light head on cached features: leave out --protocol finetune")
     tool = "light_head.py" if budget == "minutes" else "train_net.py"
     solver, height = cfg.SOLVER, data.side or max(cfg.INPUT.MIN_SIZE_TRAIN)
-    keys: dict[str, Any] = {"MODEL": {"BACKBONE": {"FREEZE_AT": FROZEN if protocol == "frozen" else 0}}}
+    keys: dict[str, Any] = {"MODEL": {"BACKBONE": {"FREEZE_AT": 5 if protocol == "frozen" else 0}}}
     keys |= {"DATASETS": {"CUSTOM": data.custom}} if data.custom else {}
     if data.side:
         keys["INPUT"] = {"MIN_SIZE_TRAIN": [data.side], "MIN_SIZE_TEST": data.side}

@@ -78,8 +78,6 @@ def differences(
         found = []
         run["SOLVER.MAX_ITER"] = min(iteration, run["SOLVER.MAX_ITER"])
     found += [f"weights ({text})"] if (text := _other_weights(row, weights, metadata, pretraining)) else []
-    if not run["MODEL.TIMM.NAME"]:  # 5 freezes all of any other network, and so does any larger number
-        run["MODEL.BACKBONE.FREEZE_AT"] = min(run["MODEL.BACKBONE.FREEZE_AT"], 5)
     keys = _other_keys(run, flat(row), FREE)
     groups: dict[str, list[str]] = {}
     for name, count in (images or {}).items():

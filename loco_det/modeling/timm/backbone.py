@@ -71,6 +71,8 @@ class TimmBackbone(Backbone):
             level.name: PYRAMID_STRIDE if pyramid and self.plain else level.stride for level in self._levels
         }
         network = build_network(name, drop_path, final_norm)
+        if self._levels[-1].name != list(levels)[-1]:  # what no map needs would idle
+            network.prune_intermediate_layers([self._levels[-1].index], prune_norm=True)
         self.network = _with_norm(network, norm)
         self.network, self._frozen = _freeze(self.network, frozen_parameters(name, self.network, freeze_at))
 

@@ -1,55 +1,18 @@
-"""Detectron2's builders of backbones with a network of timm."""
+"""Detectron2's builders of backbones with a network of timm, which is imported, in a second, by those who use it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, SimpleFeaturePyramid
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from torch import nn
 
-from .backbone import TimmBackbone
-from .network import LAST, STRIDES, is_plain, levels_of
+if TYPE_CHECKING:
+    from .backbone import TimmBackbone
 
 BUILDERS = ("build_timm_backbone", "build_timm_fpn_backbone")  # values of MODEL.BACKBONE.NAME
-SCALES = (4.0, 2.0, 1.0, 0.5)  # of a map of stride 16: p2 to p5
-
-
-class PlainPyramid(SimpleFeaturePyramid):
-    """ViTDet's pyramid on a plain network, with the attributes that the project's detectors use.
-
-    Detectron2's own class names its divisibility in a way that its ImageList does not read, so that images of any size
-    are padded to no multiple of 32, and the levels of its pyramid do not fit together.
-    """
-
-    net: TimmBackbone
-
-    def __init__(self, net: TimmBackbone, out_channels: int, norm: str, square_pad: int) -> None:
-        """
-        Args:
-            net: the network, its map brought to stride 16.
-            out_channels: of the pyramid's maps.
-            norm: as MODEL.FPN.NORM; "": none.
-            square_pad: side of the square that images are padded to; 0: multiples of 32.
-        """
-        super().__init__(net, LAST, out_channels, SCALES, LastLevelMaxPool(), norm, square_pad)
-        for stage in self.stages:
-            for name, module in list(stage._modules.items()):
-                if module is None:  # a norm that is none, which Detectron2's class calls
-                    stage.register_module(name, nn.Identity())
-
-    @property
-    def bottom_up(self) -> TimmBackbone:
-        """The plain network, as of an FPN."""
-        return self.net
-
-    @property
-    def size_divisibility(self) -> int:
-        """What images are padded to multiples of."""
-        return self._size_divisibility
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """As of an FPN: the side of a square that images are padded to, or 0."""
-        return {"square_size": self._square_pad}
 
 
 @BACKBONE_REGISTRY.register()
@@ -76,6 +39,9 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     Raises:
         ValueError: as :class:`TimmBackbone`, or if a hierarchical network lacks one of FPN.IN_FEATURES.
     """
+    from .network import LAST, is_plain, levels_of
+    from .pyramid import PlainPyramid
+
     fpn, square = cfg.MODEL.FPN, cfg.MODEL.TIMM.SQUARE_PAD
     check_levels(cfg)
     if is_plain(levels_of(cfg.MODEL.TIMM.NAME)):
@@ -92,6 +58,8 @@ def check_levels(cfg: CfgNode) -> None:
         ValueError: one line: timm has no such network, it has no feature maps or takes no images of any size, or a
             hierarchical one lacks one of FPN.IN_FEATURES.
     """
+    from .network import STRIDES, is_plain, levels_of
+
     name, wanted = cfg.MODEL.TIMM.NAME, list(cfg.MODEL.FPN.IN_FEATURES)
     if not name:
         raise ValueError(f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} needs a network: set MODEL.TIMM.NAME")
@@ -112,6 +80,8 @@ def check_levels(cfg: CfgNode) -> None:
 
 def _network(cfg, out_features, pyramid):
     """The network that the config names."""
+    from .backbone import TimmBackbone
+
     timm = cfg.MODEL.TIMM
     return TimmBackbone(
         timm.NAME,

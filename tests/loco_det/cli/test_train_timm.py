@@ -1,5 +1,6 @@
 """tools/train_net.py with networks of timm, on a few generated scenes: trained, resumed, evaluated, refused."""
 
+import itertools
 import json
 import logging
 
@@ -12,6 +13,7 @@ from run_files import results
 from loco_det.demo_scenes.writing import make_demo_data
 from loco_det.modeling.timm.network import build_network
 
+NUMBERS = itertools.count()  # one process registers a name once
 NETWORKS = ("test_vit", "test_convnext", "swin_tiny_patch4_window7_224")
 TINY = ("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(1,)", "SOLVER.CHECKPOINT_PERIOD", 1, "DATALOADER.NUM_WORKERS", 0,
@@ -43,10 +45,14 @@ def arguments(data, out, name, freeze_at=99):
     for split, part in (("TRAIN", "train"), ("TEST", "val")):
         words += [f"DATASETS.CUSTOM.{split}_JSON", coco / f"annotations/instances_{part}.json"]
         words += [f"DATASETS.CUSTOM.{split}_IMAGES", coco / part]
-    words += ["DATASETS.CUSTOM.NAME", "scenes_of_timm", "MODEL.BACKBONE.NAME", "build_timm_fpn_backbone",
+    words += ["DATASETS.CUSTOM.NAME", f"timm_{next(NUMBERS)}", "MODEL.BACKBONE.NAME", "build_timm_fpn_backbone",
               "MODEL.TIMM.NAME", name, "MODEL.WEIGHTS", data / f"{name}.pth", "MODEL.BACKBONE.FREEZE_AT", freeze_at,
               "OUTPUT_DIR", out]  # fmt: skip
     return words
+
+
+def renamed():
+    return "DATASETS.CUSTOM.NAME", f"timm_{next(NUMBERS)}"
 
 
 def weights_of(folder, name="model_final.pth"):
@@ -72,7 +78,7 @@ def test_train_resume_and_evaluate(call_tool, in_checkout, data, tmp_path, name,
     whole = weights_of(tuned)
     (tuned / "model_final.pth").unlink()
     (tuned / "last_checkpoint").write_text("model_0000000.pth")
-    assert call_tool("train_net", "--resume", *learning) == 0, capsys.readouterr().err
+    assert call_tool("train_net", "--resume", *learning, *renamed()) == 0, capsys.readouterr().err
     resumed = weights_of(tuned)
     assert all(torch.equal(v, resumed[k]) for k, v in whole.items())  # also what stochastic depth has drawn
     changed = {k for k, v in whole.items() if ".network." in k and not torch.equal(v, given[k[k.index("network.") :]])}

@@ -128,10 +128,8 @@ def test_a_run_from_before_there_were_other_optimisers_goes_on(resumed):
     content = torch.load(path, weights_only=True)
     config = yaml.safe_load(content["trainer"]["config"])
     del config["MODEL"]["TIMM"], config["INPUT"]["LSJ"], config["SOLVER"]["OPTIMIZER"], config["SOLVER"]["LAYER_DECAY"]
-    config["MODEL"]["BACKBONE"]["FREEZE_AT"] = 5
     content["trainer"]["config"] = yaml.safe_dump(config)
     torch.save(content, path)
-    resumed.MODEL.BACKBONE.FREEZE_AT = 99  # of an evaluation: everything, too
     check_resumed(resumed)
     resumed.SOLVER.OPTIMIZER = "AdamW"
     with pytest.raises(ValueError, match="other values of SOLVER.OPTIMIZER"):

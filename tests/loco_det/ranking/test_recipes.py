@@ -40,7 +40,7 @@ def test_known_data(name, budget, iterations, steps, images, rates):
     solver = found.keys["SOLVER"]
     assert (solver["MAX_ITER"], solver["STEPS"], found.images, found.rates) == (iterations, steps, images, rates)
     assert found.iterations == iterations and "INPUT" not in found.keys and found.tool == "train_net.py"
-    assert found.keys["MODEL"]["BACKBONE"]["FREEZE_AT"] == 99  # every network, a ViT of any depth too
+    assert found.keys["MODEL"]["BACKBONE"]["FREEZE_AT"] == 5
     tuned = recipe(config_of(data), data, budget, "finetune")
     assert tuned.keys["MODEL"]["BACKBONE"]["FREEZE_AT"] == 0
 

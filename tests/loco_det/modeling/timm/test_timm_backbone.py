@@ -17,8 +17,9 @@ from torch import nn
 from loco_det.config import add_loco_config
 from loco_det.modeling.frozen import speed_up
 from loco_det.modeling.timm.backbone import TimmBackbone
-from loco_det.modeling.timm.build import PlainPyramid
+from loco_det.modeling.timm.build import BUILDERS
 from loco_det.modeling.timm.network import run
+from loco_det.modeling.timm.pyramid import PlainPyramid
 
 
 def backbone(name, **options):
@@ -255,8 +256,11 @@ def test_what_is_refused(keys, message):
 
 
 def test_maps_alone():
-    made = build_backbone(config(**{"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_convnext"}))
+    made = build_backbone(config(**{"MODEL.BACKBONE.NAME": BUILDERS[0], "MODEL.TIMM.NAME": "test_convnext"}))
     assert type(made) is TimmBackbone and list(made.output_shape()) == ["res2", "res3", "res4", "res5"]
-    assert list(TimmBackbone("test_convnext", ["res4", "res3"]).output_shape()) == ["res3", "res4"]
+    lower = TimmBackbone("test_convnext", ["res4", "res3"])
+    assert list(lower.output_shape()) == ["res3", "res4"] and len(lower.network.stages) == 3  # no idle parameters
+    sum(values.sum() for values in lower(noise(1, 3, 64, 64)).values()).backward()
+    assert all(p.grad is not None for p in lower.parameters())
     with pytest.raises(ValueError, match="has the maps res2, res3, res4, res5, not last_feat"):
         TimmBackbone("test_convnext", ["last_feat"])
