@@ -72,7 +72,7 @@ class TimmBackbone(Backbone):
         }
         network = build_network(name, drop_path, final_norm)
         if self._levels[-1].name != list(levels)[-1]:  # what no map needs would idle
-            network.prune_intermediate_layers([self._levels[-1].index], prune_norm=True)
+            network.prune_intermediate_layers([self._levels[-1].index], prune_norm=True)  # type: ignore[operator]
         self.network = _with_norm(network, norm)
         self.network, self._frozen = _freeze(self.network, frozen_parameters(name, self.network, freeze_at))
 
