@@ -21,6 +21,7 @@ BUDGETS = {
 SHORTER = 8  # times fewer iterations of the budget "short"
 LEAST = {"paper": 2000, "short": 350}  # iterations on data of one's own
 EPOCHS = {"paper": 12.0, "short": 1.5}  # on data of one's own; 12.3 is COCO's 1x
+FREEZE_ALL = 99  # MODEL.BACKBONE.FREEZE_AT of a frozen network of timm: a ViT's blocks are counted, and 5 is a few
 FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate: the grid
 HELD_OUT = 20  # percent of the training images, on which the rate is chosen
 LIGHT = {"coco": "evaluate/light_coco.yaml", "voc": "evaluate/light_voc.yaml"}  # configs of the budget "minutes"

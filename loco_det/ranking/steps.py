@@ -8,7 +8,7 @@ from ..runs.folder import is_finished
 from . import estimate
 from .choice import FAILED, chosen_rate, folder_of
 from .data import Data
-from .recipes import DETECTORS, HELD_OUT, Recipe, is_timms
+from .recipes import DETECTORS, FREEZE_ALL, HELD_OUT, Recipe, is_timms
 from .settings import Candidate, Settings
 
 CHOSEN = "CHOSEN"  # stands for a learning rate that is not known yet
@@ -166,6 +166,8 @@ class Plan:
         def words() -> list[str]:
             value = rate()
             pairs = {"SOLVER.BASE_LR": CHOSEN if value is None else f"{value:g}", "SEED": seed, "OUTPUT_DIR": run}
+            if protocol == "frozen" and is_timms(row.architecture):
+                pairs["MODEL.BACKBONE.FREEZE_AT"] = FREEZE_ALL
             pairs |= {"DATASETS.HELD_OUT": held_out, "TEST.NUM_PICTURES": 0} if held_out else {}
             return [*config, *settings.options, *_words(pairs)]
 

@@ -67,8 +67,8 @@ def load_network(
         with torch.device("meta"), Undrawn():
             networks = find_named(file.content, build_network(name).state_dict())
     if not networks:
-        if network := foreign_network(file.content):
-            raise ValueError(network)
+        if foreign := foreign_network(file.content):
+            raise ValueError(foreign)
         return None
     layout, found, has_ema = chosen_network(
         networks, file, arch if arch != "auto" else claims.name, source, ema, prefix

@@ -52,7 +52,8 @@ def test_each_row_has_all_of_it(plan):
     assert all(order[need] < order[step] for step in steps for need in step.needs)
 
 
-def test_a_network_of_timm_is_trained_as_any_other(plan):
+def test_all_of_a_network_of_timm_is_frozen(plan):
+    """FREEZE_AT counts the blocks of a ViT, so that 5 of the recipe would leave most of it to learn."""
     name = "vit_small_patch16_224"
     plan.settings.rows = [Candidate("a", ["a.pth"], architecture=name), Candidate("c", ["random"], True, name)]
     steps = plan.steps()
@@ -62,6 +63,8 @@ def test_a_network_of_timm_is_trained_as_any_other(plan):
         if step.tool == "pretrain.py":
             assert words[words.index("MODEL.ENCODER") + 1] == f"timm:{name}"
         elif step.tool == "train_net.py":
+            frozen = words[words.index("MODEL.BACKBONE.FREEZE_AT") + 1] if "MODEL.BACKBONE.FREEZE_AT" in words else None
+            assert frozen == ("99" if "frozen" in step.title else None)
             assert any(word.endswith("backbone.yaml") for word in words), "which names the network"
 
 
