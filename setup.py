@@ -45,7 +45,7 @@ setup(
         "tabulate>=0.9,<1",  # tables as text
         "tqdm>=4.66",
         "argcomplete>=3",  # completion of command lines in the shell
-        "timm>=1.0",  # its LARS optimiser
+        "timm>=1.0.20",  # its networks, and its LARS optimiser
         "tensorboard>=2.15",
         "cityscapesscripts>=2.2.3",
         "shapely>=2",  # Detectron2's loader of Cityscapes polygons
