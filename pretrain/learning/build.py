@@ -69,10 +69,12 @@ def place_learner(learner: LocalLearner, cfg: CfgNode) -> None:
 
     Parameters and buffers without memory ("meta"), which other devices train, stay so.
     """
-    for tensor in (*learner.parameters(), *learner.buffers()):
-        if not tensor.is_meta:
-            order = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-            tensor.data = tensor.data.to(cfg.MODEL.DEVICE, memory_format=order)
+
+    def placed(tensor: Tensor) -> Tensor:
+        order = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+        return tensor if tensor.is_meta else tensor.to(cfg.MODEL.DEVICE, memory_format=order)
+
+    learner._apply(placed)  # as Module.to, which would refuse "meta"
     if cfg.MODEL.COMPILE:
         learner.compile()
 
