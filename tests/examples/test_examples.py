@@ -42,6 +42,20 @@ def test_own_method():
     assert all(math.isfinite(loss) for losses in history for loss in losses.values())
 
 
+def test_stages_on_devices(capsys):
+    speeds = load("stages_on_devices").main(["resnet18x0.25"], images=2, size=32)
+    assert set(speeds) == {(devices, late) for devices in (2, 3, 4) for late in (False, True)}
+    assert 1.0 < speeds[2, False] <= 2.0 and speeds[4, True] <= 4.0 and "2 devices, exact" in capsys.readouterr().out
+
+
+def test_timm_backbone(capsys):
+    shapes = load("timm_backbone").main([])
+    assert {level: tuple(shape)[2:] for level, shape in shapes.items()} == {
+        "p2": (56, 72), "p3": (28, 36), "p4": (14, 18), "p5": (7, 9), "p6": (4, 5)
+    }  # fmt: skip
+    assert "vit_tiny_patch16_224, written by timm" in capsys.readouterr().out
+
+
 def test_rank_checkpoints(evaluation_folder):  # noqa: F811
     rows = load("rank_checkpoints").main([str(evaluation_folder)])
     assert list(rows) == ["loco", "simclr", "random_resnet18"] and rows["loco"][0] == 7.0
