@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..config import add_loco_config
     from ..data.datasets import prepare_datasets
-    from ..engine.checks import check_run, size_warning
+    from ..engine.checks import check_run, freeze_warning, size_warning
     from ..engine.eval_only import evaluate
     from ..engine.trainer import Trainer
     from .common.config import merge_config
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
             refuse_finished(cfg.OUTPUT_DIR)
         prepare_datasets(cfg, args.eval_only)
         check_run(cfg, args.resume, args.eval_only)
+        if not args.eval_only and (warning := freeze_warning(cfg)):
+            print(f"WARNING: {warning}", flush=True)
         cfg = config_to_run(cfg, args)
         cfg = set_up(cfg, args)
         quiet_trainer()

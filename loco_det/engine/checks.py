@@ -12,6 +12,8 @@ from .checkpoint import check_file
 from .optimizer import check_optimizer
 from .weights import check_network
 
+EVERYTHING = 5  # FREEZE_AT of a ResNet that is frozen as a whole
+
 # Measured by benchmarks/detection_step.py with a frozen ResNet-50 on 2 images of 800 x 1216 (2 cores of an AMD EPYC)
 STEP_SECONDS = 5.0  # for a million pixels
 
@@ -27,6 +29,26 @@ def size_warning(cfg: CfgNode) -> str | None:
     width = cfg.INPUT.LSJ.SIZE or min(height * 4 // 3, cfg.INPUT.MAX_SIZE_TRAIN)
     return warning_of_size(
         cfg.MODEL.DEVICE, images, height, width, STEP_SECONDS, "configs/detection/cpu_frozen/resnet18_loco.yaml"
+    )
+
+
+def freeze_warning(cfg: CfgNode) -> str | None:
+    """A warning, one line, of a ViT of which some blocks learn by a FREEZE_AT that freezes all of a ResNet; or None.
+
+    Args:
+        cfg: the config, after :func:`check_run`.
+    """
+    if cfg.MODEL.BACKBONE.NAME not in BUILDERS or (frozen := cfg.MODEL.BACKBONE.FREEZE_AT) < EVERYTHING:
+        return None
+    from ..modeling.timm.network import is_plain, levels_of  # here: timm takes a second
+
+    levels = levels_of(cfg.MODEL.TIMM.NAME)
+    blocks = levels[-1].index + 1
+    if not is_plain(levels) or frozen > blocks:
+        return None
+    return (
+        f"MODEL.BACKBONE.FREEZE_AT {frozen} freezes the first {frozen - 1} of {cfg.MODEL.TIMM.NAME}'s {blocks} blocks, "
+        "the others learn: 99 freezes all"
     )
 
 

@@ -1,5 +1,6 @@
 """The optimiser of a detector: Detectron2's SGD, or AdamW; layer-wise decay of the learning rate."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,8 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 OPTIMIZERS = ("SGD", "AdamW")
-UNDECAYED = ("gamma", "gamma_1", "gamma_2")  # layer scales, by timm's names: one number a channel, as norms have
+# Layer scales, by timm's names: one number a channel, as norms have
+UNDECAYED = re.compile(r"(^|\.)(gamma_?\d?|ls\d|layer_scale|(layer|res)_scale\d\.scale)$")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -92,7 +94,7 @@ def _undecayed(networks):
     for network in networks.values():
         listed = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
         for name, parameter in network.named_parameters():
-            if name in listed or name.rpartition(".")[2] in UNDECAYED:
+            if name in listed or UNDECAYED.search(name):
                 found.add(id(parameter))
     return found
 

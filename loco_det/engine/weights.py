@@ -13,7 +13,8 @@ from pretrain.files.safe_load import plain, read
 from ..modeling.timm.build import BUILDERS
 from .checkpoint import HEURISTICS, UNREADABLE, local_weights
 
-NETWORK = re.compile(r"(?:^|\.)network\.(.+)")  # names of a network of timm, alone or in a detector
+# Names of a network of timm, alone or in a detector; an encoder of ``pretrain`` may have a "network", too
+NETWORK = re.compile(r"(?:(?!encoder\.)[^.]+\.)*?network\.(.+)")
 UNUSED = re.compile(r"(head|head_drop|fc|fc_norm|norm|norm_pre|global_pool|classifier|attn_pool)\.")  # after the maps
 
 
@@ -33,7 +34,7 @@ def check_network(cfg: CfgNode) -> None:
     tensors = _tensors(cfg.MODEL.WEIGHTS)
     if tensors is None:
         return
-    found = {match[1]: shape for name, shape in tensors.items() if (match := NETWORK.search(name))}
+    found = {match[1]: shape for name, shape in tensors.items() if (match := NETWORK.match(name))}
     if cfg.MODEL.BACKBONE.NAME not in BUILDERS:
         if found:
             raise ValueError(

@@ -46,7 +46,7 @@ def chosen_network(
         if online or average:
             lacks = "no moving average's network (EMA)" if ema else "that of a moving average alone: add --ema"
             raise ValueError(f"laid out as {row.name}, but holds {lacks} (at {(online or average).location!r})")
-    places = first_few(f"{one.kind} at {one.location or 'the top'!r}" for one in networks)
+    places = first_few(f"{one.kind} at {repr(one.location) if one.location else 'the top'}" for one in networks)
     if source != "auto":
         raise ValueError(f"not laid out as {source}: it has {places}")
     tops = [one for one in networks if re.search(r"^(\w+/)?$", one.location)]

@@ -45,8 +45,11 @@ def name_of_network(
         )
     if arch != "auto":
         if not (timm.is_model(arch) and (found.family == "other" or is_other(arch))):
-            known = claimed or " or ".join(candidates(found, layout.name))
-            raise ValueError(f"this is a {known}, not the {arch} that was asked for")
+            try:
+                known = f"a {claimed or ' or '.join(candidates(found, layout.name))}"
+            except ValueError:  # of no size that is known
+                known = found.kind
+            raise ValueError(f"this is {known}, not the {arch} that was asked for")
         name, _, tag = arch.partition(".")
         if claimed and claimed != name:
             raise ValueError(f"the checkpoint calls its network {claimed!r}, and {name!r} was asked for")

@@ -19,6 +19,7 @@ class Claims:
 
     Attributes:
         name: timm's, as it is there; None: it says none.
+        card: timm's config.json; empty: there is none.
         pixels: mean and std of RGB pixels from 0 to 255; None: it says none.
         where: what said the pixels, for messages.
     """
@@ -31,7 +32,7 @@ class Claims:
         Raises:
             ValueError: if config.json beside it is timm's, and has no mean and std that can be used.
         """
-        card = _card(file)
+        card = self.card = _card(file)
         names = [file.get("encoder"), card.get("architecture"), file.get("arch"), file.get("model_name")]
         names = [name.removeprefix(TIMM) for name in names if isinstance(name, str)]
         self.name = next((name for name in names if _is_timms(name)), None)

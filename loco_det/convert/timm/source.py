@@ -20,6 +20,7 @@ from .choice import chosen_network
 from .matching import is_other, name_of_network, renamed, skeleton_of
 from .pixels import TIMM, Claims, conventions_of
 from .search import FoundNetwork, find_named, find_networks, foreign_network, other_dictionaries
+from .settings import refuse_settings
 
 # Top-level keys of training scripts beside the network's, whose tensors are no network's
 TRAINING = re.compile(
@@ -79,6 +80,7 @@ def load_network(
     if layout.layer_scale and not any(re.search(r"\.(ls1\.gamma|gamma_1)$", key) for key in original):
         raise ValueError(f"no layer scale (blocks.0.ls1.gamma), which {layout.project} has: it was dropped")
     name, tagged = name_of_network(found, layout, claims.name, arch, source, original)
+    refuse_settings(file, claims.card, name)
     network = skeleton_of(name, original)
     weights, unused = renamed(original, found.family, name, network)
     if unused:

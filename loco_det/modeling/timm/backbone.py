@@ -92,8 +92,10 @@ class TimmBackbone(Backbone):
             dict: name of a map -> features, (B, channels, ceil(H / stride), ceil(W / stride)).
         """
         height, width = x.shape[2:]
-        multiple = self._levels[-1].stride
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
+        last = self._levels[-1]
+        whole = self._out_feature_strides[last.name]  # of the map that is wanted, which the image may not fill
+        down, across = (-side % whole + -(side + -side % whole) % last.stride for side in (height, width))
+        x = F.pad(x, (0, across, 0, down))
         maps = run(self.network, x, [level.index for level in self._levels], self.final_norm)
         features = {}
         for level, values in zip(self._levels, maps, strict=True):

@@ -8,7 +8,7 @@ from detectron2.solver import build_optimizer as build_sgd
 from torch import nn
 
 from loco_det.config import add_loco_config
-from loco_det.engine.optimizer import build_optimizer
+from loco_det.engine.optimizer import UNDECAYED, build_optimizer
 from loco_det.modeling.timm.backbone import TimmBackbone
 from loco_det.modeling.timm.layers import decay_factors
 from loco_det.modeling.timm.network import build_network
@@ -95,6 +95,13 @@ def test_what_has_no_weight_decay():
     groups = by_name(model, build_optimizer(cfg, model))
     assert all(group["weight_decay"] == (0.1 if p.ndim > 1 else 0) for key, group in groups.items()
                for p in [dict(model.named_parameters())[key]])  # fmt: skip
+
+
+def test_every_name_of_a_layer_scale_has_no_weight_decay():
+    """Of ViT and ConvNeXt, BEiT, XCiT, Hiera or MetaFormer in timm; GRN's, for one, are none."""
+    scales = "ls1.gamma gamma_1 gamma3 ls2 layer_scale layer_scale1.scale res_scale2.scale".split()
+    assert all(UNDECAYED.search(name) and UNDECAYED.search(f"blocks.0.{name}") for name in scales)
+    assert not any(UNDECAYED.search(name) for name in ("mlp.grn.weight", "attn.logit_scale", "conv.ls1.weight"))
 
 
 def test_steps():

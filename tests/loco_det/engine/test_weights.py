@@ -65,3 +65,14 @@ def test_the_right_one_passes(folder, tmp_path):
     check_network(config(tmp_path / "model_final.pth", "test_vit"))
     (tmp_path / "broken.pth").write_bytes(b"PK nothing")
     check_network(config(tmp_path / "broken.pth", "test_vit"))  # loading says what is wrong with it
+
+
+def test_an_encoder_of_the_users_may_have_a_network(tmp_path):
+    """Its names are behind ``encoder.`` in a detector, whatever its attributes are called."""
+    names = ("backbone.bottom_up.encoder.network.0.weight", "encoder.network.0.weight")
+    for index, name in enumerate(names):
+        torch.save({"model": {name: torch.zeros(1)}}, tmp_path / f"{index}.pth")
+        own = config(tmp_path / f"{index}.pth", "", **{"MODEL.BACKBONE.NAME": "build_encoder_fpn_backbone"})
+        check_network(own)
+        with pytest.raises(ValueError, match="holds no network of timm"):
+            check_network(config(tmp_path / f"{index}.pth", "test_vit"))

@@ -1,6 +1,7 @@
 """What is refused of a checkpoint with a network that timm computes, in one line; and conversions that are broken."""
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
@@ -96,6 +97,7 @@ def test_another_width_or_depth(refused):
 def test_a_vit_for_a_resnet_and_a_resnet_for_a_vit(refused):
     refused(vit(), f"this is a {VIT}, not the resnet50 that was asked for", arch="resnet50")
     refused(vit(), f"this is a {VIT}, not the no.such.network that was asked for", arch="no.such.network")
+    refused(vit(depth=4), "this is a vision transformer, not the vit_smal that was asked for", arch="vit_smal")
     resnet = torchvision.models.resnet18().state_dict()
     refused(resnet, f"this is a resnet18, not the {VIT} that was asked for", arch=VIT)
     refused({**vit(), "arch": "convnext_tiny"}, "not a convnext_tiny")
@@ -171,12 +173,12 @@ def test_values_that_are_not_finite(refused, value):
     refused(weights, "NaN or infinite values in 1 tensors")
 
 
-def folder_of(tmp_path, settings, weights=None, name=VIT):
+def folder_of(tmp_path, settings, weights=None, name=VIT, **card):
     folder = tmp_path / "hub"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     weights = {key: value.contiguous() for key, value in (weights or weights_of(VIT)).items()}
     save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"architecture": name, "pretrained_cfg": settings}))
+    (folder / "config.json").write_text(json.dumps({"architecture": name, "pretrained_cfg": settings, **card}))
     return folder / "model.safetensors"
 
 
@@ -202,6 +204,19 @@ def test_a_config_json_of_another_network(refused, tmp_path):
     path = folder_of(tmp_path, {"mean": [0.5] * 3, "std": [0.5] * 3}, name="vit_base_patch16_224")
     refused(path, "not a vit_base_patch16_224")
     refused(path, f"calls its network 'vit_base_patch16_224', and '{VIT}' was asked for", arch=VIT)
+
+
+def test_settings_that_weights_do_not_show(refused, tmp_path):
+    """Another number of heads has the same names and shapes; timm writes it to config.json, its train.py to args."""
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    given = {"num_classes": 1000, "global_pool": "token", "img_size": [224, 224], "num_heads": 2, "act_layer": None}
+    path = folder_of(tmp_path, half, model_args=given)
+    refused(path, f"config.json beside it has settings that {VIT} may not have .'num_heads' 2.: not converted")
+    args = Namespace(mean=[0.5] * 3, std=[0.5] * 3, model_kwargs={"norm_eps": 1e-3})
+    content = {"state_dict": weights_of(VIT), "arch": VIT, "args": args}
+    refused(content, "its args has settings that .* .'norm_eps' 0.001.")
+    del given["num_heads"]
+    assert convert(folder_of(tmp_path / "plain", half, model_args=given), tmp_path / "plain.pkl").differences
 
 
 def test_readouts_say_that_they_cannot(save):

@@ -123,6 +123,7 @@ def test_another_patch_is_brought_to_stride_16(monkeypatch):
     assert rows.shape == (10, 14)
     wanted = torch.arange(14) * 16.0 + 8
     assert torch.allclose(rows[:, 0], wanted[:10]) and torch.allclose(columns[0], wanted)
+    assert made(torch.zeros(1, 3, 33, 500))["last_feat"].shape[2:] == (3, 32)  # 42 x 504 pixels would have 2 rows
 
 
 def frozen_names(made):
