@@ -155,8 +155,29 @@ def add_controls(settings: Settings, args: argparse.Namespace) -> None:
     identify(settings, args, download=not args.plan)
     have = {row.architecture for row in settings.rows if row.control}
     for architecture in dict.fromkeys(row.architecture for row in settings.rows if row.architecture):
-        if architecture not in have:
+        if architecture in have:
+            continue
+        if lacks := why_no_control(architecture):
+            print(f"warning: no random control of {architecture}: {lacks}", file=sys.stderr)
+        else:
             settings.rows.append(Candidate(f"random_{architecture}", ["random"], True, architecture))
+
+
+def why_no_control(architecture: str) -> str | None:
+    """Why tools/pretrain.py, which makes random weights, has no such network of timm; None if it has, or is to see."""
+    import torch
+
+    from pretrain.encoders import build_encoder
+
+    from ...ranking.recipes import is_timms
+
+    if is_timms(architecture):
+        try:
+            with torch.device("meta"):
+                build_encoder(f"timm:{architecture}")
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def identify(settings: Settings, args: argparse.Namespace, download: bool = True) -> None:

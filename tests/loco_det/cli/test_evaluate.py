@@ -16,7 +16,7 @@ import yaml
 from checkout import ROOT
 from child_processes import child_environment
 
-from loco_det.cli.common.evaluation import link_images, name_of, named_rows
+from loco_det.cli.common.evaluation import link_images, name_of, named_rows, why_no_control
 from loco_det.cli.evaluate import parser
 from loco_det.demo_scenes.writing import make_demo_data
 from loco_det.ranking.data import find_data
@@ -68,6 +68,13 @@ def call(call_tool):
 )
 def test_a_row_is_called_by_its_file(checkpoint, name):
     assert name_of(checkpoint) == name
+
+
+def test_only_networks_that_pretraining_has_get_a_random_control():
+    """Others would fail at their first step."""
+    for name in ("resnet50", "test_vit", "test_convnext", "swin_tiny_patch4_window7_224", "regnety_004"):
+        assert why_no_control(name) is None
+    assert "the stages of timm's efficientnet.py are not known here" in why_no_control("test_efficientnet")
 
 
 def test_rows_may_be_named(tmp_path):
