@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from pretrain.encoders import BUILDERS, NamedEncoder, parse_encoder
+from pretrain.encoders import BUILDERS, NamedEncoder, build_encoder, parse_encoder
 
 from .data import Data
 
@@ -110,6 +112,18 @@ def is_timms(architecture: str | None) -> bool:
     """Whether an architecture is a network of timm, and no encoder of ``pretrain`` or a user's own code."""
     encoder = parse_encoder(architecture) if architecture else None
     return isinstance(encoder, NamedEncoder) and encoder.name not in BUILDERS and not encoder.is_own_code
+
+
+def has_batchnorm(architecture: str | None) -> bool:
+    """Whether random weights of an architecture need images to be of use: for the running averages of its BatchNorm.
+
+    ViT, ConvNeXt and Swin have none. Of what is no network of timm, it is taken for granted.
+    """
+    if not is_timms(architecture):
+        return True
+    with torch.device("meta"):
+        encoder = build_encoder(f"timm:{architecture}")
+    return any(isinstance(module, _BatchNorm) for module in encoder.modules())
 
 
 def _iterations(solver, data, budget):

@@ -8,7 +8,7 @@ from ..runs.folder import is_finished
 from . import estimate
 from .choice import FAILED, chosen_rate, folder_of
 from .data import Data
-from .recipes import DETECTORS, FREEZE_ALL, HELD_OUT, Recipe, is_timms
+from .recipes import DETECTORS, FREEZE_ALL, HELD_OUT, Recipe, has_batchnorm, is_timms
 from .settings import Candidate, Settings
 
 CHOSEN = "CHOSEN"  # stands for a learning rate that is not known yet
@@ -113,7 +113,8 @@ class Plan:
 
     def _calibration(self, row: Candidate, folder: Path, seed: int) -> Step:
         images, run = self.data.train_images, folder / "pretrain"
-        batch = min(64, images)
+        calibrated = has_batchnorm(row.architecture)
+        batch = min(64, images) if calibrated else 1  # the images change nothing
         pairs = {
             "MODEL.ENCODER": f"timm:{row.architecture}" if is_timms(row.architecture) else row.architecture,
             "DATASETS.TRAIN": self.folder / LINKS if self.data.mixed else self.data.images,
@@ -124,7 +125,7 @@ class Plan:
             "OUTPUT_DIR": run,
         }
         words = ["--config-file", "configs/pretrain/random.yaml", *_words(pairs)]
-        title = f"{row.name}, seed {seed}: random weights, calibrated BN"
+        title = f"{row.name}, seed {seed}: random weights{', calibrated BN' if calibrated else ''}"
         return Step(title, row.name, "pretrain.py", run / "model_final.pth", lambda: words, folder=run, seconds=60)
 
     def _detectors(self, row: Candidate, protocol: str, backbones: dict[str, Step]) -> Iterator[Step]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 
+from ..encoders.spec import TIMM
+
 LOCO = "LoCo (Xiong, Ren, Urtasun 2020, arXiv 2008.01342)"
 GIM = "Greedy InfoMax as in the LoCo paper (GIM: arXiv 1905.11786; SimCLR's loss on every stage: arXiv 2008.01342)"
 SIMCLR = "SimCLR (arXiv 2002.05709), end to end"
@@ -78,8 +80,9 @@ def schedule_of(cfg: CfgNode) -> str:
     momentum = f", momentum {s.MOMENTUM:g}" if s.OPTIMIZER in ("LARS", "SGD") else ""
     turns = f" in each of {len(cfg.MODEL.UNITS)} equal turns, stages below frozen" if s.SEQUENTIAL else ""
     bias = f" (BN and biases: x {s.BIAS_LR_FACTOR:g})" if s.BIAS_LR_FACTOR != 1 else ""
+    norms = "norms, biases, tokens and position embeddings" if cfg.MODEL.ENCODER.startswith(TIMM) else "BN and biases"
     return (
-        f"{s.OPTIMIZER}{momentum}, weight decay {s.WEIGHT_DECAY:g} (none on BN and biases); learning rate "
+        f"{s.OPTIMIZER}{momentum}, weight decay {s.WEIGHT_DECAY:g} (none on {norms}); learning rate "
         f"{s.BASE_LR * s.IMS_PER_BATCH / 256:g} = {s.BASE_LR:g} x {s.IMS_PER_BATCH} / 256{bias}, "
         f"{s.WARMUP_EPOCHS:g} epochs of linear warm-up, cosine to 0{turns}"
     )

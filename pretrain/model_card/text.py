@@ -8,6 +8,7 @@ from urllib.parse import quote
 import yaml
 
 from ..encoders import is_own_code
+from ..encoders.spec import TIMM
 from ..engine.curves import LossPlot
 from ..engine.decoder_text import decoder_text
 from ..files.tables import COUNT, GENERAL, Column, Table, decimals
@@ -22,7 +23,7 @@ TITLES = {"linear": "Linear probe", "knn": "kNN", "detection": "Detection and se
 NOT_STATED = "not stated; whoever releases the weights has to, and the licence of the images may bear on it"
 DETECTION = """
 python tools/convert_to_d2.py model_final.pth backbone.pkl --base configs/coco_loco_frozen.yaml{arch}
-python tools/train_net.py --config-file backbone.yaml{encoder} OUTPUT_DIR output/coco_frozen"""
+python tools/train_net.py --config-file backbone.yaml{encoder}{frozen} OUTPUT_DIR output/coco_frozen"""
 PROBE = """
 python tools/linear_probe.py --config-file configs/readout/imagenet/linear.yaml MODEL.WEIGHTS model_final.pth \\
    {source} DATASETS.TRAIN path/to/train DATASETS.TEST path/to/val OUTPUT_DIR output/linear"""
@@ -227,10 +228,12 @@ def _input(run):
 
 def _usage(run):
     cfg, stages = run.cfg.MODEL, ", ".join(run.encoder.stage_names)
-    own = dict.fromkeys(("arch", "encoder", "source"), "")
+    own = dict.fromkeys(("arch", "encoder", "source", "frozen"), "")
+    if cfg.ENCODER.startswith(TIMM):  # 5 of the config would leave most of a ViT's blocks learning
+        own["frozen"] = " MODEL.BACKBONE.FREEZE_AT 99"
     if is_own_code(cfg.ENCODER):  # no file decides what code runs: each command line names it
         name = shlex.quote(cfg.ENCODER)
-        own = {
+        own |= {
             "arch": f" --arch {name}",
             "encoder": f" MODEL.ENCODER {name}",
             "source": f" MODEL.SOURCE.ENCODER {name}",

@@ -53,7 +53,7 @@ def chosen_network(
     if tops:
         raise ValueError(
             f"{places}, of which nothing says whose it is: name its project with --source, or timm's weights with "
-            "--arch NAME.TAG, by which the mean and std of its images are known"
+            "--arch NAME.TAG, by which the mean and std of its images are known, or put timm's config.json beside it"
         )
     raise ValueError(f"{places}, which no known project's layout fits: name its place with --prefix")
 

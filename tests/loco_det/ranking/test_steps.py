@@ -62,10 +62,18 @@ def test_all_of_a_network_of_timm_is_frozen(plan):
         words = step.words()
         if step.tool == "pretrain.py":
             assert words[words.index("MODEL.ENCODER") + 1] == f"timm:{name}"
+            assert words[words.index("SOLVER.IMS_PER_BATCH") + 1] == "1", "it has no BN that images would calibrate"
+            assert words[words.index("SOLVER.EPOCHS") + 1] == "0.5" and "calibrated" not in step.title
         elif step.tool == "train_net.py":
             frozen = words[words.index("MODEL.BACKBONE.FREEZE_AT") + 1] if "MODEL.BACKBONE.FREEZE_AT" in words else None
             assert frozen == ("99" if "frozen" in step.title else None)
             assert any(word.endswith("backbone.yaml") for word in words), "which names the network"
+
+
+def test_running_averages_of_a_network_of_timm_are_calibrated(plan):
+    plan.settings.rows = [Candidate("c", ["random"], True, "regnety_004")]
+    words = titled(plan.steps(), "c, seed 1: random weights, calibrated BN")[0].words()
+    assert words[words.index("SOLVER.IMS_PER_BATCH") + 1] == "64"
 
 
 def test_the_rate_is_chosen_on_held_out_images_and_never_on_the_test_images(plan, tmp_path):

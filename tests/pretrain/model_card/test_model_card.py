@@ -290,6 +290,10 @@ def test_a_network_of_timm(tmp_path):
     assert "timm:test_vit" in card.data.tags and 'build_encoder("timm:test_vit")' in card.content
     parameters = sum(p.numel() for p in build_encoder("timm:test_vit").parameters())
     assert f"A timm:test_vit encoder, pretrained without labels ({parameters:,} parameters)" in card.content
+    assert "train_net.py --config-file backbone.yaml MODEL.BACKBONE.FREEZE_AT 99 OUTPUT_DIR" in card.content
+    vit, resnet = recipe("imagenet/vit_small_loco_300ep"), recipe("imagenet/resnet50_loco_800ep")
+    assert "(none on norms, biases, tokens and position embeddings)" in schedule_of(vit)
+    assert "(none on BN and biases)" in schedule_of(resnet)
 
 
 def test_an_encoder_of_your_own_is_named_on_each_command_line(tmp_path, monkeypatch):
