@@ -106,7 +106,7 @@ SHORT = {
     "demo_table": demo_table,
 }
 # record -> the benchmark that has written it, with settings that are not its defaults
-OTHER_SETTINGS = {"light_head_times": "light_head"}
+OTHER_SETTINGS = {"light_head_times": "light_head", "pretrain_step_timm": "pretrain_step"}
 
 
 def rendered(text: str) -> str:
