@@ -7,15 +7,17 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.encoders import Encoder, build_encoder
 
+from .frozen import PartlyFrozen
 
-class EncoderBackbone(Backbone):
+
+class EncoderBackbone(PartlyFrozen):
     """The stages of an encoder under Detectron2's interface, trained and frozen as Detectron2's ResNet is.
 
     Stages whose stride is no power of two, PResNet-50's (4, 6.22, 9.33, 14, 18.67, 28), are given out in one of two
@@ -92,13 +94,6 @@ class EncoderBackbone(Backbone):
             for name, child in module.named_children():
                 if isinstance(child, _BatchNorm) and child not in training:
                     setattr(module, name, FrozenBatchNorm2d.convert_frozen_batchnorm(child))
-
-    def train(self, mode: bool = True) -> "EncoderBackbone":
-        """As of any module, but what is frozen stays in evaluation mode: its dropout is off."""
-        super().train(mode)
-        for module in self._frozen:
-            module.training = False
-        return self
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """

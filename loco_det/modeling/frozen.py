@@ -1,16 +1,31 @@
-"""A frozen backbone, faster: no autograd, norms folded into the convs, channels_last, optionally compiled."""
+"""Frozen backbones: what is frozen stays in evaluation mode; a whole one runs folded and without autograd."""
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import Backbone
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # relative difference of features that folding may make by rounding
+
+
+class PartlyFrozen(Backbone):
+    """A backbone of which some modules learn no more."""
+
+    _frozen: Sequence[nn.Module] = ()
+
+    def train(self, mode: bool = True) -> "PartlyFrozen":
+        """As of any module, but what is frozen stays in evaluation mode: dropout and stochastic depth are off."""
+        super().train(mode)
+        for module in self._frozen:
+            module.training = False
+        return self
 
 
 def speed_up(module: nn.Module, compile: bool = False) -> bool:

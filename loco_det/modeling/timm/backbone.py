@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import Backbone
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..frozen import PartlyFrozen
 from .layers import frozen_parameters
 from .network import build_network, is_plain, levels_of, run
 
@@ -16,7 +16,7 @@ PYRAMID_STRIDE = 16  # that a plain ViT's map is brought to under a pyramid of s
 NORMS = ("BN", "SyncBN", "FrozenBN")
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(PartlyFrozen):
     """The maps of a network of timm under Detectron2's interface.
 
     Images are padded with zeros, the mean pixel, at the bottom and on the right to a multiple of the coarsest stride
@@ -75,13 +75,6 @@ class TimmBackbone(Backbone):
             network.prune_intermediate_layers([self._levels[-1].index], prune_norm=True)  # type: ignore[operator]
         self.network = _with_norm(network, norm)
         self.network, self._frozen = _freeze(self.network, frozen_parameters(name, self.network, freeze_at))
-
-    def train(self, mode: bool = True) -> "TimmBackbone":
-        """As of any module, but what is frozen stays in evaluation mode: dropout and stochastic depth are off."""
-        super().train(mode)
-        for module in self._frozen:
-            module.training = False
-        return self
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
